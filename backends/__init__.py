@@ -1,0 +1,1 @@
+"""Engines and upstreams behind two small contracts; see `backends.api`."""

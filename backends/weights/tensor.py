@@ -1,0 +1,40 @@
+"""One stored tensor: bytes exactly as the file holds them, plus what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+
+class StoredTensor(msgspec.Struct, frozen=True):
+    """A tensor as stored; quantized blocks stay blocks.
+
+    `shape` is logical and row-major, output features first: `[rows, columns]` for a linear, `[size]` for a vector.
+    `data` holds raw bytes, uint8 `[rows, bytes_per_row]` (`[1, bytes]` for a vector); usually a read-only view of
+    a memory-mapped file. `format` is a name from `backends.weights.formats`: F32, F16, BF16, Q8_0 …
+    """
+
+    name: str
+    format: str
+    shape: tuple[int, ...]
+    data: npt.NDArray[np.uint8]
+
+
+TensorSource = Mapping[str, StoredTensor]
+"""Canonical name → stored tensor. Canonical names:
+
+    embed                         [vocab, hidden]
+    layers.{i}.attn_norm          [hidden]
+    layers.{i}.q | k | v          [heads * head_dim, hidden]   rows in half-split rotary order
+    layers.{i}.q.bias | k.bias | v.bias
+    layers.{i}.q_norm | k_norm    [head_dim]
+    layers.{i}.o                  [hidden, heads * head_dim]
+    layers.{i}.mlp_norm           [hidden]
+    layers.{i}.gate | up          [ffn, hidden]
+    layers.{i}.down               [hidden, ffn]
+    final_norm                    [hidden]
+    head                          [vocab, hidden]              absent when the head is tied to `embed`
+"""

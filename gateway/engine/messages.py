@@ -1,0 +1,155 @@
+"""Everything that crosses between gateway and engine process: small closed structs, msgpack, no text.
+
+Frames are a 4-byte little-endian length and one message. `ToEngine` and `FromEngine` are the two unions.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from backends.generation import Sampling
+
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+_LENGTH = struct.Struct("<I")
+
+
+class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
+    """First message: which model to load and how. The engine answers `Progress`…, then `Ready` or `LoadFailed`."""
+
+    model_path: str
+    runner: str
+    max_batch: int
+    max_context: int | None
+    max_step_tokens: int
+    kv_bytes: int
+    threads: int
+
+
+class Add(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=True):
+    """Start a sequence. `id` is chosen by the client and unique while the engine lives; `seed` is always set."""
+
+    id: int
+    token_ids: tuple[int, ...]
+    max_tokens: int
+    sampling: Sampling
+    seed: int
+    stop_token_ids: tuple[int, ...] = ()
+    tenant: str = "default"
+    adapter: str | None = None
+
+
+class Abort(msgspec.Struct, frozen=True, tag="abort"):
+    """Forget a sequence; no more `Output` for it. Unknown ids are ignored (it may just have ended)."""
+
+    id: int
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """Finish nothing more and exit with status 0."""
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    stage: str
+    fraction: float
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
+    """The model is loaded and warm. `max_context` is what one sequence may hold, prompt and output together."""
+
+    vocab_size: int
+    max_context: int
+    max_sequences: int
+    weight_bytes: int
+    kv_bytes: int
+    device: str
+    notes: tuple[str, ...] = ()
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
+    """The model cannot be served; the engine exits. `message` names file, tensor and what was expected."""
+
+    message: str
+
+
+class Logprob(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probability of the sampled token and of the best alternatives, best first."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Output(msgspec.Struct, frozen=True, array_like=True):
+    """New tokens of one sequence. With `finish_reason` or `error` set, it is the last one.
+
+    A stop token that ended the sequence is the last entry of `token_ids`; it is counted, never shown.
+    """
+
+    id: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[Logprob, ...] = ()
+    finish_reason: str | None = None
+    error: str | None = None
+    cached_tokens: int = 0
+
+
+class EngineStats(msgspec.Struct, frozen=True, array_like=True):
+    """Gauges and totals since the start of the engine."""
+
+    running: int
+    waiting: int
+    steps: int
+    batched_sequences: int
+    """Sum over steps of sequences in the step."""
+    prefill_tokens: int
+    generated_tokens: int
+    kv_tokens: int
+    step_time_s: float
+
+
+class Stepped(msgspec.Struct, frozen=True, tag="stepped"):
+    """One message a step, for all of its sequences; also sent without outputs when gauges changed."""
+
+    outputs: tuple[Output, ...]
+    stats: EngineStats
+
+
+class Died(msgspec.Struct, frozen=True, tag="died"):
+    """The engine met a fatal error and exits with a non-zero status."""
+
+    message: str
+
+
+ToEngine = Load | Add | Abort | Stop
+FromEngine = Progress | Ready | LoadFailed | Stepped | Died
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_frame(message: ToEngine | FromEngine) -> bytes:
+    """One message as a frame, length first."""
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameBuffer:
+    """Cuts a byte stream back into message bodies."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Add received bytes and return the bodies that are complete. Raises `ValueError` on an absurd length."""
+        self._buffer += data
+        bodies: list[bytes] = []
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_FRAME_BYTES:
+                raise ValueError(f"frame of {length} bytes exceeds {MAX_FRAME_BYTES}")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            bodies.append(bytes(self._buffer[_LENGTH.size : end]))
+            del self._buffer[:end]
+        return bodies
