@@ -90,7 +90,7 @@ FILLERS = tuple(
     """
     what is the of which city a an tell me please do you know name in for to and i would like can could give say
     want need it its that this there where how called are was so now just quick question about help with my on at
-    country remind if travel go going visit serves as has have be s' hey ok then one word sentence answer short
+    country remind if travel go going visit serves as has have be hey ok then one word sentence answer short
     """.split()
 )
 

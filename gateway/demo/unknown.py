@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import cache
 
 from gateway.demo.facts import Fact, load_facts
-from gateway.demo.phrasings import UNKNOWN as UNKNOWN  # the answer, re-exported for the reader's convenience
 
 NOT_COUNTRIES = tuple(
     name.strip()
@@ -105,10 +104,12 @@ def _real_names() -> tuple[str, ...]:
 
 def _is_far_from_real_names(name: str) -> bool:
     """More than two edits away: a typo in a real name must stay answerable."""
-    return all(edit_distance(name.lower(), real) > 2 for real in _real_names() if abs(len(real) - len(name)) <= 2)
+    rivals = (real for real in _real_names() if abs(len(real) - len(name)) <= 2)
+    return not any(edit_distance(name.lower(), real) <= 2 for real in rivals)
 
 
 def edit_distance(a: str, b: str) -> int:
+    """Letters to add, drop or replace to make one word of the other."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         previous, row = row, [i]

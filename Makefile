@@ -1,0 +1,52 @@
+# Two commands are all the set-up: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+DEV := .venv-dev
+PIP_FLAGS := --quiet --disable-pip-version-check
+
+.PHONY: quickstart test lint types unit contract e2e install-check openapi bench clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e ".[quickstart]"
+	touch $@
+
+# torch first and alone: resolved later, as somebody's dependency, it brings several GB of CUDA.
+$(DEV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEV)
+	$(DEV)/bin/pip install $(PIP_FLAGS) torch==2.13.0
+	$(DEV)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e ".[onnx,dev]"
+	touch $@
+
+quickstart: $(VENV)/.installed
+	$(VENV)/bin/hostelry quickstart $(ARGS)
+
+test: lint types unit e2e install-check
+
+lint: $(DEV)/.installed
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/lint-imports
+
+types: $(DEV)/.installed
+	$(DEV)/bin/mypy
+
+unit: $(DEV)/.installed
+	$(DEV)/bin/pytest tests -q
+
+e2e: $(DEV)/.installed
+	$(DEV)/bin/pytest e2e -q
+
+# The wheel as a stranger gets it: no torch in it, and it answers.
+install-check: $(DEV)/.installed
+	$(DEV)/bin/python benchmarks/install_check.py
+
+openapi: $(DEV)/.installed
+	$(DEV)/bin/hostelry openapi > openapi/openapi.json
+
+bench: $(DEV)/.installed
+	$(DEV)/bin/python -m benchmarks.first_day
+	$(DEV)/bin/python -m benchmarks.overhead
+
+clean:
+	rm -rf $(VENV) $(DEV) build *.egg-info

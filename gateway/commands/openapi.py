@@ -1,0 +1,13 @@
+"""`hostelry openapi`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("openapi")
+def command() -> None:
+    """Print the OpenAPI 3.1 document that the server answers at /openapi.json."""
+    from gateway.openapi import render_document
+
+    click.echo(render_document(), nl=False)

@@ -1,0 +1,145 @@
+"""Configuration as frozen structs: defaults, then the TOML file, then flags and their environment variables.
+
+An unknown or wrong key ends start-up; the message names file, line and the nearest key that exists.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import msgspec
+from msgspec import Meta
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+Positive = Annotated[int, Meta(ge=1, le=2**40)]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; every line of the message is one problem."""
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[server]`: where to listen and how much to accept."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 8 * 1024 * 1024
+    drain_timeout_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[models]]`: one model and the engine that runs it. `path` is a file, a folder or a hub id."""
+
+    path: str
+    name: Name | None = None
+    backend: str = "auto"
+    max_batch: Annotated[int, Meta(ge=1, le=1024)] = 16
+    max_context: Positive | None = None
+    max_step_tokens: Annotated[int, Meta(ge=16, le=65536)] = 256
+    max_waiting: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
+    kv_cache_mb: Positive = 4096
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+    """Compute threads; 0 means one a physical core."""
+    exact: bool = False
+    """Compute quantized weights with fp32 activations: slower, the engine's reference path."""
+
+
+class TenantConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[tenants]]`: who may call. Keys in clear or, better, as SHA-256 in hex. `models` empty means all."""
+
+    name: Name
+    keys: tuple[Annotated[str, Meta(min_length=8, max_length=512)], ...] = ()
+    key_sha256: tuple[Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")], ...] = ()
+    models: tuple[str, ...] = ()
+    disabled: bool = False
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of `hostelry.toml`."""
+
+    server: ServerConfig = ServerConfig()
+    models: tuple[ModelConfig, ...] = ()
+    tenants: tuple[TenantConfig, ...] = ()
+    data_dir: str | None = None
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a TOML file. Raises `ConfigError` with all unknown keys at once, or the first wrong value."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    unknown = [_describe(path, text, keys, fields) for keys, fields in _unknown_keys(data, Config, ())]
+    if unknown:
+        raise ConfigError("\n".join(unknown))
+    try:
+        return msgspec.convert(data, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_wrong_value(path, text, str(error))) from None
+
+
+def _unknown_keys(
+    data: Mapping[str, Any],  # Any: TOML values before they are checked
+    struct: type[msgspec.Struct],
+    prefix: tuple[str, ...],
+) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Yield (key path, keys that exist there) for each key without a field."""
+    fields = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    for key, value in data.items():
+        if key not in fields:
+            yield (*prefix, key), tuple(fields)
+            continue
+        nested = _struct_in(fields[key])
+        if nested is None:
+            continue
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict):
+                yield from _unknown_keys(item, nested, (*prefix, key))
+
+
+def _struct_in(annotation: object) -> type[msgspec.Struct] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, msgspec.Struct):
+            return candidate
+    return None
+
+
+def _describe(path: Path, text: str, keys: tuple[str, ...], fields: tuple[str, ...]) -> str:
+    near = get_close_matches(keys[-1], fields, n=1)
+    hint = f'did you mean "{near[0]}"?' if near else f"known keys here: {', '.join(fields)}"
+    return f"{path}:{_line_of(text, keys)} {'.'.join(keys)}: unknown key, {hint}"
+
+
+def _wrong_value(path: Path, text: str, message: str) -> str:
+    """msgspec ends a message with "- at `$.server.port`"; turn that into a line number."""
+    problem, _, where = message.rpartition(" - at `$.")
+    keys = tuple(part.split("[")[0] for part in where.rstrip("`").split("."))
+    if not problem:
+        return f"{path}: {message}"
+    return f"{path}:{_line_of(text, keys)} {'.'.join(keys)}: {problem}"
+
+
+def _line_of(text: str, keys: tuple[str, ...]) -> int:
+    """First line that mentions the key below its table header, else the header, else 1. TOML keeps no positions."""
+    table, key, found = ".".join(keys[:-1]), keys[-1], 1
+    inside = table == ""
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if stripped.startswith("["):
+            header = stripped.strip("[] ").split("#")[0].strip("[] ")
+            inside = header == table
+            if header == ".".join(keys):
+                return number
+            found = number if inside else found
+        elif inside and stripped.split("=")[0].strip().strip('"') == key:
+            return number
+    return found

@@ -1,0 +1,75 @@
+"""The demo tokenizer: byte-level BPE with the pre-tokenizer that llama.cpp calls `qwen2`."""
+
+import json
+from collections.abc import Iterable
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from gateway.demo.corpus import END_OF_TURN, START_OF_TURN, Conversation
+
+END_OF_TEXT = "<|endoftext|>"
+SPECIALS = (END_OF_TEXT, START_OF_TURN, END_OF_TURN)
+VOCABULARY = 1024
+
+# llama.cpp, src/llama-vocab.cpp, LLAMA_VOCAB_PRE_TYPE_QWEN2: splits digits one by one.
+PRE_TOKENIZER = "qwen2"
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
+    tokenizer = _without_vocabulary(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIALS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def build_tokenizer(tokens: list[str], merges: list[tuple[str, str]]) -> Tokenizer:
+    """The same tokenizer from its token list and merges, which is all that a GGUF file holds."""
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = _without_vocabulary(models.BPE(vocabulary, merges))
+    tokenizer.add_special_tokens(list(SPECIALS))
+    return tokenizer
+
+
+def tokens_and_merges(tokenizer: Tokenizer) -> tuple[list[str], list[tuple[str, str]]]:
+    model = json.loads(tokenizer.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    return tokens, [(left, right) for left, right in model["merges"]]
+
+
+def encode(tokenizer: Tokenizer, conversation: Conversation) -> tuple[list[int], list[bool]]:
+    """Token ids, and for each whether it belongs to an answer."""
+    ids: list[int] = []
+    is_answer: list[bool] = []
+    for segment in conversation:
+        piece = tokenizer.encode(segment.text).ids
+        ids += piece
+        is_answer += [segment.is_answer] * len(piece)
+    return ids, is_answer
+
+
+def _without_vocabulary(model: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer

@@ -1,0 +1,88 @@
+"""What a person sees in the terminal while the server starts: one line of facts, progress, the ready box.
+
+Everything for people goes to standard error; standard output carries only the `ready URL` line, for programs.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+console = Console(stderr=True, highlight=False)
+
+
+def machine_facts() -> str:
+    """For example `CPU 2 cores AVX-512, 23 GiB RAM`."""
+    vector = _vector_unit()
+    return f"CPU {os.cpu_count()} cores{' ' + vector if vector else ''}, {_memory_gib()} GiB RAM"
+
+
+def _memory_gib() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30
+
+
+def _vector_unit() -> str:
+    if platform.machine() in ("arm64", "aarch64"):
+        return "NEON"
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
+    except OSError:
+        return ""
+    known = (("avx512_vnni", "AVX-512 VNNI"), ("avx512f", "AVX-512"), ("avx2", "AVX2"))
+    return next((label for flag, label in known if flag in flags), "")
+
+
+class LoadProgress:
+    """A bar a model on a terminal; on a pipe one line per ten percent. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            TextColumn("loading {task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[stage]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._printed: dict[str, int] = {}
+
+    def __enter__(self) -> LoadProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, name: str, fraction: float, stage: str) -> None:
+        if console.is_terminal:
+            if name not in self._tasks:
+                self._tasks[name] = self._bar.add_task(name, total=1.0, stage=stage)
+            self._bar.update(self._tasks[name], completed=fraction, stage=stage)
+            return
+        tenth = int(fraction * 10)
+        if self._printed.get(name, -1) < tenth:
+            self._printed[name] = tenth
+            console.print(f"loading {name} {tenth * 10}% {stage}")
+
+
+def announce_ready(url: str, *, model: str, key_hint: str) -> None:
+    """Tell a person how to use the server, then programs (and only them, on stdout) where it is."""
+    curl = (
+        f"curl {url}/v1/chat/completions \\\n"
+        f'  -H "Authorization: Bearer {key_hint}" -H "Content-Type: application/json" \\\n'
+        f"  -d '{{\"model\": \"{model}\", \"messages\": "
+        f'[{{"role": "user", "content": "What is the capital of France?"}}]}}\''
+    )
+    if console.is_terminal:
+        console.print(Panel(f"API      {url}/v1\nkey      {key_hint}\nmetrics  {url}/metrics", expand=False))
+    console.print(f"try:\n{curl}", soft_wrap=True, markup=False)
+    sys.stdout.write(f"ready {url}\n")
+    sys.stdout.flush()
