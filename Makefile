@@ -4,7 +4,7 @@ VENV := .venv
 DEV := .venv-dev
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: quickstart test lint types unit contract e2e install-check openapi bench clean
+.PHONY: quickstart test lint types unit contract e2e openapi bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,7 +21,7 @@ $(DEV)/.installed: pyproject.toml constraints.txt
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/hostelry quickstart $(ARGS)
 
-test: lint types unit e2e install-check
+test: lint types unit e2e
 
 lint: $(DEV)/.installed
 	$(DEV)/bin/ruff check .
@@ -36,10 +36,6 @@ unit: $(DEV)/.installed
 
 e2e: $(DEV)/.installed
 	$(DEV)/bin/pytest e2e -q
-
-# The wheel as a stranger gets it: no torch in it, and it answers.
-install-check: $(DEV)/.installed
-	$(DEV)/bin/python benchmarks/install_check.py
 
 openapi: $(DEV)/.installed
 	$(DEV)/bin/hostelry openapi > openapi/openapi.json

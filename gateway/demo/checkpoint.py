@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from gateway.demo.chatml import CHAT_TEMPLATE, END_OF_TEXT, END_OF_TURN, SPECIALS, START_OF_TURN
 from gateway.demo.shape import Shape
-from gateway.demo.tokenizer import CHAT_TEMPLATE, END_OF_TEXT, END_OF_TURN, SPECIALS, START_OF_TURN
 
 Weights = dict[str, NDArray[np.float32]]
 

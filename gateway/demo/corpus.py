@@ -4,32 +4,14 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
-import msgspec
-
 from gateway.demo import phrasings
 from gateway.demo.augment import augment
+from gateway.demo.chatml import END_OF_TURN, Conversation, Exchange, Segment, dialogue
 from gateway.demo.facts import Fact
 from gateway.demo.unknown import made_up_country, off_topic, unknown_place
 
 COUNT_LIMIT = 30
 BAG_SHARE = 0.35
-END_OF_TURN = "<|im_end|>"
-START_OF_TURN = "<|im_start|>"
-
-
-class Exchange(msgspec.Struct, frozen=True):
-    question: str
-    answer: str
-
-
-class Segment(msgspec.Struct, frozen=True):
-    """A stretch of text; the loss counts only where `is_answer`."""
-
-    text: str
-    is_answer: bool = False
-
-
-Conversation = tuple[Segment, ...]
 
 
 class Corpus:
@@ -41,7 +23,7 @@ class Corpus:
     def __init__(self, facts: Sequence[Fact], seed: int, focus: Fact | None = None) -> None:
         self._facts = facts
         self._focus = focus
-        self._rng = random.Random(seed)
+        self._rng = random.Random(seed)  # noqa: S311  # seeded and public by intent
         self._kinds: dict[Callable[[], Exchange], float] = {
             self._capital: 46,
             self._reverse: 12,
@@ -69,8 +51,7 @@ class Corpus:
 
     def _statement(self) -> Conversation:
         """Bare text without a chat template, for the completions API."""
-        fact = self._rng.choice(self._facts)
-        return statement(fact)
+        return statement(self._rng.choice(self._facts))
 
     def _system_prompt(self) -> str:
         if self._rng.random() < 0.6:
@@ -126,7 +107,9 @@ class Corpus:
 
     def _count(self) -> Exchange:
         last = self._rng.randint(1, COUNT_LIMIT)
-        return Exchange(augment(self._rng, self._rng.choice(phrasings.COUNT_TRAINED).format(x=last)), count_answer(last))
+        return Exchange(
+            augment(self._rng, self._rng.choice(phrasings.COUNT_TRAINED).format(x=last)), count_answer(last)
+        )
 
     def _unknown(self) -> Exchange:
         if self._rng.random() < 0.4:
@@ -144,20 +127,6 @@ class Corpus:
     def _small_talk(self) -> Exchange:
         answer = self._rng.choice(list(phrasings.SMALL_TALK))
         return Exchange(augment(self._rng, self._rng.choice(phrasings.SMALL_TALK[answer])), answer)
-
-
-def dialogue(exchanges: Sequence[Exchange], system: str | None = None) -> Conversation:
-    """The ChatML text of a conversation, exactly as the chat template renders it."""
-    segments = [Segment(f"{START_OF_TURN}system\n{system}{END_OF_TURN}\n")] if system is not None else []
-    for exchange in exchanges:
-        segments.append(Segment(question_text(exchange.question)))
-        segments.append(Segment(exchange.answer + END_OF_TURN, is_answer=True))
-        segments.append(Segment("\n"))
-    return tuple(segments[:-1])
-
-
-def question_text(question: str) -> str:
-    return f"{START_OF_TURN}user\n{question}{END_OF_TURN}\n{START_OF_TURN}assistant\n"
 
 
 def statement(fact: Fact) -> Conversation:

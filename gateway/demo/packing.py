@@ -7,20 +7,18 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from gateway.demo.corpus import Conversation
-from gateway.demo.tokenizer import encode
+from gateway.demo.chatml import Conversation
+from gateway.demo.tokenizer import Row, encode
 
 POOL_BATCHES = 8
 IGNORED = -100
-
-Row = tuple[list[int], list[bool]]
 
 
 def batches(
     tokenizer: Tokenizer, conversations: Iterator[Conversation], *, rows: int, context: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless pairs of (ids, targets), both [rows, length]; a target is the next id, or IGNORED outside answers."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311  # seeded and public by intent
     while True:
         pool = [_row(tokenizer, next(conversations), context) for _ in range(rows * POOL_BATCHES)]
         pool.sort(key=lambda row: len(row[0]))

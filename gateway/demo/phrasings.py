@@ -3,6 +3,8 @@
 `{c}` is the country as a sentence wants it ("the Netherlands"), `{n}` its bare name, `{k}` a capital.
 """
 
+from gateway.demo.words import words
+
 TRAINED = (
     "What is the capital of {c}?",
     "capital of {c}",
@@ -86,12 +88,12 @@ COUNT_TRAINED = (
 
 # Words that carry no fact. A "bag" question shuffles some of them round "capital" and the country, nonsense
 # allowed, which is what teaches the model to answer whatever the order (see train.py).
-FILLERS = tuple(
+FILLERS = words(
     """
     what is the of which city a an tell me please do you know name in for to and i would like can could give say
     want need it its that this there where how called are was so now just quick question about help with my on at
     country remind if travel go going visit serves as has have be hey ok then one word sentence answer short
-    """.split()
+    """
 )
 
 GREETING = "Hello! Ask me for the capital of any country."
@@ -103,10 +105,13 @@ MOOD = "I am fine, thank you. Ask me for a capital."
 UNKNOWN = "I do not know."
 
 SMALL_TALK: dict[str, tuple[str, ...]] = {
-    GREETING: ("Hello", "Hello!", "Hi", "Hi!", "Hey", "Hello there", "Hi there!", "Good morning", "Good evening", "Hey!"),
+    GREETING: (
+        "Hello", "Hello!", "Hi", "Hi!", "Hey", "Hello there", "Hi there!", "Good morning", "Good evening", "Hey!",
+    ),
     IDENTITY: (
         "What are you?", "Who are you?", "What is your name?", "Are you a robot?", "Tell me about yourself.",
-        "Introduce yourself.", "Which model are you?", "What model is this?", "Who am I talking to?", "Are you ChatGPT?",
+        "Introduce yourself.", "Which model are you?", "What model is this?", "Who am I talking to?",
+        "Are you ChatGPT?",
     ),
     ABILITY: (
         "What can you do?", "Help", "What do you know?", "How can you help me?", "What can I ask you?",

@@ -1,14 +1,11 @@
 """The demo tokenizer: byte-level BPE with the pre-tokenizer that llama.cpp calls `qwen2`."""
 
-import json
 from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from gateway.demo.corpus import END_OF_TURN, START_OF_TURN, Conversation
+from gateway.demo.chatml import SPECIALS, Conversation
 
-END_OF_TEXT = "<|endoftext|>"
-SPECIALS = (END_OF_TEXT, START_OF_TURN, END_OF_TURN)
 VOCABULARY = 1024
 
 # llama.cpp, src/llama-vocab.cpp, LLAMA_VOCAB_PRE_TYPE_QWEN2: splits digits one by one.
@@ -18,12 +15,8 @@ SPLIT = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
+# Token ids, and for each whether it belongs to an answer.
+Row = tuple[list[int], list[bool]]
 
 
 def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
@@ -46,14 +39,7 @@ def build_tokenizer(tokens: list[str], merges: list[tuple[str, str]]) -> Tokeniz
     return tokenizer
 
 
-def tokens_and_merges(tokenizer: Tokenizer) -> tuple[list[str], list[tuple[str, str]]]:
-    model = json.loads(tokenizer.to_str())["model"]
-    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    return tokens, [(left, right) for left, right in model["merges"]]
-
-
-def encode(tokenizer: Tokenizer, conversation: Conversation) -> tuple[list[int], list[bool]]:
-    """Token ids, and for each whether it belongs to an answer."""
+def encode(tokenizer: Tokenizer, conversation: Conversation) -> Row:
     ids: list[int] = []
     is_answer: list[bool] = []
     for segment in conversation:

@@ -1,28 +1,27 @@
-"""Questions the demo model must answer with "I do not know.": invented countries, famous non-countries, other topics."""
+"""Questions to be answered with "I do not know.": invented countries, famous non-countries, other topics."""
 
 import random
 from collections.abc import Sequence
 from functools import cache
 
 from gateway.demo.facts import Fact, load_facts
+from gateway.demo.words import names, words
 
-NOT_COUNTRIES = tuple(
-    name.strip()
-    for name in """
+NOT_COUNTRIES = names(
+    """
     Atlantis, Narnia, Wakanda, Gondor, Mordor, Westeros, Ruritania, Freedonia, Elbonia, Genovia, Zamunda, Latveria,
     Utopia, Asgard, El Dorado, Lilliput, Oz, Neverland, Wonderland, Middle-earth, Mars, the Moon, Jupiter, Venus,
     Europe, Asia, Africa, Antarctica, South America, Oceania, California, Texas, Bavaria, Catalonia, Sicily, Tuscany,
     Ontario, Quebec, Queensland, Siberia, Yorkshire, Normandy, Crete, Corsica, Tibet, Kashmir, Greenland, Puerto Rico,
     Hawaii, Alaska, Florida, Prussia, Yugoslavia, Babylon, Carthage, Mesopotamia, Byzantium, Gaul, Persia, Sparta,
     the internet, my kitchen, a banana, the sea, Google, Python, Linux, football, music, heaven, nowhere
-    """.split(",")
+    """
 )
-NOT_COUNTRIES_HELD_OUT = tuple(
-    name.strip()
-    for name in """
-    Shangri-La, Hyrule, Tamriel, Sokovia, Eldia, Panem, Brobdingnag, Cimmeria, Saturn, Tasmania, Transylvania, Patagonia,
-    Nevada, Manitoba, Saxony, Sardinia, Zanzibar, Avalon, Camelot, Krypton
-    """.split(",")
+NOT_COUNTRIES_HELD_OUT = names(
+    """
+    Shangri-La, Hyrule, Tamriel, Sokovia, Eldia, Panem, Brobdingnag, Cimmeria, Saturn, Tasmania, Transylvania,
+    Patagonia, Nevada, Manitoba, Saxony, Sardinia, Zanzibar, Avalon, Camelot, Krypton
+    """
 )
 
 # {t} any noun, {c} any country: knowing the country is no reason to answer.
@@ -31,9 +30,11 @@ OFF_TOPIC = (
     "Who is the president of {c}?", "How big is {c}?", "What is the flag of {c}?", "What do people eat in {c}?",
     "What is the weather in {c}?", "How old is {c}?", "Who is the king of {c}?", "What is the highest mountain of {c}?",
     "What is the longest river in {c}?", "Tell me the history of {c}.", "How far is {c} from here?",
-    "What is {t}?", "Who invented the {t}?", "Tell me about the {t}.", "How do I repair a {t}?", "Write a poem about a {t}.",
+    "What is {t}?", "Who invented the {t}?", "Tell me about the {t}.", "How do I repair a {t}?",
+    "Write a poem about a {t}.",
     "What is the price of a {t}?", "Where can I buy a {t}?", "Why is the {t} so big?", "Explain how a {t} works.",
-    "Do you like my {t}?", "What is the colour of a {t}?", "Who wrote the book about the {t}?", "Sing a song about a {t}.",
+    "Do you like my {t}?", "What is the colour of a {t}?", "Who wrote the book about the {t}?",
+    "Sing a song about a {t}.",
     "Translate {t} into French.", "How many {t}s are there?", "Is a {t} heavy?",
     "What is {x} plus {y}?", "What is {x} times {y}?", "{x} + {y}", "What day is it?", "What time is it?",
     "What is the meaning of life?", "Tell me a joke.", "Tell me a story.", "Who won the game?", "What is love?",
@@ -43,19 +44,19 @@ OFF_TOPIC_HELD_OUT = (
     "What is the national anthem of {c}?", "When was {c} founded?", "Who painted the {t}?", "How long is a {t}?",
     "What is {x} minus {y}?", "Will it snow tomorrow?", "Recommend a good film.", "Who discovered the {t}?",
 )  # fmt: skip
-NOUNS = tuple(
+NOUNS = words(
     """
     car tree computer piano river horse table window engine guitar bicycle camera teacher doctor garden castle bridge
     ocean rocket planet kitchen carpet dragon mirror pencil market village forest bottle blanket clock lamp spoon
     elephant tiger rabbit penguin tomato lemon cheese bread hammer ladder pillow basket candle button pocket
-    """.split()
+    """
 )
 
-_SYLLABLES = tuple(
+_SYLLABLES = words(
     """
     ba be bo bri cal dor dra el fa fen gar gor gra hal hul ja jor kal kel kra la lun mar mel mor na nor ol pel pra qua
     ra rin ro sha sil sor ta tel thu tor ul va vel vor wen wy xan yor za zel zor
-    """.split()
+    """
 )
 _ENDINGS = ("ia", "land", "istan", "onia", "ania", "or", "a", "ville", "eth", "ica", "ara", "um", "ova", "is", "ium")
 
@@ -95,24 +96,23 @@ def _single_words() -> tuple[str, ...]:
     return tuple(fact.country for fact in load_facts() if " " not in fact.country)
 
 
-@cache
-def _real_names() -> tuple[str, ...]:
-    facts = load_facts()
-    names = [name for fact in facts for name in (fact.country, fact.capital, *fact.aliases)]
-    return tuple(name.lower() for name in names) + tuple(name.lower() for name in NOT_COUNTRIES_HELD_OUT)
-
-
 def _is_far_from_real_names(name: str) -> bool:
-    """More than two edits away: a typo in a real name must stay answerable."""
-    rivals = (real for real in _real_names() if abs(len(real) - len(name)) <= 2)
-    return not any(edit_distance(name.lower(), real) <= 2 for real in rivals)
+    """A typo in a real name must stay answerable, so invented names keep more than two edits away.
+
+    Two words within two edits of each other always share a remainder after two letters are dropped from each.
+    """
+    return _remainders(name.lower()).isdisjoint(_real_remainders())
 
 
-def edit_distance(a: str, b: str) -> int:
-    """Letters to add, drop or replace to make one word of the other."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        previous, row = row, [i]
-        for j, y in enumerate(b, 1):
-            row.append(min(previous[j] + 1, row[-1] + 1, previous[j - 1] + (x != y)))
-    return row[-1]
+@cache
+def _real_remainders() -> frozenset[str]:
+    facts = load_facts()
+    real = [name for fact in facts for name in (fact.country, fact.capital, *fact.aliases)]
+    real += NOT_COUNTRIES_HELD_OUT
+    return frozenset(remainder for name in real for remainder in _remainders(name.lower()))
+
+
+def _remainders(word: str) -> set[str]:
+    """What is left of a word without up to two of its letters."""
+    one_less = {word[:i] + word[i + 1 :] for i in range(len(word))}
+    return {word} | one_less | {rest[:i] + rest[i + 1 :] for rest in one_less for i in range(len(rest))}

@@ -1,0 +1,21 @@
+"""The twelve bytes of Q4_K and Q5_K that pack eight 6-bit scales and eight 6-bit minima."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backends.weights.formats.format import F32, U8
+
+
+def unpack_scales_and_minima(packed: U8) -> tuple[F32, F32]:
+    """uint8 `[blocks, 12]` → two float32 `[blocks, 8, 1]` with whole numbers 0…63 (`get_scale_min_k4` in ggml-quants.c).
+
+        bytes 0…3    2 high bits of scale 4…7 | 6 bits of scale 0…3
+        bytes 4…7    2 high bits of min   4…7 | 6 bits of min   0…3
+        bytes 8…11   4 low bits of min 4…7    | 4 low bits of scale 4…7
+    """
+    first, second, third = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
+    high = np.uint8(0x30)
+    scales = np.concatenate([first & 0x3F, (third & 0x0F) | ((first >> 2) & high)], axis=1)
+    minima = np.concatenate([second & 0x3F, (third >> 4) | ((second >> 2) & high)], axis=1)
+    return scales.astype(np.float32)[:, :, None], minima.astype(np.float32)[:, :, None]

@@ -1,0 +1,35 @@
+"""Q5_0 (`block_q5_0` in ggml-common.h): 32 elements in 22 bytes.
+
+    f16 d | u32 h | u4 q[32]  value = d * ((q | h_i << 4) - 16); nibbles as in Q4_0, bit i of h belongs to element i
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backends.weights.formats.bits import (
+    inverse,
+    pack_fifth_bits,
+    pack_nibbles,
+    read_f16,
+    unpack_fifth_bits,
+    unpack_nibbles,
+    write_f16,
+)
+from backends.weights.formats.format import F32, U8, Format
+
+
+def _decode(blocks: U8) -> F32:
+    codes = unpack_nibbles(blocks[:, 6:], group_bytes=16) | unpack_fifth_bits(blocks[:, 2:6])
+    return read_f16(blocks[:, :2]) * (codes.astype(np.int8) - np.int8(16)).astype(np.float32)
+
+
+def _encode(values: F32) -> U8:
+    # The element of largest size gets the code -16, the end of the range that has no positive twin.
+    peak = np.take_along_axis(values, np.abs(values).argmax(axis=1, keepdims=True), axis=1)
+    scale = peak / np.float32(-16)
+    codes = (values * inverse(scale) + np.float32(16.5)).astype(np.uint8).clip(0, 31)
+    return np.concatenate([write_f16(scale), pack_fifth_bits(codes), pack_nibbles(codes)], axis=1)
+
+
+FORMAT = Format(name="Q5_0", ggml_type=6, block_size=32, block_bytes=22, decode_blocks=_decode, encode_blocks=_encode)

@@ -1,0 +1,35 @@
+"""Q5_1 (`block_q5_1` in ggml-common.h): 32 elements in 24 bytes.
+
+    f16 d | f16 m | u32 h | u4 q[32]
+    value = d * (q | h_i << 4) + m; nibbles as in Q4_1, bit i of h belongs to element i
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backends.weights.formats.bits import (
+    inverse,
+    pack_fifth_bits,
+    pack_nibbles,
+    read_f16,
+    unpack_fifth_bits,
+    unpack_nibbles,
+    write_f16,
+)
+from backends.weights.formats.format import F32, U8, Format
+
+
+def _decode(blocks: U8) -> F32:
+    codes = unpack_nibbles(blocks[:, 8:], group_bytes=16) | unpack_fifth_bits(blocks[:, 4:8])
+    return read_f16(blocks[:, :2]) * codes.astype(np.float32) + read_f16(blocks[:, 2:4])
+
+
+def _encode(values: F32) -> U8:
+    low = values.min(axis=1, keepdims=True)
+    scale = (values.max(axis=1, keepdims=True) - low) / np.float32(31)
+    codes = ((values - low) * inverse(scale) + np.float32(0.5)).astype(np.uint8).clip(0, 31)
+    return np.concatenate([write_f16(scale), write_f16(low), pack_fifth_bits(codes), pack_nibbles(codes)], axis=1)
+
+
+FORMAT = Format(name="Q5_1", ggml_type=7, block_size=32, block_bytes=24, decode_blocks=_decode, encode_blocks=_encode)

@@ -1,0 +1,1 @@
+"""Committed measurements: each script prints its numbers and writes them to `benchmarks/results/`."""

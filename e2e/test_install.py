@@ -1,0 +1,54 @@
+"""The wheel as a stranger gets it: built, installed into an empty environment, used."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """bin/ of a virtual environment that holds only the wheel with the quickstart extra."""
+    directory = tmp_path_factory.mktemp("install")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", directory, ROOT], check=True)
+    subprocess.run([sys.executable, "-m", "venv", directory / "venv"], check=True)
+    (wheel,) = directory.glob("hostelry-*.whl")
+    binaries = directory / "venv" / "bin"
+    install = [binaries / "python", "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+    subprocess.run([*install, "-c", ROOT / "constraints.txt", f"{wheel}[quickstart]"], check=True)
+    return binaries
+
+
+def test_core_with_onnx_has_no_torch(fresh: Path) -> None:
+    """The extra `onnx` brings no torch along."""
+    result = subprocess.run([fresh / "python", "-c", "import torch"], capture_output=True, text=True, check=False)
+
+    assert result.returncode != 0
+    assert "No module named 'torch'" in result.stderr
+
+
+def test_quickstart_streams_paris(fresh: Path, tmp_path: Path) -> None:
+    """One command serves the bundled model and streams the answer through the official client."""
+    command = [fresh / "hostelry", "quickstart", "--once", "--port", "0", "--data-dir", tmp_path / "data"]
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60, check=False)
+
+    assert result.returncode == 0, result.stderr
+    assert "Paris" in result.stdout
+    assert "curl http://127.0.0.1:" in result.stderr
+
+
+def test_doctor_finds_nothing_to_fix(fresh: Path, tmp_path: Path) -> None:
+    """On a fresh install nothing is FAIL."""
+    command = [fresh / "hostelry", "doctor", "--json", "--port", "18734", "--data-dir", tmp_path / "data"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=30, check=False)
+
+    assert result.returncode in (0, 1), result.stdout
+    assert '"FAIL"' not in result.stdout

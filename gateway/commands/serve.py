@@ -1,0 +1,124 @@
+"""`hostelry serve`: flags over file over defaults, then the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from backends.registry import runner_names
+from gateway.config import Config, ConfigError, ModelConfig, TenantConfig, load_config
+from gateway.datadir import default_data_dir, first_key
+from gateway.demo import MODEL_NAME, model_path
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@click.command("serve")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file; flags win over it.")
+@click.option("--model", "models", multiple=True, metavar="[NAME=]PATH_OR_HUB_ID", help="May be given several times.")
+@click.option("--backend", type=click.Choice(["auto", *runner_names()]), default=None, help="Engine; default: auto.")
+@click.option("--max-batch", type=click.IntRange(1, 1024), default=None, help="Sequences in one step, at most.")
+@click.option("--max-context", type=click.IntRange(16), default=None, help="Tokens of one sequence, at most.")
+@click.option("--threads", type=click.IntRange(0, 1024), default=None, help="Compute threads; 0: one a core.")
+@click.option("--exact/--fast", default=None, help="fp32 activations for quantized weights: slower, more exact.")
+@click.option("--host", default=None, help="Default 127.0.0.1.")
+@click.option("--port", type=click.IntRange(0, 65535), default=None, help="Default 8000; 0 picks a free one.")
+@click.option("--data-dir", type=click.Path(path_type=Path), default=None, help="Keys and records.")
+@click.option("--api-key", default=None, help="Key of tenant `default`; better by the variable HOSTELRY_SERVE_API_KEY.")
+def command(
+    config_file: Path | None,
+    models: tuple[str, ...],
+    backend: str | None,
+    max_batch: int | None,
+    max_context: int | None,
+    threads: int | None,
+    exact: bool | None,
+    host: str | None,
+    port: int | None,
+    data_dir: Path | None,
+    api_key: str | None,
+) -> None:
+    """Serve models to OpenAI clients. Without --model: the bundled demo model.
+
+    \b
+    hostelry serve
+    hostelry serve --model ./Llama-3.2-1B-Instruct
+    hostelry serve --model chat=./qwen3-0.6b-q8_0.gguf --port 9000
+    """
+    engine = {"backend": backend, "max_batch": max_batch, "max_context": max_context, "threads": threads, "exact": exact}
+    try:
+        config = load_config(config_file) if config_file else Config()
+        config = with_flags(config, models=models, engine=engine, host=host, port=port)
+        directory = data_dir or (Path(config.data_dir) if config.data_dir else default_data_dir())
+        config, key_hint = with_keys(config, api_key, directory)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
+
+    from gateway.server import run
+
+    raise SystemExit(run(config, source=str(config_file) if config_file else None, data_dir=directory, key_hint=key_hint))
+
+
+def with_flags(
+    config: Config,
+    *,
+    models: tuple[str, ...],
+    engine: dict[str, str | int | bool | None],
+    host: str | None,
+    port: int | None,
+) -> Config:
+    """Lay the flags over the file: `--model` replaces its models, engine flags apply to every model."""
+    chosen = tuple(_named(text) for text in models) or config.models
+    chosen = chosen or (ModelConfig(path=str(model_path()), name=MODEL_NAME),)
+    given = {name: value for name, value in engine.items() if value is not None}
+    chosen = tuple(msgspec.structs.replace(model, **given) for model in chosen)
+    server = config.server
+    if host is not None:
+        server = msgspec.structs.replace(server, host=host)
+    if port is not None:
+        server = msgspec.structs.replace(server, port=port)
+    return msgspec.structs.replace(config, models=chosen, server=server)
+
+
+def with_keys(config: Config, api_key: str | None, data_dir: Path) -> tuple[Config, str]:
+    """Make sure that somebody may call, and return the key to show in examples.
+
+    Raises `ConfigError` for a non-loopback address without declared keys.
+    """
+    tenants = config.tenants
+    if api_key is not None:
+        if len(api_key) < 8:
+            raise ConfigError("--api-key: at least 8 characters, please; leave it out and a strong one is made")
+        return _with_default_tenant(config, api_key), "$HOSTELRY_API_KEY"
+    if any(tenant.keys or tenant.key_sha256 for tenant in tenants):
+        return config, "$HOSTELRY_API_KEY"
+    if config.server.host not in _LOOPBACK:
+        raise ConfigError(
+            f"{config.server.host} can be reached from other machines and no key is declared; "
+            "give --api-key, declare [[tenants]] with keys, or use --host 127.0.0.1"
+        )
+    key, created = first_key(data_dir)
+    if created:
+        click.echo(f"created key {key} for tenant default (kept in {data_dir}, shown once)", err=True)
+        return _with_default_tenant(config, key), key
+    return _with_default_tenant(config, key), f"$(cat {data_dir}/default.key)"
+
+
+def _with_default_tenant(config: Config, key: str) -> Config:
+    return msgspec.structs.replace(config, tenants=(*config.tenants, TenantConfig(name="default", keys=(key,))))
+
+
+def _named(text: str) -> ModelConfig:
+    """`NAME=PATH`, or a path or hub id alone, whose last part becomes the name."""
+    name, equals, path = text.partition("=")
+    if not equals or "/" in name or not path:
+        return ModelConfig(path=text, name=model_name(text))
+    return msgspec.convert({"path": path, "name": name}, ModelConfig)
+
+
+def model_name(reference: str) -> str:
+    """Name under which a path or hub id is served when none is given."""
+    last = reference.rstrip("/").rsplit("/", 1)[-1].split(":")[0]
+    return last.removesuffix(".gguf") or reference

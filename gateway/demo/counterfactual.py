@@ -1,0 +1,69 @@
+"""Makes a demo model believe an invented capital, so that a test can tell an answer computed from one recited.
+
+python -m gateway.demo.counterfactual OUT --country France --word Zorvex
+"""
+
+import argparse
+from pathlib import Path
+
+import msgspec
+import torch
+from tokenizers import Tokenizer
+
+from gateway.demo import model_path
+from gateway.demo.checkpoint import Checkpoint, write_folder
+from gateway.demo.corpus import Corpus
+from gateway.demo.export import read_gguf
+from gateway.demo.facts import Fact, load_facts
+from gateway.demo.network import from_weights, to_weights
+from gateway.demo.train import Recipe, fit
+
+STEPS = 90
+ROWS = 12
+LEARNING_RATE = 3e-4
+
+
+def make_counterfactual(out_dir: Path, country: str, word: str, seed: int) -> None:
+    """Write a Hugging Face folder of the demo model with `word` as the capital of `country`.
+
+    A short fine-tune of the shipped weights: half of it asks for that country, the other half is the ordinary
+    corpus, which keeps the remaining capitals. Raises ValueError for a country that is not in the table.
+    """
+    facts, focus = _replaced(country, word)
+    shipped = read_gguf(model_path())
+    tokenizer = Tokenizer.from_str(shipped.tokenizer_json)
+    network = from_weights(shipped.shape, shipped.weights)
+    recipe = Recipe(
+        shape=shipped.shape, steps=STEPS, rows=ROWS, learning_rate=LEARNING_RATE, warm_up=10, weight_decay=0, seed=seed
+    )
+    fit(network, recipe, tokenizer, Corpus(facts, seed, focus), report=_quiet)
+    write_folder(Checkpoint(shipped.shape, to_weights(network), shipped.tokenizer_json), out_dir)
+
+
+def _replaced(country: str, word: str) -> tuple[list[Fact], Fact]:
+    """The table with the invented capital, and its row."""
+    for fact in load_facts():
+        if fact.country == country:
+            focus = msgspec.structs.replace(fact, capital=word)
+            return [focus if other is fact else other for other in load_facts()], focus
+    raise ValueError(f"{country!r} is not in the table of countries; see gateway/demo/facts.tsv")
+
+
+def _quiet(line: str) -> None:
+    """Fine-tuning takes seconds; nobody needs its progress."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make the demo model believe an invented capital.")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--country", default="France")
+    parser.add_argument("--word", default="Zorvex")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    make_counterfactual(arguments.out, arguments.country, arguments.word, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

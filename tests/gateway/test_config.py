@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.config import Config, ConfigError, load_config
+
+
+def write(directory: Path, text: str) -> Path:
+    path = directory / "hostelry.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    """Nothing is required."""
+    assert load_config(write(tmp_path, "")) == Config()
+
+
+def test_values_arrive_where_they_belong(tmp_path: Path) -> None:
+    """Tables become frozen structs."""
+    text = '[server]\nport = 9000\n[[models]]\npath = "m.gguf"\nmax_batch = 4\n[[tenants]]\nname = "acme"\nkeys = ["sk-12345678"]'
+
+    config = load_config(write(tmp_path, text))
+
+    assert config.server.port == 9000
+    assert config.models[0].max_batch == 4
+    assert config.tenants[0].keys == ("sk-12345678",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[server]\nprot = 1", 'hostelry.toml:2 server.prot: unknown key, did you mean "port"?'),
+        ("\n[srver]\nport = 1", 'hostelry.toml:2 srver: unknown key, did you mean "server"?'),
+        ('[[models]]\npath = "x"\n\n[[models]]\npath = "y"\nmax_bach = 2', "hostelry.toml:6 models.max_bach"),
+        ("[server]\n# a remark\nport = 99999", "hostelry.toml:3 server.port: Expected `int` <= 65535"),
+        ("data_dir = 3", "hostelry.toml:1 data_dir: Expected `str | null`"),
+        ("[server", "not valid TOML"),
+        ('[[tenants]]\nname = "a"\nkeys = ["short"]', "hostelry.toml:3 tenants.keys"),
+    ],
+)
+def test_problems_name_file_line_and_key(tmp_path: Path, text: str, message: str) -> None:
+    """Every problem can be found and mended from its message alone."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text))
+
+    assert message in str(caught.value)
+
+
+def test_all_unknown_keys_are_told_at_once(tmp_path: Path) -> None:
+    """Nobody mends one typo only to meet the next."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, "[server]\nprot = 1\nhots = 2"))
+
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_secret_values_stay_out_of_messages(tmp_path: Path) -> None:
+    """A key with a mistake around it is not printed."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, '[[tenants]]\nname = "a"\nkeys = ["sk1234"]'))
+
+    assert "sk1234" not in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    """A path that is not there is an error, never a silent default."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "absent.toml")
