@@ -51,7 +51,7 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
         with np.errstate(invalid="ignore", over="ignore"):  # a damaged scale may be infinite; it decodes to NaN
             for part in self._chunks(len(blocks)):
                 values[part] = self.decode_blocks(blocks[part])
-        return values.reshape(rows, -1)
+        return values.reshape(rows, row_bytes // self.block_bytes * self.block_size)
 
     def encode(self, values: F32) -> U8:
         """float32 `[rows, columns]` → uint8 `[rows, bytes]`, rounded as the reference implementation does.

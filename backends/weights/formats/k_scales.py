@@ -8,11 +8,11 @@ from backends.weights.formats.format import F32, U8
 
 
 def unpack_scales_and_minima(packed: U8) -> tuple[F32, F32]:
-    """uint8 `[blocks, 12]` → two float32 `[blocks, 8, 1]` with whole numbers 0…63 (`get_scale_min_k4` in ggml-quants.c).
+    """uint8 `[blocks, 12]` → two float32 `[blocks, 8, 1]` of whole numbers, as `get_scale_min_k4` in ggml-quants.c.
 
-        bytes 0…3    2 high bits of scale 4…7 | 6 bits of scale 0…3
-        bytes 4…7    2 high bits of min   4…7 | 6 bits of min   0…3
-        bytes 8…11   4 low bits of min 4…7    | 4 low bits of scale 4…7
+    bytes 0…3    2 high bits of scale 4…7 | 6 bits of scale 0…3
+    bytes 4…7    2 high bits of min   4…7 | 6 bits of min   0…3
+    bytes 8…11   4 low bits of min 4…7    | 4 low bits of scale 4…7
     """
     first, second, third = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
     high = np.uint8(0x30)

@@ -1,6 +1,6 @@
 """Q4_0 (`block_q4_0` in ggml-common.h): 32 elements in 18 bytes.
 
-    f16 d | u4 q[32]          value = d * (q - 8); low nibbles hold elements 0…15, high nibbles 16…31
+f16 d | u4 q[32]          value = d * (q - 8); low nibbles hold elements 0…15, high nibbles 16…31
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Q4_1 (`block_q4_1` in ggml-common.h): 32 elements in 20 bytes.
 
-    f16 d | f16 m | u4 q[32]  value = d * q + m; low nibbles hold elements 0…15, high nibbles 16…31
+f16 d | f16 m | u4 q[32]  value = d * q + m; low nibbles hold elements 0…15, high nibbles 16…31
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Q4_K (`block_q4_K` in ggml-common.h): 256 elements, eight groups of 32, in 144 bytes.
 
-    f16 d | f16 dmin | 12 bytes of 6-bit (s, m) | u4 q[256]
-    value = d * s * q - dmin * m; each 32 bytes of q hold two groups, low nibbles first
+f16 d | f16 dmin | 12 bytes of 6-bit (s, m) | u4 q[256]
+value = d * s * q - dmin * m; each 32 bytes of q hold two groups, low nibbles first
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Q5_0 (`block_q5_0` in ggml-common.h): 32 elements in 22 bytes.
 
-    f16 d | u32 h | u4 q[32]  value = d * ((q | h_i << 4) - 16); nibbles as in Q4_0, bit i of h belongs to element i
+f16 d | u32 h | u4 q[32]  value = d * ((q | h_i << 4) - 16); nibbles as in Q4_0, bit i of h belongs to element i
 """
 
 from __future__ import annotations

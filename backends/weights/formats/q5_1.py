@@ -1,7 +1,7 @@
 """Q5_1 (`block_q5_1` in ggml-common.h): 32 elements in 24 bytes.
 
-    f16 d | f16 m | u32 h | u4 q[32]
-    value = d * (q | h_i << 4) + m; nibbles as in Q4_1, bit i of h belongs to element i
+f16 d | f16 m | u32 h | u4 q[32]
+value = d * (q | h_i << 4) + m; nibbles as in Q4_1, bit i of h belongs to element i
 """
 
 from __future__ import annotations

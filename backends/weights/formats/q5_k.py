@@ -1,7 +1,7 @@
 """Q5_K (`block_q5_K` in ggml-common.h): 256 elements, eight groups of 32, in 176 bytes.
 
-    f16 d | f16 dmin | 12 bytes of 6-bit (s, m) | u8 h[32] | u4 q[256]
-    value = d * s * (q | h << 4) - dmin * m; nibbles as in Q4_K, bit g of h[i] belongs to element i of group g
+f16 d | f16 dmin | 12 bytes of 6-bit (s, m) | u8 h[32] | u4 q[256]
+value = d * s * (q | h << 4) - dmin * m; nibbles as in Q4_K, bit g of h[i] belongs to element i of group g
 """
 
 from __future__ import annotations

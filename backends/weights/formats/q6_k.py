@@ -1,8 +1,8 @@
 """Q6_K (`block_q6_K` in ggml-common.h): 256 elements, sixteen groups of 16, in 210 bytes.
 
-    u4 l[256] | u2 h[256] | i8 s[16] | f16 d
-    value = d * s * ((l | h << 4) - 32)
-    each 64 bytes of l hold 128 elements, low nibbles first; each 32 bytes of h hold 128, two bits per 32 elements
+u4 l[256] | u2 h[256] | i8 s[16] | f16 d
+value = d * s * ((l | h << 4) - 32)
+each 64 bytes of l hold 128 elements, low nibbles first; each 32 bytes of h hold 128, two bits per 32 elements
 """
 
 from __future__ import annotations

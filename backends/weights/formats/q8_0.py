@@ -1,6 +1,6 @@
 """Q8_0 (`block_q8_0` in ggml-common.h): 32 elements in 34 bytes.
 
-    f16 d | i8 q[32]          value = d * q
+f16 d | i8 q[32]          value = d * q
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def _round_half_away(values: F32) -> F32:
     """C's `roundf`: halves go away from zero."""
     size = np.abs(values)
     floor = np.floor(size)
-    return np.copysign(floor + np.floor(2 * (size - floor)), values)
+    rounded: F32 = np.copysign(floor + np.floor(2 * (size - floor)), values)
+    return rounded
 
 
 FORMAT = Format(name="Q8_0", ggml_type=8, block_size=32, block_bytes=34, decode_blocks=_decode, encode_blocks=_encode)

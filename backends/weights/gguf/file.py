@@ -1,0 +1,42 @@
+"""Reading a GGUF file, whole or metadata only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from backends.weights.gguf.cursor import Cursor
+from backends.weights.gguf.metadata import HEADER_BYTES, MetadataValue, read_header, read_pairs
+from backends.weights.gguf.tensors import read_alignment, read_tensor_table, refuse_split, view_tensors
+from backends.weights.mapped_file import map_file
+from backends.weights.tensor import StoredTensor
+
+
+class GgufFile(msgspec.Struct, frozen=True, kw_only=True):
+    """An opened file. Tensors carry the names of the file and are views of the mapped file."""
+
+    path: Path
+    metadata: dict[str, MetadataValue]
+    tensors: dict[str, StoredTensor]
+
+
+def read_metadata(path: Path) -> dict[str, MetadataValue]:
+    """The metadata pairs alone; arrays become tuples. Raises `ModelError`; tensors are not looked at."""
+    with map_file(path, min_bytes=HEADER_BYTES) as data:
+        cursor = Cursor(data, path)
+        _, num_pairs = read_header(cursor)
+        return read_pairs(cursor, num_pairs)
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """Read the file's tables and map its tensors; values are not read. Raises `ModelError`."""
+    data = map_file(path, min_bytes=HEADER_BYTES)
+    cursor = Cursor(data, path)
+    num_tensors, num_pairs = read_header(cursor)
+    metadata = read_pairs(cursor, num_pairs)
+    refuse_split(path, metadata)
+    alignment = read_alignment(path, metadata)
+    infos = read_tensor_table(cursor, num_tensors, alignment=alignment)
+    tensors = view_tensors(data, path, infos, table_end=cursor.position, alignment=alignment)
+    return GgufFile(path=path, metadata=metadata, tensors=tensors)
