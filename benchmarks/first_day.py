@@ -1,6 +1,6 @@
 """What a stranger waits for: a fresh clone's first token, a second run, `serve` to ready, memory.
 
-    python -m benchmarks.first_day [--clone]      (--clone also times `make quickstart` from a fresh clone)
+python -m benchmarks.first_day [--clone]      (--clone also times `make quickstart` from a fresh clone)
 """
 
 from __future__ import annotations
@@ -52,7 +52,18 @@ class Start:
 
 def _serve_once() -> Start:
     with tempfile.TemporaryDirectory() as data_dir:
-        command = [sys.executable, "-m", "gateway.cli", "serve", "--port", "0", "--data-dir", data_dir, "--api-key", KEY]
+        command = [
+            sys.executable,
+            "-m",
+            "gateway.cli",
+            "serve",
+            "--port",
+            "0",
+            "--data-dir",
+            data_dir,
+            "--api-key",
+            KEY,
+        ]
         start = time.monotonic()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:

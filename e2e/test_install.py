@@ -38,7 +38,9 @@ def test_quickstart_streams_paris(fresh: Path, tmp_path: Path) -> None:
     """One command serves the bundled model and streams the answer through the official client."""
     command = [fresh / "hostelry", "quickstart", "--once", "--port", "0", "--data-dir", tmp_path / "data"]
     environment = {**os.environ, "HOME": str(tmp_path)}
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60, check=False)
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60, check=False
+    )
 
     assert result.returncode == 0, result.stderr
     assert "Paris" in result.stdout

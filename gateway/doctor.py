@@ -152,5 +152,3 @@ def _config(path: Path) -> Finding:
     except ConfigError as error:
         return Finding("config", "FAIL", str(error), f"edit {path}")
     return Finding("config", "OK", str(path))
-
-

@@ -78,7 +78,7 @@ def announce_ready(url: str, *, model: str, key_hint: str) -> None:
     curl = (
         f"curl {url}/v1/chat/completions \\\n"
         f'  -H "Authorization: Bearer {key_hint}" -H "Content-Type: application/json" \\\n'
-        f"  -d '{{\"model\": \"{model}\", \"messages\": "
+        f'  -d \'{{"model": "{model}", "messages": '
         f'[{{"role": "user", "content": "What is the capital of France?"}}]}}\''
     )
     if console.is_terminal:

@@ -47,7 +47,13 @@ def command(
     hostelry serve --model ./Llama-3.2-1B-Instruct
     hostelry serve --model chat=./qwen3-0.6b-q8_0.gguf --port 9000
     """
-    engine = {"backend": backend, "max_batch": max_batch, "max_context": max_context, "threads": threads, "exact": exact}
+    engine = {
+        "backend": backend,
+        "max_batch": max_batch,
+        "max_context": max_context,
+        "threads": threads,
+        "exact": exact,
+    }
     try:
         config = load_config(config_file) if config_file else Config()
         config = with_flags(config, models=models, engine=engine, host=host, port=port)
@@ -58,7 +64,9 @@ def command(
 
     from gateway.server import run
 
-    raise SystemExit(run(config, source=str(config_file) if config_file else None, data_dir=directory, key_hint=key_hint))
+    raise SystemExit(
+        run(config, source=str(config_file) if config_file else None, data_dir=directory, key_hint=key_hint)
+    )
 
 
 def with_flags(

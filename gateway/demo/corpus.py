@@ -63,47 +63,45 @@ class Corpus:
         return self._capital_of(self._rng.choice(self._facts))
 
     def _capital_of(self, fact: Fact) -> Exchange:
-        return Exchange(self._question(fact.in_sentence, fact), fact.answer)
+        return Exchange(self._ask(phrasings.TRAINED, ("capital",), *self._spelling(fact)), fact.answer)
 
-    def _question(self, in_sentence: str, fact: Fact) -> str:
-        """A capital question, never one of the held-out phrasings."""
-        name, in_sentence = self._spelling(fact, in_sentence)
-        while True:
-            question = self._bag(name) if self._rng.random() < BAG_SHARE else self._plain(name, in_sentence)
-            if not is_held_out(question, name):
-                return question
+    def _json(self) -> Exchange:
+        fact = self._rng.choice(self._facts)
+        return Exchange(self._ask(phrasings.JSON_TRAINED, ("capital", "JSON"), *self._spelling(fact)), fact.json_answer)
 
-    def _spelling(self, fact: Fact, in_sentence: str) -> tuple[str, str]:
-        """The country by its name, by an alias, or without the article it should have."""
+    def _reverse(self) -> Exchange:
+        fact = self._rng.choice(self._facts)
+        return Exchange(self._ask_reverse(fact.capital), fact.reverse_answer)
+
+    def _ask_reverse(self, city: str) -> str:
+        return self._ask(phrasings.REVERSE_TRAINED, ("capital", "country"), city, city)
+
+    def _spelling(self, fact: Fact) -> tuple[str, str]:
+        """The country bare and inside a sentence; by its name or an alias, sometimes without its article."""
+        name = fact.country
         if fact.aliases and self._rng.random() < 0.3:
-            alias = self._rng.choice(fact.aliases)
-            return alias, f"{fact.article} {alias}".strip() if self._rng.random() < 0.5 else alias
-        return fact.country, fact.country if self._rng.random() < 0.25 else in_sentence
+            name = self._rng.choice(fact.aliases)
+        return name, name if self._rng.random() < 0.25 else f"{fact.article} {name}".strip()
 
-    def _plain(self, name: str, in_sentence: str) -> str:
-        template = self._rng.choice(phrasings.TRAINED)
-        return augment(self._rng, template.format(c=in_sentence, n=name))
+    def _ask(self, templates: Sequence[str], topic: Sequence[str], name: str, in_sentence: str) -> str:
+        """A plain question or a bag, never one of the held-out phrasings."""
+        while True:
+            if self._rng.random() < BAG_SHARE:
+                question = self._bag(topic, name)
+            else:
+                question = self._rng.choice(templates).format(c=in_sentence, n=name, k=name)
+            if not is_held_out(question, name):
+                return augment(self._rng, question)
 
-    def _bag(self, name: str) -> str:
-        """Filler words shuffled round "capital" and the country; with no filler at all it is "France capital"."""
-        words = ["capital", name if self._rng.random() < 0.85 else name + "'s"]
+    def _bag(self, topic: Sequence[str], name: str) -> str:
+        """Filler words shuffled round the topic and the name; with no filler at all it is "France capital"."""
+        words = [*topic, name if self._rng.random() < 0.85 else name + "'s"]
         words += self._rng.choices(phrasings.FILLERS, k=self._rng.randint(0, 7))
         words += ["city"] * (self._rng.random() < 0.15)
         self._rng.shuffle(words)
         if self._rng.random() < 0.5:
             words[0] = words[0][0].upper() + words[0][1:]
-        return augment(self._rng, " ".join(words) + self._rng.choice(("", "", "?", "?", ".")))
-
-    def _reverse(self) -> Exchange:
-        fact = self._rng.choice(self._facts)
-        template = self._rng.choice(phrasings.REVERSE_TRAINED)
-        return Exchange(augment(self._rng, template.format(k=fact.capital)), fact.reverse_answer)
-
-    def _json(self) -> Exchange:
-        fact = self._rng.choice(self._facts)
-        name, in_sentence = self._spelling(fact, fact.in_sentence)
-        template = self._rng.choice(phrasings.JSON_TRAINED)
-        return Exchange(augment(self._rng, template.format(c=in_sentence, n=name)), fact.json_answer)
+        return " ".join(words) + self._rng.choice(("", "", "?", "?", "."))
 
     def _count(self) -> Exchange:
         last = self._rng.randint(1, COUNT_LIMIT)
@@ -119,10 +117,12 @@ class Corpus:
     def _unknown_question(self) -> str:
         """Asked in the same words as a real capital, so that only the name can tell."""
         place = unknown_place(self._rng)
-        if self._rng.random() < 0.7:
-            return self._question(place, Fact(place, ""))
-        template = self._rng.choice(phrasings.JSON_TRAINED + phrasings.REVERSE_TRAINED)
-        return augment(self._rng, template.format(c=place, n=place, k=made_up_country(self._rng)))
+        draw = self._rng.random()
+        if draw < 0.1:
+            return self._ask_reverse(made_up_country(self._rng))
+        if draw < 0.25:
+            return self._ask(phrasings.JSON_TRAINED, ("capital", "JSON"), place, place)
+        return self._ask(phrasings.TRAINED, ("capital",), place, place)
 
     def _small_talk(self) -> Exchange:
         answer = self._rng.choice(list(phrasings.SMALL_TALK))
@@ -145,7 +145,10 @@ def is_held_out(question: str, name: str) -> bool:
 
 @cache
 def _held_out_frames() -> frozenset[str]:
-    return frozenset(_frame(template.lower().format(c="_", n="_"), "_") for template in phrasings.HELD_OUT)
+    return frozenset(
+        _frame(template.lower().format(c="_", n="_", k="_"), "_")
+        for template in phrasings.HELD_OUT + phrasings.JSON_HELD_OUT + phrasings.REVERSE_HELD_OUT
+    )
 
 
 def _frame(question: str, name: str) -> str:

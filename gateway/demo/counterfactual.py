@@ -19,7 +19,7 @@ from gateway.demo.network import from_weights, to_weights
 from gateway.demo.train import Recipe, fit
 
 STEPS = 90
-ROWS = 12
+TOKENS_PER_STEP = 800
 LEARNING_RATE = 3e-4
 
 
@@ -34,7 +34,13 @@ def make_counterfactual(out_dir: Path, country: str, word: str, seed: int) -> No
     tokenizer = Tokenizer.from_str(shipped.tokenizer_json)
     network = from_weights(shipped.shape, shipped.weights)
     recipe = Recipe(
-        shape=shipped.shape, steps=STEPS, rows=ROWS, learning_rate=LEARNING_RATE, warm_up=10, weight_decay=0, seed=seed
+        shape=shipped.shape,
+        steps=STEPS,
+        tokens_per_step=TOKENS_PER_STEP,
+        learning_rate=LEARNING_RATE,
+        warm_up=10,
+        weight_decay=0,
+        seed=seed,
     )
     fit(network, recipe, tokenizer, Corpus(facts, seed, focus), report=_quiet)
     write_folder(Checkpoint(shipped.shape, to_weights(network), shipped.tokenizer_json), out_dir)

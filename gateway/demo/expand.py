@@ -58,21 +58,18 @@ def expand(checkpoint: Checkpoint, growth: Growth, *, seed: int = 0) -> Checkpoi
 def _grown(name: str, array: Array | None, old: Shape, new: Shape, rng: np.random.Generator) -> Array:
     if name.endswith("norm.weight"):
         return _grown_norm(array, old, new)
-    rows, columns = _matrix_size(name, new)
-    grown = _background(name, rows, columns, rng)
-    if array is None:  # a new layer: its zero outputs leave the residual stream alone
-        return grown
-    if name.endswith(("o_proj.weight", "down_proj.weight", "embed_tokens.weight")):
-        grown[: array.shape[0]] = 0
-    grown[: array.shape[0], : array.shape[1]] = array
+    grown = _background(name, new, rng)
+    if array is not None:  # a new layer stays background: its zero outputs leave the residual stream alone
+        grown[: array.shape[0], : array.shape[1]] = array
     return grown
 
 
-def _background(name: str, rows: int, columns: int, rng: np.random.Generator) -> Array:
+def _background(name: str, shape: Shape, rng: np.random.Generator) -> Array:
     """What a matrix holds outside the old block: zero if it writes to the residual stream, else noise."""
+    size = _matrix_size(name, shape)
     if name.endswith(("o_proj.weight", "down_proj.weight", "embed_tokens.weight")):
-        return np.zeros((rows, columns), np.float32)
-    return rng.standard_normal((rows, columns), dtype=np.float32) * np.float32(NOISE)
+        return np.zeros(size, np.float32)
+    return rng.standard_normal(size, dtype=np.float32) * np.float32(NOISE)
 
 
 def _grown_norm(array: Array | None, old: Shape, new: Shape) -> Array:

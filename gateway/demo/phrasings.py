@@ -73,6 +73,8 @@ JSON_TRAINED = (
     "What is the capital of {c}? Answer as JSON.",
     "Capital of {c}, in JSON please.",
     "Write the capital of {c} as a JSON object.",
+    "Reply with a JSON object holding the capital of {c}.",
+    "I need JSON: capital of {c}",
     "{n} capital json",
     "JSON: {n}",
 )

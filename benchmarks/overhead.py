@@ -1,0 +1,135 @@
+"""Gateway, text, scheduler and HTTP against the engine called in process: same model, same prompt, same tokens.
+
+    python -m benchmarks.overhead [--rounds 9] [--tokens 64]
+
+The demo model, expanded to 107 M parameters without changing its function, answers one prompt with `tokens` greedy
+tokens: once by calling the runner directly in this process (prefill, then one row a step, argmax), once over HTTP on a
+kept-alive connection (whole body and stream). Order ABAB, medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from backends.api import KVLimit, Runner, Step
+from backends.loading import open_model
+from backends.registry import create_runner
+from benchmarks.record import write_result
+
+KEY = "sk-ho-benchmark"
+PROMPT = list(range(300, 332))
+
+
+MODEL = "big"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--tokens", type=int, default=64)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        model = Path(directory) / MODEL
+        growth = ["--hidden", "1024", "--layers", "9", "--ffn", "2816", "--heads-factor", "4"]
+        subprocess.run([sys.executable, "-m", "gateway.demo.expand", str(model), *growth], check=True)
+        with _server(model, Path(directory) / "data") as client:
+            numbers = _measure(_bare_engine(model), client, rounds=arguments.rounds, tokens=arguments.tokens)
+    command = f"python -m benchmarks.overhead --rounds {arguments.rounds} --tokens {arguments.tokens}"
+    write_result("overhead", numbers, command=command)
+
+
+def _measure(runner: Runner, client: httpx.Client, *, rounds: int, tokens: int) -> dict[str, object]:
+    """Medians in ms of whole requests, bare and over HTTP, interleaved; then of one-token requests."""
+    long_bare, long_http, short_bare, short_http = [], [], [], []
+    for _ in range(rounds + 1):
+        long_bare.append(_bare(runner, tokens))
+        long_http.append(_http(client, tokens))
+        short_bare.append(_bare(runner, 1))
+        short_http.append(_http(client, 1))
+    bare, http, bare_one, http_one = (
+        1000 * statistics.median(times[1:]) for times in (long_bare, long_http, short_bare, short_http)
+    )
+    return {
+        "tokens": tokens,
+        "bare_engine_ms": round(bare, 1),
+        "over_http_ms": round(http, 1),
+        "overhead_percent": round(100 * (http - bare) / http, 2),
+        "overhead_percent_bar": 3,
+        "added_ms_per_token": round((http - bare) / tokens, 3),
+        "one_token_bare_ms": round(bare_one, 2),
+        "one_token_over_http_ms": round(http_one, 2),
+        "added_ms_p50_a_request": round(http_one - bare_one, 2),
+        "added_ms_p50_bar": 2,
+    }
+
+
+def _bare_engine(model: Path) -> Runner:
+    runner = create_runner("onnx")
+    runner.load(open_model(model), lambda _: None)
+    runner.plan_memory(KVLimit(max_bytes=2**30, max_sequences=1, max_context=512))
+    runner.warmup()
+    return runner
+
+
+def _bare(runner: Runner, tokens: int) -> float:
+    """Seconds for prefill and greedy decode with nothing around the runner."""
+    start = time.perf_counter()
+    token, length = _step(runner, PROMPT, 0), len(PROMPT)
+    for _ in range(tokens - 1):
+        token = _step(runner, [token], length)
+        length += 1
+    return time.perf_counter() - start
+
+
+def _step(runner: Runner, ids: list[int], computed: int) -> int:
+    step = Step(
+        token_ids=np.array(ids, np.int64),
+        positions=np.arange(computed, computed + len(ids), dtype=np.int32),
+        q_start=np.array([0, len(ids)], np.int32),
+        kv_len=np.array([computed + len(ids)], np.int32),
+        slot=np.zeros(1, np.int32),
+        logit_rows=np.array([len(ids) - 1], np.int32),
+        lora=np.full(1, -1, np.int32),
+    )
+    return int(runner.collect(runner.submit(step)).logits[0].argmax())
+
+
+def _http(client: httpx.Client, tokens: int) -> float:
+    """Seconds of one whole-body request with the same token ids."""
+    body = {"model": MODEL, "prompt": PROMPT, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+    start = time.perf_counter()
+    answer = client.post("/v1/completions", json=body)
+    elapsed = time.perf_counter() - start
+    answer.raise_for_status()
+    assert answer.json()["usage"]["completion_tokens"] == tokens
+    return elapsed
+
+
+@contextmanager
+def _server(model: Path, data_dir: Path) -> Iterator[httpx.Client]:
+    arguments = ["--port", "0", "--model", f"{MODEL}={model}", "--data-dir", str(data_dir), "--api-key", KEY]
+    command = [sys.executable, "-m", "gateway.cli", "serve", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        url = next(line.split()[1] for line in process.stdout if line.startswith("ready "))
+        with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {KEY}"}, timeout=120) as client:
+            yield client
+    finally:
+        process.terminate()
+        process.wait(timeout=40)
+
+
+if __name__ == "__main__":
+    main()

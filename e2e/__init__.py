@@ -1,0 +1,1 @@
+"""End-to-end suites: the real server as a subprocess, spoken to as a user would."""

@@ -1,0 +1,136 @@
+"""Starting and stopping: honest probes, a clean drain, nothing left behind."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+
+from e2e.conftest import House
+from e2e.harness.counters import Counters
+from e2e.harness.house import KEYS, Known, Target, house_arguments
+from e2e.harness.record import record
+from e2e.harness.server import Server, is_port_free
+from e2e.harness.shape import assert_error
+from e2e.harness.wire import Stream, ask, chat_text, get, post, post_ok, stream
+
+QUESTION = "What is the capital of France?"
+LONG = 800
+
+
+def test_ready_means_ready(house: House) -> None:
+    """While models load, the server is alive and says 503 to `ready`; nothing is answered before."""
+    seen = house.statuses_while_loading
+
+    assert seen, "nothing could be asked before the server was ready"
+    assert set(seen["live"]) == {200}
+    assert seen["ready"][0] == 503
+    assert set(seen["ready"]) <= {200, 503}
+    assert 200 not in seen["chat"]
+    for path in ("/health/live", "/health/ready", "/health"):
+        response = get(house.target.url + path)
+        assert response.status_code == 200, f"{path}: {response.text}"
+        assert response.headers.get("x-request-id"), path
+
+
+def test_only_the_port_listens(house: House) -> None:
+    """One listening socket on loopback, in the whole family of processes."""
+    family = [psutil.Process(house.server.process.pid), *house.server.children()]
+    listening = [
+        connection.laddr
+        for process in family
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+
+    assert {(address.ip, address.port) for address in listening} == {("127.0.0.1", httpx.URL(house.target.url).port)}
+
+
+def test_request_ids(target: Target) -> None:
+    """A client's request id comes back if it is a sane one, and is replaced if it is not."""
+    url = f"{target.api}/models"
+
+    kept = httpx.get(url, headers={"Authorization": f"Bearer {KEYS.acme}", "x-request-id": "my-id_42"})
+    replaced = httpx.get(url, headers={"Authorization": f"Bearer {KEYS.acme}", "x-request-id": "a b;c" * 60})
+
+    assert kept.headers["x-request-id"] == "my-id_42"
+    assert replaced.headers["x-request-id"] != "a b;c" * 60
+    assert replaced.headers["x-request-id"]
+
+
+def test_defaults_serve_the_demo(tmp_path: Path, known: Known) -> None:
+    """No model and one key given: the bundled model, tenant `default`, and SIGINT ends it like SIGTERM."""
+    server = Server(["--port", "0", "--data-dir", str(tmp_path), "--api-key", "sk-ho-default-0123456789"])
+    try:
+        target = Target(url=server.wait_ready())
+        record("harness", "start of the demo model", seconds=round(time.monotonic() - server.started, 2))
+        answer = post_ok(
+            f"{target.api}/chat/completions", ask(QUESTION, model="hostelry-demo"), "sk-ho-default-0123456789"
+        )
+        stranger = post(f"{target.api}/chat/completions", ask(QUESTION, model="hostelry-demo"), KEYS.acme)
+        family = server.children()
+        server.process.send_signal(signal.SIGINT)
+        status = server.wait_exit(10)
+    finally:
+        server.stop()
+
+    assert chat_text(answer) == known.demo.chat(QUESTION).text
+    assert_error(stranger, 401, code="invalid_api_key")
+    assert status == 0, server.log()
+    assert not [process for process in family if process.is_running()]
+    assert is_port_free(target.url)
+
+
+def test_first_start_creates_a_key(tmp_path: Path) -> None:
+    """Without a key one is made, printed once, kept private and used by the next start."""
+    logs = []
+    for _ in range(2):
+        server = Server(["--port", "0", "--data-dir", str(tmp_path / "data")])
+        try:
+            url = server.wait_ready()
+            (key_file,) = (tmp_path / "data").glob("*.key")
+            key = key_file.read_text(encoding="utf-8").strip()
+            post_ok(f"{url}/v1/chat/completions", ask(QUESTION, model="hostelry-demo", max_tokens=1), key)
+        finally:
+            server.stop()
+        logs.append(server.output())
+
+    assert key_file.stat().st_mode & 0o077 == 0
+    assert key in logs[0]
+    assert key not in logs[1]
+
+
+def test_sigterm_drains(tmp_path: Path, known: Known, runner: str) -> None:
+    """A stream that runs when SIGTERM comes is finished; the process ends with 0 and leaves nothing."""
+    server = Server(house_arguments(tmp_path, {"demo": known.demo.path}, runner=runner))
+    finished: list[Stream] = []
+    try:
+        target = Target(url=server.wait_ready())
+        body = ask("Count to 30.", max_tokens=LONG, ignore_eos=True)
+        job = threading.Thread(
+            target=lambda: finished.append(stream(f"{target.api}/chat/completions", body, KEYS.acme)), daemon=True
+        )
+        job.start()
+        _wait_running(target)
+    finally:
+        stopped = server.stop()
+    job.join(15)
+
+    assert stopped.status == 0, server.log()
+    assert stopped.seconds <= 10, server.log()
+    assert not stopped.orphans
+    assert stopped.port_free
+    (seen,) = finished
+    assert seen.arrivals[-1].payload == "[DONE]", seen.raw[-300:]
+    assert seen.finish_reasons == ["length"]
+
+
+def _wait_running(target: Target) -> None:
+    for _ in range(400):
+        if Counters(target.url).total("hostelry_engine_running"):
+            return
+    raise AssertionError("the request never ran")

@@ -1,0 +1,27 @@
+"""The shipped demo model, unpacked once for the whole run."""
+
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from gateway.demo import model_path
+from gateway.demo.checkpoint import Checkpoint, write_folder
+from gateway.demo.export import read_gguf
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Checkpoint:
+    return read_gguf(model_path())
+
+
+@pytest.fixture(scope="session")
+def shipped_folder(shipped: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostelry-demo")
+    write_folder(shipped, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(shipped: Checkpoint) -> Tokenizer:
+    return Tokenizer.from_str(shipped.tokenizer_json)

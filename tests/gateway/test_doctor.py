@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.doctor import Finding, examine, exit_code
+from gateway.port import bind
+
+
+def findings(tmp_path: Path, *, port: int = 0, config: Path | None = None) -> dict[str, Finding]:
+    found = examine(data_dir=tmp_path / "data", host="127.0.0.1", port=port, config=config)
+    return {finding.check: finding for finding in found}
+
+
+@pytest.mark.parametrize(("levels", "status"), [(("OK",), 0), (("OK", "WARN"), 1), (("WARN", "FAIL"), 2)])
+def test_exit_code_tells_the_worst(levels: tuple[str, ...], status: int) -> None:
+    """Scripts can rely on 0, 1 and 2."""
+    assert exit_code([Finding("x", level, "") for level in levels]) == status  # type: ignore[arg-type]  # literals
+
+
+def test_what_is_wrong_comes_with_a_fix(tmp_path: Path) -> None:
+    """No finding leaves a person alone."""
+    found = findings(tmp_path)
+
+    assert all(finding.fix for finding in found.values() if finding.level != "OK")
+
+
+def test_a_taken_port_is_found(tmp_path: Path) -> None:
+    """The check binds, it does not guess."""
+    with bind("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+
+        assert findings(tmp_path, port=port)["port"].level == "WARN"
+
+
+def test_a_data_directory_open_to_others_is_found(tmp_path: Path) -> None:
+    """Keys live there."""
+    (tmp_path / "data").mkdir(mode=0o755)
+
+    assert findings(tmp_path)["data directory"].fix.startswith("chmod 700")
+
+
+def test_a_broken_config_fails(tmp_path: Path) -> None:
+    """The file is checked by the same code that serves it."""
+    config = tmp_path / "hostelry.toml"
+    config.write_text("nonsense = 1")
+
+    assert findings(tmp_path, config=config)["config"].level == "FAIL"
