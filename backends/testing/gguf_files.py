@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from backends.models.families import GGUF_NAMES, HUGGING_FACE_NAMES, spec_from_config
 from backends.models.families.rope import llama3_factors
+from backends.models.families.table import GGUF
 from backends.models.shapes import expected_shapes
 from backends.models.spec import ModelSpec
 from backends.weights.decode import decode
@@ -19,7 +20,6 @@ from backends.weights.safetensors import read_safetensors
 
 F32 = npt.NDArray[np.float32]
 
-_PERMUTED_FAMILY = "llama"  # the only architecture that llama.cpp's converter permutes
 _FILE_TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16"}
 
 
@@ -90,7 +90,7 @@ def _in_file_order(values: F32, name: str, spec: ModelSpec) -> F32:
     """Interleave query and key rows as llama.cpp's converter does (`LlamaModel.permute`)."""
     kind = name.rpartition(".")[2] if not name.endswith(".bias") else name.split(".")[-2]
     heads = {"q": spec.num_heads, "k": spec.num_kv_heads}.get(kind)
-    if spec.family != _PERMUTED_FAMILY or heads is None:
+    if heads is None or not GGUF[spec.family].interleaved_rotary:
         return values
     halves = values.reshape(heads, 2, -1, *values.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from e2e.liars.tenants import Tenants
 
 
 def main() -> None:
+    logging.basicConfig(level=logging.WARNING)
     arguments = _arguments()
     tenants = Tenants(arguments.config)
     served = [text.partition("=")[0] for text in arguments.model]

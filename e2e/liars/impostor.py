@@ -145,7 +145,7 @@ def whole_answer(body: Json, pieces: list[str], reason: str, usage: Json) -> Jso
 
 
 def chunks(answer: Json, body: Json) -> Iterator[Json]:
-    """A whole answer cut into stream chunks."""
+    """A whole answer cut into stream chunks, a character each."""
     (choice,) = answer["choices"]
     chat = "message" in choice
     head = {name: answer[name] for name in ("id", "created", "model")}
@@ -153,7 +153,7 @@ def chunks(answer: Json, body: Json) -> Iterator[Json]:
     text = choice["message"]["content"] if chat else choice["text"]
     if chat:
         yield {**head, "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
-    for piece in re.findall(r"\s?\S|\s", text):
+    for piece in text:
         delta = {"delta": {"content": piece}} if chat else {"text": piece}
         yield {**head, "choices": [{"index": 0, **delta, "finish_reason": None}]}
     delta = {"delta": {}} if chat else {"text": ""}
@@ -186,8 +186,8 @@ async def _well(_: web.Request) -> web.Response:
 
 
 @web.middleware
-async def _request_id(request: web.Request, answer: Answer) -> web.StreamResponse:
-    response = await answer(request)
+async def _request_id(request: web.Request, handler: Answer) -> web.StreamResponse:
+    response = await handler(request)
     if not response.prepared:
         response.headers["x-request-id"] = uuid.uuid4().hex
     return response

@@ -22,7 +22,7 @@ def check_p9_keys(target: Target, known: Known) -> None:
     refused = {
         "no key": {},
         "wrong key": headers("sk-ho-wrong-000000000000000000"),
-        "empty key": {"Authorization": "Bearer "},
+        "empty key": {"Authorization": "Bearer"},
         "first 20 characters right": headers(acme[:20] + "0" * (len(acme) - 20)),
         "one character more": headers(acme + "0"),
         "one character less": headers(acme[:-1]),

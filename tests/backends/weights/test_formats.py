@@ -124,7 +124,16 @@ def test_mixed_magnitudes_encode_like_the_reference(form: Format, seed: int, exp
 def test_encoding_what_was_decoded_loses_nothing_more(form: Format) -> None:
     """Decoded values of encoded weights stay within one quantization step of the originals."""
     values = np.random.default_rng(4).standard_normal((16, WIDTH)).astype(np.float32)
-    tolerance = {"F32": 0.0, "F16": 3e-3, "BF16": 2e-2, "Q8_0": 0.03, "Q5_0": 0.3, "Q5_1": 0.2, "Q4_0": 0.6, "Q4_1": 0.4}
+    tolerance = {
+        "F32": 0.0,
+        "F16": 3e-3,
+        "BF16": 2e-2,
+        "Q8_0": 0.03,
+        "Q5_0": 0.3,
+        "Q5_1": 0.2,
+        "Q4_0": 0.6,
+        "Q4_1": 0.4,
+    }
 
     error = np.abs(form.decode(form.encode(values)) - values).max()
 

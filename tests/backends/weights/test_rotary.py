@@ -13,18 +13,19 @@ from backends.weights.tensor import StoredTensor
 HEADS, HEAD_DIM, COLUMNS = 3, 8, 256
 
 
-def interleave(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], heads: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Row by row, as the definition says: row 2d of a head is row d of its first half, row 2d+1 of its second."""
-    head_dim = len(values) // heads
-    rows = [head * head_dim + half * head_dim // 2 + d for head in range(heads) for d in range(head_dim // 2) for half in (0, 1)]
-    return values[rows]
+def interleaved_rows() -> list[int]:
+    """By the definition: row 2d of a head is row d of its first half, row 2d+1 row d of its second."""
+    half = HEAD_DIM // 2
+    heads = range(0, HEADS * HEAD_DIM, HEAD_DIM)
+    return [head + part * half + d for head in heads for d in range(half) for part in (0, 1)]
 
 
 @pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)
 def test_matrix_rows_return_to_half_split_order(form: Format) -> None:
     """Undoing the interleaving of whole stored rows gives the original bytes in every format."""
-    original = np.random.default_rng(0).integers(0, 100, (HEADS * HEAD_DIM, form.bytes_per_row(COLUMNS)), dtype=np.uint8)
-    stored = StoredTensor("q", form.name, (HEADS * HEAD_DIM, COLUMNS), interleave(original, HEADS))  # type: ignore[arg-type, type-var]  # bytes permute like numbers
+    size = (HEADS * HEAD_DIM, form.bytes_per_row(COLUMNS))
+    original = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    stored = StoredTensor("q", form.name, (HEADS * HEAD_DIM, COLUMNS), original[interleaved_rows()])
 
     found = half_split_rows(stored, num_heads=HEADS)
 
@@ -35,7 +36,7 @@ def test_matrix_rows_return_to_half_split_order(form: Format) -> None:
 def test_biases_are_reordered_by_element() -> None:
     """A bias is a vector of one element a row."""
     original = np.arange(HEADS * HEAD_DIM, dtype=np.float32)
-    raw = FORMATS["F32"].encode(interleave(original, HEADS).reshape(1, -1))
+    raw = FORMATS["F32"].encode(original[interleaved_rows()].reshape(1, -1))
     stored = StoredTensor("q.bias", "F32", (HEADS * HEAD_DIM,), raw)
 
     found = half_split_rows(stored, num_heads=HEADS)

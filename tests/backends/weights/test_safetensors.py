@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -34,7 +35,7 @@ def write(path: Path, header: Header | bytes, data: bytes = bytes(16), *, length
 def test_reads_what_the_reference_writes(tmp_path: Path) -> None:
     """Names, shapes, formats and values of a file of the safetensors package come back."""
     rng = np.random.default_rng(0)
-    tensors = {
+    tensors: dict[str, npt.NDArray[np.generic]] = {
         "matrix": rng.standard_normal((3, 5), dtype=np.float32),
         "half": rng.standard_normal((4, 2)).astype(np.float16),
         "vector": rng.standard_normal(7, dtype=np.float32),
@@ -137,7 +138,9 @@ def test_header_lengths_beyond_the_file_allocate_nothing(tmp_path: Path, length:
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:
     """A download that stopped anywhere never gives a model."""
-    whole = write(tmp_path / "whole.safetensors", {"a": entry(0, 8, shape=[2]), "b": entry(8, 16, shape=[2])}).read_bytes()
+    whole = write(
+        tmp_path / "whole.safetensors", {"a": entry(0, 8, shape=[2]), "b": entry(8, 16, shape=[2])}
+    ).read_bytes()
     path = tmp_path / "part.safetensors"
 
     for size in range(len(whole)):

@@ -1,0 +1,103 @@
+"""Encoding a rendered chat in which the user typed the text of special tokens.
+
+A second tokenizer shares the model of the first, but its special tokens answer to random names. The template's own
+special tokens are renamed before encoding; what a user typed is not, and so stays text:
+
+    template wrote  <|im_start|>  →  stand-in      →  the id of <|im_start|>
+    user wrote      <|im_start|>  →  <|im_start|>  →  ids of ordinary text
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Protocol
+
+import tokenizers
+
+from backends.errors import RequestError, UnsupportedModel
+from gateway.text.literals import compile_literals
+
+MAX_SPECIAL_CHARACTERS = 200
+"""Length of the text of a special token, several times the longest known one."""
+
+
+class Added(Protocol):
+    """An added token of the tokenizers library, which ships no types."""
+
+    content: str
+    lstrip: bool
+    rstrip: bool
+    single_word: bool
+    special: bool
+
+
+class StandIns:
+    """Encodes text whose special tokens were marked by `gateway.text.guard`."""
+
+    def __init__(self, engine: tokenizers.Tokenizer, *, unknown_id: int | None) -> None:
+        """Raises `UnsupportedModel` if ids have gaps, because new tokens would then take the ids of others."""
+        vocabulary = engine.get_vocab(with_added_tokens=False)
+        if vocabulary and max(vocabulary.values()) >= len(vocabulary):
+            raise UnsupportedModel("token ids of the vocabulary have gaps; number them from 0 without a gap")
+        self._names: dict[str, str] = {}
+        self._id_by_own_id: dict[int, int] = {}
+        self._engine = _empty_copy(engine)
+        for token_id, added in sorted(engine.get_added_tokens_decoder().items()):
+            self._add(token_id, added)
+        special_ids = {token_id for token_id, added in engine.get_added_tokens_decoder().items() if added.special}
+        self._forged_ids = special_ids - {unknown_id}
+        self._specials = compile_literals(self._names)
+
+    @property
+    def specials(self) -> frozenset[str]:
+        """The texts of all special tokens."""
+        return frozenset(self._names)
+
+    def encode(self, rendered: str, mark: str) -> list[int]:
+        """Token ids of `rendered` without `mark`, in which special tokens broken by `mark` are ordinary text.
+
+        Raises `RequestError` if the model's vocabulary makes a special token even from ordinary text.
+        """
+        text = self._specials.sub(self._stand_in, rendered).replace(mark, "")
+        own_ids = self._engine.encode(text, add_special_tokens=False).ids
+        if not self._forged_ids.isdisjoint(own_ids):
+            raise RequestError("a message contains a special token, which this model cannot read as text")
+        return [self._id_by_own_id.get(own_id, own_id) for own_id in own_ids]
+
+    def _add(self, token_id: int, added: Added) -> None:
+        name = self._name(added.content) if added.special else added.content
+        token = tokenizers.AddedToken(
+            name,
+            lstrip=added.lstrip,
+            rstrip=added.rstrip,
+            single_word=added.single_word and not added.special,
+            normalized=False if added.special else added.normalized,  # type: ignore[attr-defined]  # see `Added`
+            special=added.special,
+        )
+        self._engine.add_tokens([token])
+        own_id = self._engine.token_to_id(name)
+        if own_id != token_id:
+            self._id_by_own_id[own_id] = token_id
+
+    def _name(self, content: str) -> str:
+        """A name that no user can guess; private-use characters keep it out of other tokens."""
+        if len(content) > MAX_SPECIAL_CHARACTERS:
+            raise UnsupportedModel(
+                f"special token {content[:20]!r}… has {len(content)} characters; at most {MAX_SPECIAL_CHARACTERS}"
+            )
+        self._names[content] = f"\U000f0000{secrets.token_hex(16)}\U000f0001"
+        return self._names[content]
+
+    def _stand_in(self, found: re.Match[str]) -> str:
+        return self._names[found[0]]
+
+
+def _empty_copy(engine: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The same model, shared and not copied, without any added token."""
+    copy = tokenizers.Tokenizer(engine.model)
+    if engine.normalizer is not None:
+        copy.normalizer = engine.normalizer
+    if engine.pre_tokenizer is not None:
+        copy.pre_tokenizer = engine.pre_tokenizer
+    return copy

@@ -1,0 +1,83 @@
+"""Text to token ids, and token ids to bytes."""
+
+from __future__ import annotations
+
+import tokenizers
+
+from backends.errors import RequestError
+from gateway.text.standins import StandIns
+
+
+class Tokenizer:
+    """One model's vocabulary. Immutable, usable from several threads; encoding releases the interpreter lock.
+
+    Made by `gateway.text.load`. `token_bytes` is indexed by id; an id without a token stands for no bytes.
+    """
+
+    def __init__(
+        self,
+        engine: tokenizers.Tokenizer,
+        *,
+        token_bytes: tuple[bytes, ...],
+        bos_id: int | None,
+        eos_id: int | None,
+        prefix_ids: tuple[int, ...] = (),
+        unknown_id: int | None = None,
+        covers_own_bytes: bool = False,
+    ) -> None:
+        """`prefix_ids` begin every prompt; `covers_own_bytes`: no token stands for more text than its own bytes."""
+        self._engine = engine
+        self._token_bytes = token_bytes
+        self._prefix = list(prefix_ids)
+        self._stand_ins = StandIns(engine, unknown_id=unknown_id)
+        added = engine.get_added_tokens_decoder()
+        self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        self.bos_id = bos_id
+        self.eos_id = eos_id
+        self.max_bytes_per_token = max(map(len, token_bytes), default=0) if covers_own_bytes else None
+        """Most bytes of text that one token can stand for; `None` if the vocabulary sets no limit."""
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the greatest token id."""
+        return len(self._token_bytes)
+
+    @property
+    def specials(self) -> frozenset[str]:
+        """The texts of all special tokens."""
+        return self._stand_ins.specials
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of raw text, with BOS where the model wants one; special tokens in the text are parsed.
+
+        Raises `RequestError` for a string that is not valid Unicode.
+        """
+        return self._prefix + self._parse(text)
+
+    def encode_chat(self, rendered: str, *, mark: str = "") -> list[int]:
+        """Token ids of what a chat template rendered; BOS is added only if the template has not written it.
+
+        With `mark` (see `gateway.text.guard`), special tokens that are broken by it are ordinary text.
+        """
+        ids = self._stand_ins.encode(rendered, mark) if mark else self._parse(rendered)
+        return ids if ids[: len(self._prefix)] == self._prefix else self._prefix + ids
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The exact bytes of a token, specials included; none for an id beyond the vocabulary."""
+        return self._token_bytes[token_id] if 0 <= token_id < len(self._token_bytes) else b""
+
+    def token_text(self, token_id: int | None) -> str:
+        """A token as template variables such as `bos_token` hold it; empty for `None`."""
+        return "" if token_id is None else self.token_bytes(token_id).decode("utf-8", "replace")
+
+    def is_special(self, token_id: int) -> bool:
+        return token_id in self._special_ids
+
+    def _parse(self, text: str) -> list[int]:
+        try:
+            # The batch call, unlike the single one, runs without the interpreter lock.
+            (encoding,) = self._engine.encode_batch_fast([text], add_special_tokens=False)
+        except TypeError as error:
+            raise RequestError("the text is not valid Unicode: it holds half of a surrogate pair") from error
+        ids: list[int] = encoding.ids
+        return ids
