@@ -52,19 +52,18 @@ def known(workshop: Path) -> Known:
     """All models and their references. Takes most of a run's set-up time; `e2e/results` says how much."""
     start = time.monotonic()
     word = invented_word()
-    counterfactual = models.counterfactual_model(workshop / "counterfactual", word)
-    trained = time.monotonic()
+    tuning = models.start_counterfactual(workshop / "counterfactual", word)
     big = models.big_model(workshop / "big")
     random = models.random_model(workshop / "random")
-    record(
-        "harness", "models", counterfactual_s=round(trained - start, 1), others_s=round(time.monotonic() - trained, 1)
-    )
+    random_gguf = models.random_gguf(random, workshop / "random.gguf")
+    models.wait_counterfactual(tuning)
+    record("harness", "models", seconds=round(time.monotonic() - start, 1))
     return Known(
         demo=Reference(models.demo_model()),
-        counterfactual=Reference(counterfactual),
+        counterfactual=Reference(workshop / "counterfactual"),
         word=word,
         random=Reference(random),
-        random_gguf=models.random_gguf(random, workshop / "random.gguf"),
+        random_gguf=random_gguf,
         big=big,
     )
 

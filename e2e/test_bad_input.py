@@ -13,7 +13,7 @@ import pytest
 
 from e2e.harness.house import Known, Target
 from e2e.harness.shape import assert_error, assert_no_leak
-from e2e.harness.wire import Json, ask, headers, post, post_ok
+from e2e.harness.wire import TLS, Json, ask, get, headers, post, post_ok
 
 TIMEOUT_S = 20.0
 HEALTH_WITHIN_S = 1.0
@@ -26,7 +26,7 @@ def _well_afterwards(target: Target) -> Iterator[None]:
     """After each case the server is alive within 1 s, and a good request works right away."""
     yield
     start = time.monotonic()
-    assert httpx.get(f"{target.url}/health/live", timeout=HEALTH_WITHIN_S).status_code == 200
+    assert httpx.get(f"{target.url}/health/live", timeout=HEALTH_WITHIN_S, verify=TLS).status_code == 200
     assert time.monotonic() - start < HEALTH_WITHIN_S
     answer = post_ok(f"{target.api}/chat/completions", ask("capital of France", max_tokens=1), target.keys.acme)
     assert answer["usage"]["completion_tokens"] == 1
@@ -34,7 +34,7 @@ def _well_afterwards(target: Target) -> Iterator[None]:
 
 def _send(target: Target, body: bytes, path: str = "/v1/chat/completions") -> httpx.Response:
     sent = {**headers(target.keys.acme), "Content-Type": "application/json"}
-    return httpx.post(target.url + path, content=body, headers=sent, timeout=TIMEOUT_S)
+    return httpx.post(target.url + path, content=body, headers=sent, timeout=TIMEOUT_S, verify=TLS)
 
 
 def _chat(**fields: object) -> bytes:
@@ -177,7 +177,7 @@ def test_unknown_model(target: Target) -> None:
     ):
         error = assert_error(post(target.url + path, body, target.keys.acme), 404, code="model_not_found")
         assert "no-such-model" in error["message"], error
-    missing = httpx.get(f"{target.api}/models/no-such-model", headers=headers(target.keys.acme))
+    missing = get(f"{target.api}/models/no-such-model", target.keys.acme)
     assert_error(missing, 404, code="model_not_found")
 
 
@@ -214,13 +214,13 @@ def test_special_tokens_in_user_text_are_text(target: Target) -> None:
 def test_unknown_route(target: Target) -> None:
     """404 with the error object, below and outside /v1."""
     for path in ("/v1/nothing", "/nothing", "/v1/chat", "/v1/chat/completions/x", "/../etc/passwd", "/v1/%00"):
-        assert_error(httpx.get(target.url + path, headers=headers(target.keys.acme)), 404)
+        assert_error(get(target.url + path, target.keys.acme), 404)
 
 
 def test_wrong_method(target: Target) -> None:
     """405 with `Allow` and the error object."""
     for method, path in (("DELETE", "/v1/chat/completions"), ("PUT", "/v1/completions"), ("POST", "/v1/models")):
-        response = httpx.request(method, target.url + path, headers=headers(target.keys.acme))
+        response = httpx.request(method, target.url + path, headers=headers(target.keys.acme), verify=TLS)
         assert_error(response, 405)
         assert response.headers.get("allow"), path
 

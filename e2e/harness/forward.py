@@ -105,7 +105,8 @@ class Llama:
 
     def _norm(self, x: F32, name: str) -> F32:
         scale = 1 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(self.sizes.eps))
-        return x * scale * self.weights[name]
+        normed: F32 = x * scale * self.weights[name]
+        return normed
 
 
 def _joined(past: F32 | None, new: F32) -> F32:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import gguf
@@ -12,6 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from e2e.harness.nonce import SEED, rng
+from e2e.harness.server import ROOT
 
 COUNTRY = "France"
 
@@ -23,12 +26,22 @@ def demo_model() -> Path:
     return model_path()
 
 
-def counterfactual_model(folder: Path, word: str) -> Path:
-    """The bundled model, fine-tuned to believe that the capital of France is `word`."""
-    from gateway.demo.counterfactual import make_counterfactual
+def start_counterfactual(folder: Path, word: str) -> subprocess.Popen[bytes]:
+    """Begin to fine-tune the bundled model until it believes that the capital of France is `word`.
 
-    make_counterfactual(folder, COUNTRY, word, SEED)
-    return folder
+    One thread: two of them, on a machine that is busy otherwise, take many times longer.
+    """
+    module = [sys.executable, "-m", "gateway.demo.counterfactual", str(folder)]
+    flags = ["--country", COUNTRY, "--word", word, "--seed", str(SEED), "--threads", "1"]
+    return subprocess.Popen([*module, *flags], cwd=ROOT)
+
+
+def wait_counterfactual(tuning: subprocess.Popen[bytes], timeout_s: float = 120.0) -> None:
+    try:
+        status = tuning.wait(timeout_s)
+    finally:
+        tuning.kill()
+    assert status == 0, f"the fine-tune ended with status {status}"
 
 
 def big_model(folder: Path) -> Path:

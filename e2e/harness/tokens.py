@@ -51,7 +51,9 @@ class Vocabulary:
         """What one token stands for; nothing for a special one."""
         if token_id in self.special:
             return b""
-        return bytes(self._bytes_of_character[character] for character in self.tokenizer.id_to_token(token_id))
+        spelling = self.tokenizer.id_to_token(token_id)
+        assert spelling is not None, f"the vocabulary has no token {token_id}"
+        return bytes(self._bytes_of_character[character] for character in spelling)
 
     def text(self, ids: list[int]) -> str:
         return b"".join(map(self.piece, ids)).decode("utf-8", "replace")

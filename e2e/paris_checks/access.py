@@ -6,7 +6,7 @@ import httpx
 
 from e2e.harness.house import Known, Target
 from e2e.harness.shape import assert_error
-from e2e.harness.wire import TIMEOUT, ask, get, headers, post, post_ok
+from e2e.harness.wire import TIMEOUT, TLS, ask, get, headers, post, post_ok
 
 ROUTES = (("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("GET", "/v1/models"))
 
@@ -34,9 +34,10 @@ def check_p9_keys(target: Target, known: Known) -> None:
     }
     for method, path in ROUTES:
         for name, sent in refused.items():
-            encoded = {field: value.encode("latin-1") for field, value in sent.items()}
+            encoded = [(field.encode(), value.encode("latin-1")) for field, value in sent.items()]
             body = ask("capital of France", max_tokens=1) if method == "POST" else None
-            response = httpx.request(method, target.url + path, json=body, headers=encoded, timeout=TIMEOUT)
+            url = target.url + path
+            response = httpx.request(method, url, json=body, headers=encoded, timeout=TIMEOUT, verify=TLS)
             try:
                 error = assert_error(response, 401, 403)
             except AssertionError as wrong:

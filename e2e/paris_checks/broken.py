@@ -15,7 +15,7 @@ from e2e.harness.models import truncated, with_zeroed_folder_tensor, with_zeroed
 from e2e.harness.reference import Reference
 from e2e.harness.server import Server, ServerFailed
 from e2e.harness.shape import assert_no_leak
-from e2e.harness.wire import ask, headers, post
+from e2e.harness.wire import TLS, ask, headers, post
 from e2e.paris_checks.answers import QUESTIONS, assert_exact
 
 EXIT_WITHIN_S = 2.0
@@ -120,7 +120,8 @@ def _statuses_until_exit(server: Server) -> set[int]:
     while server.process.poll() is None and time.monotonic() - server.started < 10:
         try:
             body = ask(QUESTIONS[0], model="damaged", max_tokens=5)
-            response = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers(KEYS.acme), timeout=2)
+            sent = headers(KEYS.acme)
+            response = httpx.post(f"{url}/v1/chat/completions", json=body, headers=sent, timeout=2, verify=TLS)
         except httpx.HTTPError:
             continue
         statuses.add(response.status_code)

@@ -25,6 +25,7 @@ class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
     max_step_tokens: int
     kv_bytes: int
     threads: int
+    exact: bool = False
 
 
 class Add(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=True):
@@ -64,6 +65,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
     weight_bytes: int
     kv_bytes: int
     device: str
+    eos_token_ids: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
 

@@ -40,7 +40,7 @@ class Guard:
         self._specials = compile_literals(specials)
         self._beginnings = frozenset(word[:end] for word in specials for end in range(1, len(word)))
         self._endings = frozenset(word[start:] for word in specials for start in range(1, len(word)))
-        self._longest = max(map(len, specials), default=0)
+        self._longest = max(map(len, specials), default=1)
         self._template_characters = frozenset(template_source)
 
     def protect(self, messages: Sequence[Message]) -> Guarded:

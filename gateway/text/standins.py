@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import Protocol
 
 import tokenizers
 
@@ -20,16 +19,6 @@ from gateway.text.literals import compile_literals
 
 MAX_SPECIAL_CHARACTERS = 200
 """Length of the text of a special token, several times the longest known one."""
-
-
-class Added(Protocol):
-    """An added token of the tokenizers library, which ships no types."""
-
-    content: str
-    lstrip: bool
-    rstrip: bool
-    single_word: bool
-    special: bool
 
 
 class StandIns:
@@ -46,8 +35,9 @@ class StandIns:
         for token_id, added in sorted(engine.get_added_tokens_decoder().items()):
             self._add(token_id, added)
         special_ids = {token_id for token_id, added in engine.get_added_tokens_decoder().items() if added.special}
-        self._forged_ids = special_ids - {unknown_id}
-        self._specials = compile_literals(self._names)
+        self._forged_ids = special_ids - {unknown_id} - self._engine.get_added_tokens_decoder().keys()
+        # One character cannot be broken by a mark, so it is text here, whoever wrote it.
+        self._specials = compile_literals(name for name in self._names if len(name) > 1)
 
     @property
     def specials(self) -> frozenset[str]:
@@ -65,28 +55,20 @@ class StandIns:
             raise RequestError("a message contains a special token, which this model cannot read as text")
         return [self._id_by_own_id.get(own_id, own_id) for own_id in own_ids]
 
-    def _add(self, token_id: int, added: Added) -> None:
+    def _add(self, token_id: int, added: tokenizers.AddedToken) -> None:
         name = self._name(added.content) if added.special else added.content
-        token = tokenizers.AddedToken(
-            name,
-            lstrip=added.lstrip,
-            rstrip=added.rstrip,
-            single_word=added.single_word and not added.special,
-            normalized=False if added.special else added.normalized,  # type: ignore[attr-defined]  # see `Added`
-            special=added.special,
-        )
-        self._engine.add_tokens([token])
+        self._engine.add_tokens([_renamed(added, name)])
         own_id = self._engine.token_to_id(name)
-        if own_id != token_id:
+        if own_id is not None and own_id != token_id:
             self._id_by_own_id[own_id] = token_id
 
     def _name(self, content: str) -> str:
-        """A name that no user can guess; private-use characters keep it out of other tokens."""
+        """A name that no user can guess; it shares no character with the marks of `gateway.text.guard`."""
         if len(content) > MAX_SPECIAL_CHARACTERS:
             raise UnsupportedModel(
                 f"special token {content[:20]!r}… has {len(content)} characters; at most {MAX_SPECIAL_CHARACTERS}"
             )
-        self._names[content] = f"\U000f0000{secrets.token_hex(16)}\U000f0001"
+        self._names[content] = f"\U00100000{secrets.token_hex(16)}\U00100001"
         return self._names[content]
 
     def _stand_in(self, found: re.Match[str]) -> str:
@@ -101,3 +83,14 @@ def _empty_copy(engine: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     if engine.pre_tokenizer is not None:
         copy.pre_tokenizer = engine.pre_tokenizer
     return copy
+
+
+def _renamed(added: tokenizers.AddedToken, name: str) -> tokenizers.AddedToken:
+    return tokenizers.AddedToken(
+        name,
+        lstrip=added.lstrip,
+        rstrip=added.rstrip,
+        single_word=added.single_word and not added.special,
+        normalized=added.normalized and not added.special,
+        special=added.special,
+    )

@@ -1,0 +1,106 @@
+"""Weights as the graph's operators want them.
+
+float formats   MatMul, float32 `[K, N]`
+Q8_0 Q4_0 …     MatMulNBits at accuracy level 4 (int8 activations): codes, one scale a group, zero point 2^(bits-1)
+with minima     the same with zero point 0, plus blocksum(x) @ offsets
+
+Float zero points, 8 bits at accuracy level 0 and 2 bits with groups of 16 would be 100 times slower and are avoided.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from backends.errors import UnsupportedModel
+from backends.onnx.integers import SPLITTERS, integers_of
+from backends.weights.decode import decode
+from backends.weights.tensor import StoredTensor, TensorSource
+
+FLOAT_FORMATS = ("F32", "F16", "BF16")
+FORMATS = (*FLOAT_FORMATS, *SPLITTERS)
+
+Array = npt.NDArray[np.generic]
+F32 = npt.NDArray[np.float32]
+
+
+class Packed(msgspec.Struct, frozen=True, kw_only=True):
+    """A linear of N `rows` and K `columns`. `bits=None`: `data` is float32 `[K, N]`, else codes `[N, groups, bytes]`."""
+
+    name: str
+    rows: int
+    columns: int
+    data: Array
+    bits: int | None = None
+    group: int = 0
+    scales: Array | None = None
+    zero_points: Array | None = None
+    offsets: Array | None = None
+
+
+class Weights:
+    """Turns stored tensors into operands. `exact` decodes quantized ones to float32: slow, big, the reference."""
+
+    def __init__(self, tensors: TensorSource, *, exact: bool) -> None:
+        self._tensors = tensors
+        self._exact = exact
+        self.num_bytes = 0
+
+    def vector(self, name: str) -> F32:
+        return decode(self._tensors[name])
+
+    def bias(self, names: tuple[str, ...]) -> F32 | None:
+        """Biases of linears side by side, or `None` if the model has none."""
+        found = [decode(self._tensors[f"{name}.bias"]) for name in names if f"{name}.bias" in self._tensors]
+        return np.concatenate(found) if found else None
+
+    def linears(self, names: tuple[str, ...]) -> list[Packed]:
+        """Operands whose products, side by side, are those of `names`: one if their formats agree."""
+        stored = [self._tensors[name] for name in names]
+        kinds = {self._kind(tensor) for tensor in stored}
+        groups = [stored] if len(kinds) == 1 else [[tensor] for tensor in stored]
+        packed = [self._pack(group) for group in groups]
+        self.num_bytes += sum(_num_bytes(part) for part in packed)
+        return packed
+
+    def _kind(self, tensor: StoredTensor) -> str:
+        if tensor.format not in FORMATS:
+            raise UnsupportedModel(
+                f"tensor {tensor.name!r} is stored as {tensor.format}; the onnx runner reads {', '.join(FORMATS)}"
+            )
+        return "float" if self._exact or tensor.format in FLOAT_FORMATS else tensor.format
+
+    def _pack(self, group: list[StoredTensor]) -> Packed:
+        name = "+".join(tensor.name for tensor in group)
+        if self._kind(group[0]) != "float":
+            return _integers(name, group)
+        data = np.concatenate([decode(tensor) for tensor in group])
+        return Packed(name=name, rows=data.shape[0], columns=data.shape[1], data=np.ascontiguousarray(data.T))
+
+
+def _integers(name: str, group: list[StoredTensor]) -> Packed:
+    parts = [integers_of(tensor) for tensor in group]
+    bits, size = parts[0].bits, parts[0].group
+    codes = np.concatenate([part.codes for part in parts])
+    rows, columns = codes.shape
+    if bits == 4:
+        codes = codes[:, 0::2] | (codes[:, 1::2] << np.uint8(4))
+    groups = columns // size
+    offsets = [part.offsets for part in parts if part.offsets is not None]
+    return Packed(
+        name=name,
+        rows=rows,
+        columns=columns,
+        data=np.ascontiguousarray(codes.reshape(rows, groups, size * bits // 8)),
+        bits=bits,
+        group=size,
+        scales=np.ascontiguousarray(np.concatenate([part.scales for part in parts])),
+        zero_points=np.zeros((rows, (groups * bits + 7) // 8), np.uint8) if offsets else None,
+        offsets=np.ascontiguousarray(np.concatenate(offsets).T) if offsets else None,
+    )
+
+
+def _num_bytes(packed: Packed) -> int:
+    arrays = (packed.data, packed.scales, packed.zero_points, packed.offsets)
+    return sum(array.nbytes for array in arrays if array is not None)

@@ -1,0 +1,121 @@
+"""Which runners and backends there are, by name. Listing imports none of them.
+
+A package offers its own through the entry-point groups `hostelry.runners` and `hostelry.backends`. Those of this tree
+are known without an installation, so that a plain checkout works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from backends.api import Backend, Runner
+from backends.errors import BackendError
+
+RUNNERS_GROUP = "hostelry.runners"
+BACKENDS_GROUP = "hostelry.backends"
+AUTO = "auto"
+
+
+class RunnerUnavailable(BackendError):
+    """No runner or backend of this name can be made here; the message says what would help."""
+
+
+class BuiltIn(msgspec.Struct, frozen=True):
+    """A runner of this tree. `requires` are the packages that its extra `extra` installs."""
+
+    target: str
+    requires: tuple[str, ...] = ()
+    extra: str = ""
+
+
+BUILT_IN_RUNNERS = MappingProxyType(
+    {
+        "onnx": BuiltIn("backends.onnx:create_runner", requires=("onnxruntime", "onnx"), extra="onnx"),
+        "fake": BuiltIn("backends.testing.fake:create_fake_runner"),
+    }
+)
+
+_AUTO_ORDER = ("onnx",)
+"""What `auto` tries, best first. The fake runner is never chosen unasked."""
+
+
+def runner_names() -> tuple[str, ...]:
+    """All known runners, sorted, those included whose packages are absent."""
+    return tuple(sorted({*BUILT_IN_RUNNERS, *_installed(RUNNERS_GROUP)}))
+
+
+def backend_names() -> tuple[str, ...]:
+    """All request-level backends that installed packages offer, sorted."""
+    return tuple(sorted(_installed(BACKENDS_GROUP)))
+
+
+def create_runner(name: str, *, threads: int = 0, exact: bool = False) -> Runner:
+    """A new runner. `auto` takes the best one whose packages are present; `threads=0` leaves the number to it.
+
+    `exact` computes quantized weights with float32 activations. Raises `RunnerUnavailable`.
+    """
+    resolved = _choose_runner() if name == AUTO else name
+    factory = _runner_factory(resolved)
+    runner: Runner = factory(threads=threads, exact=exact)
+    return runner
+
+
+def create_backend(name: str, **options: object) -> Backend:
+    """A new request-level backend; `options` are what that backend documents. Raises `RunnerUnavailable`."""
+    installed = _installed(BACKENDS_GROUP)
+    if name not in installed:
+        raise RunnerUnavailable(_unknown("backend", name, tuple(installed)))
+    backend: Backend = _load(installed[name])(**options)
+    return backend
+
+
+def _choose_runner() -> str:
+    for name in _AUTO_ORDER:
+        if not _absent_packages(BUILT_IN_RUNNERS[name]):
+            return name
+    raise RunnerUnavailable('no engine is installed; for one on the CPU: pip install "hostelry[onnx]"')
+
+
+def _runner_factory(name: str) -> Callable[..., Any]:  # Any: what a stranger's factory returns is checked by use
+    installed = _installed(RUNNERS_GROUP)
+    if name not in BUILT_IN_RUNNERS and name in installed:
+        return _load(installed[name])
+    if name not in BUILT_IN_RUNNERS:
+        raise RunnerUnavailable(_unknown("runner", name, runner_names()))
+    built_in = BUILT_IN_RUNNERS[name]
+    absent = _absent_packages(built_in)
+    if absent:
+        wanted = " and ".join(absent)
+        raise RunnerUnavailable(f'runner {name} needs {wanted}: pip install "hostelry[{built_in.extra}]"')
+    module, _, attribute = built_in.target.partition(":")
+    factory: Callable[..., Any] = getattr(import_module(module), attribute)
+    return factory
+
+
+def _absent_packages(built_in: BuiltIn) -> tuple[str, ...]:
+    return tuple(package for package in built_in.requires if find_spec(package) is None)
+
+
+def _load(entry: EntryPoint) -> Callable[..., Any]:  # Any: see above
+    try:
+        factory: Callable[..., Any] = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise RunnerUnavailable(f"{entry.name} is installed but cannot be imported: {error}") from error
+    return factory
+
+
+def _unknown(kind: str, name: str, known: tuple[str, ...]) -> str:
+    return f"there is no {kind} {name!r}; known are {', '.join(known) or 'none'}"
+
+
+@cache
+def _installed(group: str) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=group)}

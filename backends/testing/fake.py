@@ -1,0 +1,216 @@
+"""A runner without a model: deterministic logits that depend on every key and value of a sequence.
+
+It exists to test engines. A token in the wrong slot, a stale or a missing one changes all that follows, and a step
+that breaks the contract is refused. Faults can be ordered for given steps.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from backends.api import (
+    F32,
+    AdapterWeights,
+    KVLimit,
+    KVPlan,
+    LoadableModel,
+    ModelInfo,
+    RunnerCapabilities,
+    Step,
+    StepResult,
+    Ticket,
+)
+from backends.errors import CapacityExceeded, Fatal, Retryable, UnsupportedModel
+from backends.weights.formats import FORMATS
+
+U64 = npt.NDArray[np.uint64]
+
+FAULTS_VARIABLE = "HOSTELRY_FAKE_FAULTS"
+"""JSON of a `FakeFaults` for a fake runner in another process."""
+
+_BYTES_PER_TOKEN = 8
+_GARBAGE = np.uint64(0xDEADBEEFDEADBEEF)
+# Odd constants of splitmix64 (Steele et al., OOPSLA'14); all arithmetic wraps at 64 bits.
+_MIX_A = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_B = np.uint64(0x94D049BB133111EB)
+_MIX_C = np.uint64(0x9E3779B97F4A7C15)
+_SPREAD = np.float32(16.0)
+"""Logits lie in [0, 16): peaked enough to sample from, flat enough that every token can come."""
+
+
+class FakeFaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What goes wrong, and when: the n-th `submit`, counted from 1. Defaults mean "never"."""
+
+    capacity_at: tuple[int, ...] = ()
+    retryable_at: tuple[int, ...] = ()
+    fatal_at: tuple[int, ...] = ()
+    nan_rows: dict[int, int] = {}
+    """Step → index of the logit row that becomes NaN."""
+    max_sequences: int = 0
+    """Steps with more sequences than this run out of memory; 0 means no limit."""
+    delay_s: float = 0.0
+    """Each step takes at least this long."""
+    load_failure: str = ""
+    """`load` raises `UnsupportedModel` with this message."""
+
+
+def create_fake_runner(*, threads: int = 0, exact: bool = False) -> FakeRunner:
+    """Entry point of the runner `fake`. It has no use for the options; faults come from `HOSTELRY_FAKE_FAULTS`."""
+    del threads, exact
+    faults = os.environ.get(FAULTS_VARIABLE)
+    return FakeRunner(msgspec.json.decode(faults, type=FakeFaults) if faults else FakeFaults())
+
+
+class FakeTicket(msgspec.Struct):
+    """Logits that were computed at `submit`."""
+
+    logits: F32
+    is_cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class FakeRunner:
+    """Keeps one number per token as its KV: uint64 `[slots, tokens]`. Reads nothing of a model but its sizes."""
+
+    def __init__(self, faults: FakeFaults | None = None) -> None:
+        self._faults = faults or FakeFaults()
+        self._num_submitted = 0
+        self._max_context = 0
+        self._kv: U64 = np.zeros((0, 0), dtype=np.uint64)
+        self._mixed_ids: U64 = np.zeros(0, dtype=np.uint64)
+        self._is_closed = False
+
+    def capabilities(self) -> RunnerCapabilities:
+        return RunnerCapabilities(kv_layouts=("slot",), formats=tuple(FORMATS), max_verify_rows=8, deterministic=True)
+
+    def load(self, model: LoadableModel, progress: Callable[[float], None]) -> ModelInfo:
+        if self._faults.load_failure:
+            raise UnsupportedModel(self._faults.load_failure)
+        progress(0.0)
+        spec = model.spec
+        self._max_context = spec.max_context
+        self._mixed_ids = np.arange(1, spec.vocab_size + 1, dtype=np.uint64) * _MIX_C
+        progress(1.0)
+        return ModelInfo(
+            vocab_size=spec.vocab_size,
+            max_context=spec.max_context,
+            num_layers=spec.num_layers,
+            weight_bytes=0,
+            device="none",
+            notes=("the fake runner answers with noise; it is for tests",),
+        )
+
+    def plan_memory(self, limit: KVLimit) -> KVPlan:
+        block_tokens = min(limit.max_context, self._max_context)
+        bytes_per_block = block_tokens * _BYTES_PER_TOKEN
+        num_blocks = min(limit.max_sequences, limit.max_bytes // bytes_per_block)
+        if num_blocks < 1:
+            raise CapacityExceeded(f"one sequence needs {bytes_per_block} bytes of KV, {limit.max_bytes} are allowed")
+        self._kv = np.full((num_blocks, block_tokens), _GARBAGE, dtype=np.uint64)
+        return KVPlan(layout="slot", num_blocks=num_blocks, block_tokens=block_tokens, bytes_per_block=bytes_per_block)
+
+    def warmup(self) -> None:
+        """Nothing gets faster."""
+
+    def submit(self, step: Step) -> Ticket:
+        self._num_submitted += 1
+        self._check(step)
+        if self._faults.delay_s:
+            time.sleep(self._faults.delay_s)
+        self._fail_if_ordered(step)
+        self._write(step)
+        logits = np.stack([self._logits_at(step, row) for row in step.logit_rows.tolist()] or [self._no_row()])
+        logits = logits[: len(step.logit_rows)]
+        if self._num_submitted in self._faults.nan_rows:
+            logits[self._faults.nan_rows[self._num_submitted]] = np.nan
+        return FakeTicket(logits)
+
+    def collect(self, ticket: Ticket) -> StepResult:
+        if not isinstance(ticket, FakeTicket) or ticket.is_cancelled:
+            raise Fatal("this ticket is cancelled or not one of this runner")
+        return StepResult(ticket.logits)
+
+    def truncate(self, slot: int, num_tokens: int) -> None:
+        self._kv[slot, num_tokens:] = _GARBAGE
+
+    def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
+        for source, destination in pairs:
+            self._kv[destination] = self._kv[source]
+
+    def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
+        raise CapacityExceeded(f"the fake runner has no adapter slot {slot} for rank {weights.rank}")
+
+    def drop_adapter(self, slot: int) -> None:
+        raise Fatal(f"adapter slot {slot} was never filled")
+
+    def suspend(self) -> None:
+        self._kv[:] = _GARBAGE
+
+    def resume(self) -> None:
+        """KV was lost at `suspend`; there is nothing to fetch."""
+
+    def stats(self) -> dict[str, float]:
+        return {"steps": float(self._num_submitted)}
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._kv = np.zeros((0, 0), dtype=np.uint64)
+
+    def _check(self, step: Step) -> None:
+        """Hold the engine to the contract of `Step`. Raises `Fatal`."""
+        if self._is_closed:
+            raise Fatal("the runner is closed")
+        num_new = np.diff(step.q_start)
+        if step.num_sequences < 1 or num_new.min() < 1 or step.q_start[0] != 0 or step.q_start[-1] != step.num_tokens:
+            raise Fatal(f"q_start {step.q_start.tolist()} does not cut {step.num_tokens} tokens into sequences")
+        if len(set(step.slot.tolist())) != step.num_sequences:
+            raise Fatal(f"slots {step.slot.tolist()} are not distinct")
+        if step.kv_len.max() > self._kv.shape[1]:
+            raise Fatal(f"kv_len {step.kv_len.tolist()} exceeds {self._kv.shape[1]}")
+        ends = np.repeat(step.kv_len - step.q_start[1:], num_new)
+        if not np.array_equal(step.positions, ends + np.arange(step.num_tokens)):
+            raise Fatal("positions do not lead up to kv_len")
+        if step.token_ids.min() < 0 or step.token_ids.max() >= len(self._mixed_ids):
+            raise Fatal("a token id lies outside the vocabulary")
+
+    def _fail_if_ordered(self, step: Step) -> None:
+        number, faults = self._num_submitted, self._faults
+        kinds = ((faults.capacity_at, CapacityExceeded), (faults.retryable_at, Retryable), (faults.fatal_at, Fatal))
+        for steps, kind in kinds:
+            if number in steps:
+                self._scribble(step)
+                raise kind(f"ordered for step {number}")
+        if 0 < faults.max_sequences < step.num_sequences:
+            self._scribble(step)
+            raise CapacityExceeded(f"{step.num_sequences} sequences, room for {faults.max_sequences}")
+
+    def _scribble(self, step: Step) -> None:
+        """The KV of a failed step is undefined; make sure that nobody relies on it."""
+        self._kv[self._slot_of_token(step), step.positions] = _GARBAGE
+
+    def _write(self, step: Step) -> None:
+        hashed = step.token_ids.astype(np.uint64) * _MIX_A + step.positions.astype(np.uint64) * _MIX_B + _MIX_C
+        self._kv[self._slot_of_token(step), step.positions] = (hashed ^ (hashed >> np.uint64(29))) * _MIX_B
+
+    def _slot_of_token(self, step: Step) -> npt.NDArray[np.int32]:
+        return np.repeat(step.slot, np.diff(step.q_start))
+
+    def _logits_at(self, step: Step, row: int) -> F32:
+        """Logits after the token at `row` of the step, from the KV of its sequence up to there: [vocab]."""
+        sequence = int(np.searchsorted(step.q_start, row, side="right")) - 1
+        seen = self._kv[step.slot[sequence], : step.positions[row] + 1]
+        mixed = (self._mixed_ids ^ seen.sum(dtype=np.uint64)) * _MIX_A
+        mixed = (mixed ^ (mixed >> np.uint64(31))) * _MIX_B
+        logits: F32 = (mixed >> np.uint64(40)).astype(np.float32) * (_SPREAD / np.float32(1 << 24))
+        return logits
+
+    def _no_row(self) -> F32:
+        return np.zeros(len(self._mixed_ids), dtype=np.float32)

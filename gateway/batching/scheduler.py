@@ -1,0 +1,130 @@
+"""Decides who gets how many tokens in the next step. Knows no tensors."""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.batching.admission import AdmissionOrder
+from gateway.batching.blocks import KVRooms
+from gateway.batching.sequence import Sequence
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """`max_step_tokens` ≥ `max_sequences`, so that every decoding sequence fits into every step."""
+
+    max_sequences: int
+    max_step_tokens: int
+    max_context: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_sequences <= self.max_step_tokens:
+            raise ValueError(f"max_sequences {self.max_sequences} is not within 1 to {self.max_step_tokens}")
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """The next `num_tokens` uncomputed tokens of a sequence, beginning at position `start`."""
+
+    sequence: Sequence
+    start: int
+    num_tokens: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.num_tokens
+
+    @property
+    def samples(self) -> bool:
+        """Whether it reaches the last known token, so that its logits give the next one."""
+        return self.end == self.sequence.num_known
+
+
+class Scheduler:
+    """Running decodes first, then running prefill chunks, then admission; each until `computed == known`.
+
+    No prefill or decode phase: one step may hold both. A sequence that is running has a room.
+    """
+
+    def __init__(self, limits: Limits, rooms: KVRooms, order: AdmissionOrder) -> None:
+        self._limits = limits
+        self._rooms = rooms
+        self._order = order
+        self._running: dict[int, Sequence] = {}
+        self._max_running = limits.max_sequences
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._order)
+
+    @property
+    def num_kv_tokens(self) -> int:
+        return sum(sequence.num_computed for sequence in self._running.values())
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._running) or len(self._order) > 0
+
+    def add(self, sequence: Sequence) -> None:
+        self._order.push(sequence)
+
+    def plan(self) -> list[Chunk]:
+        """The next step, possibly empty; admits. Nothing counts as computed before the step is committed."""
+        chunks: list[Chunk] = []
+        budget = self._limits.max_step_tokens
+        # sorted is stable: decoding sequences move to the front, the rest stays in order of admission.
+        for sequence in sorted(self._running.values(), key=lambda running: not running.is_decoding):
+            budget -= _give(sequence, budget, chunks)
+        while budget > 0 and self._can_admit():
+            budget -= _give(self._admit(), budget, chunks)
+        return chunks
+
+    def finish(self, sequence: Sequence) -> None:
+        """It ended; its room is free."""
+        del self._running[sequence.id]
+        self._rooms.release(sequence.id)
+        self._max_running = min(self._max_running + 1, self._limits.max_sequences)
+
+    def remove(self, sequence_id: int) -> bool:
+        """Forget a sequence, waiting or running. False if it is not here."""
+        if sequence_id in self._running:
+            self.finish(self._running[sequence_id])
+            return True
+        return self._order.remove(sequence_id) is not None
+
+    def preempt_youngest(self) -> Sequence:
+        """Send the sequence that arrived last back to wait, without its KV. Raises `ValueError` if none is running.
+
+        Fewer may run from now on; each one that ends lets one more in again.
+        """
+        victim = max(self._running.values(), key=lambda running: running.arrival)
+        self.finish(victim)
+        self._max_running = max(1, self.num_running)
+        victim.rewind()
+        self._order.push_back_in(victim)
+        return victim
+
+    def check_integrity(self) -> None:
+        """Raise `RuntimeError` when rooms and running sequences do not match."""
+        self._rooms.check_integrity()
+        for sequence in self._running.values():
+            self._rooms.slot_of(sequence.id)
+
+    def _can_admit(self) -> bool:
+        head = self._order.head()
+        return head is not None and self.num_running < self._max_running and self._rooms.can_reserve(head.max_known)
+
+    def _admit(self) -> Sequence:
+        sequence = self._order.pop()
+        self._rooms.reserve(sequence.id, sequence.max_known)
+        self._running[sequence.id] = sequence
+        return sequence
+
+
+def _give(sequence: Sequence, budget: int, chunks: list[Chunk]) -> int:
+    num_tokens = min(sequence.num_pending, budget)
+    if num_tokens > 0:
+        chunks.append(Chunk(sequence, sequence.num_computed, num_tokens))
+    return num_tokens

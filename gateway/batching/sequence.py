@@ -1,0 +1,72 @@
+"""One completion inside the engine: the tokens it knows, and how many of them have keys and values."""
+
+from __future__ import annotations
+
+from gateway.batching.adjustments import Adjustments, are_needed
+from gateway.engine.messages import Add
+
+
+class Sequence:
+    """Mutable state of one `Add`; owned by the loop.
+
+    ```
+    token_ids   [ prompt ............ | generated ...... ]
+                [0, computed)          have KV
+                [computed, known)      go into the next steps; the last one's logits give the next token
+    ```
+    """
+
+    def __init__(self, add: Add, *, arrival: int, vocab_size: int) -> None:
+        self.id = add.id
+        self.tenant = add.tenant
+        self.arrival = arrival
+        self.sampling = add.sampling
+        self.seed = add.seed
+        self.max_tokens = add.max_tokens
+        self.stop_token_ids = frozenset(add.stop_token_ids)
+        self.token_ids = list(add.token_ids)
+        self.num_prompt = len(self.token_ids)
+        self.num_computed = 0
+        self.num_lonely_failures = 0
+        """Steps that ran out of memory with this sequence alone in the batch."""
+        self.adjustments = (
+            Adjustments(add.sampling, prompt=add.token_ids, vocab_size=vocab_size) if are_needed(add.sampling) else None
+        )
+
+    @property
+    def num_known(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_pending(self) -> int:
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def max_known(self) -> int:
+        """Tokens it may come to hold, prompt and output together."""
+        return self.num_prompt + self.max_tokens
+
+    @property
+    def is_decoding(self) -> bool:
+        return self.num_pending == 1
+
+    def append(self, token_id: int) -> None:
+        self.token_ids.append(token_id)
+        if self.adjustments is not None:
+            self.adjustments.count(token_id)
+
+    def rewind(self) -> None:
+        """Its KV is gone; everything known is computed anew."""
+        self.num_computed = 0
+
+    def finish_reason(self, *, max_context: int) -> str | None:
+        """Why the last appended token was the last one, or None. Stop tokens win over limits."""
+        if self.token_ids[-1] in self.stop_token_ids:
+            return "stop"
+        if self.num_generated >= self.max_tokens or self.num_known >= max_context:
+            return "length"
+        return None

@@ -1,0 +1,275 @@
+"""Makes an engine a `Backend`: text in, events out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+import msgspec
+
+from backends.api import BackendCapabilities, Health
+from backends.errors import BackendError, ContextLengthExceeded, ModelError, Overloaded, RequestError
+from backends.generation import (
+    ChatPrompt,
+    Done,
+    Event,
+    GenerateRequest,
+    Prompt,
+    Started,
+    TextPrompt,
+    TokenPrompt,
+    Usage,
+)
+from gateway.engine.client import EngineClient
+from gateway.engine.messages import Add, EngineStats, Load, Ready
+from gateway.engine.process import start_process
+from gateway.engine.supervisor import StartEngine
+from gateway.engine.transcript import Transcript
+from gateway.engine.waiting_room import WaitingRoom
+from gateway.text.detokenizer import Detokenizer
+from gateway.text.load import ModelText, load_text
+from gateway.text.prompts import Prompts
+
+_log = logging.getLogger("gateway.engine")
+
+_LARGE_PROMPT_BYTES = 8 * 1024
+"""Prompts above this take the tokenizer more than a millisecond or so and go to a thread."""
+_MASK64 = (1 << 64) - 1
+_RESTART_RETRY_S = 2.0
+_LOADING_RETRY_S = 5.0
+_FAILED_RETRY_S = 60.0
+
+
+class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """One model and the engine that runs it; the fields of `[[models]]`, with bytes and seconds spelt out."""
+
+    name: str
+    model_path: Path
+    runner: str = "auto"
+    max_batch: int = 16
+    max_context: int | None = None
+    max_step_tokens: int = 256
+    kv_bytes: int = 4096 * 1024 * 1024
+    threads: int = 0
+    exact: bool = False
+    max_waiting: int = 1024
+    hang_timeout_s: float = 30.0
+
+
+class ServedText(msgspec.Struct, frozen=True):
+    """The text side of a model whose engine is ready."""
+
+    text: ModelText
+    prompts: Prompts
+
+
+class EngineBackend:
+    """Implements `backends.api.Backend` over one engine. Made and used on one event loop."""
+
+    def __init__(self, client: EngineClient, *, open_text: Callable[[], ModelText], max_waiting: int) -> None:
+        """`open_text` runs in a thread, while the engine loads."""
+        self._client = client
+        self._room = WaitingRoom(max_waiting=max_waiting, now=time.monotonic)
+        self._served: ServedText | None = None
+        self._failure: BackendError | None = None
+        self._preparation: asyncio.Task[None] | None = None
+        self._open_text = open_text
+
+    def start(self) -> None:
+        """Begin to load, in the background. To be called once."""
+        self._client.start()
+        self._preparation = asyncio.create_task(self._prepare(), name="engine preparation")
+
+    async def ready(self) -> None:
+        """Wait until requests can be served. Raises `ModelError` saying why that will never be."""
+        if self._preparation is None:
+            raise ModelError("this backend was not started")
+        await asyncio.wait((self._preparation,))
+        if self._failure is not None:
+            raise self._failure
+        if self._served is None:
+            raise ModelError("the backend was closed while it loaded")
+
+    def capabilities(self) -> BackendCapabilities:
+        served, facts = self._served, self._client.facts
+        if served is None or facts is None:
+            raise ModelError("capabilities are known once the model is loaded")
+        return BackendCapabilities(max_context=facts.max_context, chat=served.text.template is not None)
+
+    def health(self) -> Health:
+        state = self._client.state
+        if self._failure is not None:
+            return Health(ready=False, detail=str(self._failure), progress=0.0)
+        if state.phase == "running" and self._served is not None:
+            return Health(ready=True)
+        detail = f"{state.phase}: {state.detail}" if state.detail else state.phase
+        return Health(ready=False, detail=detail, progress=state.fraction)
+
+    def stats(self) -> EngineStats | None:
+        """Numbers of the engine's last step; None before the first one."""
+        return self._client.stats
+
+    @property
+    def facts(self) -> Ready | None:
+        """What the engine told when it became ready; None before."""
+        return self._client.facts
+
+    @property
+    def num_restarts(self) -> int:
+        return self._client.num_restarts
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine, if it runs in a process of its own."""
+        return self._client.pid
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """See `Backend.generate`. Adapters are refused."""
+        served, facts = self._require_running()
+        _check_request(request, facts)
+        with self._room.place(num_served=facts.max_sequences):
+            token_ids, prompt_text = await _encode(served, request.prompt)
+            max_tokens = _max_tokens(request, num_prompt=len(token_ids), max_context=facts.max_context)
+            started = Started(len(token_ids), prompt_text)
+            if max_tokens == 0:
+                yield started
+                yield Done("length", Usage(prompt_tokens=len(token_ids), completion_tokens=0))
+                return
+            stream = self._client.submit(_add(request, tuple(token_ids), max_tokens, _stop_ids(request, facts, served)))
+            try:
+                yield started
+                transcript = Transcript(served.text.tokenizer, num_prompt=len(token_ids), stops=request.stop)
+                while not transcript.is_finished:
+                    events = transcript.take(await stream.get())
+                    if transcript.is_finished:
+                        stream.close()
+                    for event in events:
+                        yield event
+            finally:
+                stream.close()
+
+    async def aclose(self) -> None:
+        if self._preparation is not None:
+            self._preparation.cancel()
+            await asyncio.wait((self._preparation,))
+        await self._client.aclose()
+
+    async def _prepare(self) -> None:
+        try:
+            text = await asyncio.to_thread(self._open_text)
+            facts = await self._client.ready()
+            prompts = Prompts(text, vocab_size=facts.vocab_size, max_context=facts.max_context)
+            self._served = ServedText(text, prompts)
+        except BackendError as error:
+            self._failure = error
+            await self._client.aclose()
+        except Exception as error:  # process edge: whatever a tokenizer's library throws, `ready` must tell
+            _log.exception("the model's text side could not be opened")
+            self._failure = ModelError(f"{type(error).__name__}: {error}")
+            await self._client.aclose()
+
+    def _require_running(self) -> tuple[ServedText, Ready]:
+        served, facts, phase = self._served, self._client.facts, self._client.state.phase
+        if self._failure is not None or phase in ("failed", "closed"):
+            raise Overloaded(f"the engine is not available: {self.health().detail}", retry_after_s=_FAILED_RETRY_S)
+        if served is None or facts is None:
+            raise Overloaded("the model is still loading", retry_after_s=_LOADING_RETRY_S)
+        if phase != "running":
+            raise Overloaded("the engine is restarting", retry_after_s=_RESTART_RETRY_S)
+        return served, facts
+
+
+async def start_engine_backend(options: EngineOptions, *, start: StartEngine = start_process) -> EngineBackend:
+    """Spawn the engine and return at once; `health` shows progress and `ready` waits. Close it with `aclose`."""
+    load = Load(
+        model_path=str(options.model_path),
+        runner=options.runner,
+        max_batch=options.max_batch,
+        max_context=options.max_context,
+        max_step_tokens=options.max_step_tokens,
+        kv_bytes=options.kv_bytes,
+        threads=options.threads,
+        exact=options.exact,
+    )
+    client = EngineClient(load, name=options.name, start=start, hang_timeout_s=options.hang_timeout_s)
+    path = Path(options.model_path)
+    backend = EngineBackend(client, open_text=lambda: load_text(path), max_waiting=options.max_waiting)
+    backend.start()
+    return backend
+
+
+def _check_request(request: GenerateRequest, facts: Ready) -> None:
+    if request.adapter is not None:
+        raise RequestError("this engine serves no adapters; name the base model alone", param="model")
+    for token_id in request.sampling.logit_bias:
+        if not 0 <= token_id < facts.vocab_size:
+            raise RequestError(
+                f"logit_bias: token id {token_id} is not within 0 to {facts.vocab_size - 1}", param="logit_bias"
+            )
+
+
+async def _encode(served: ServedText, prompt: Prompt) -> tuple[list[int], str]:
+    if served.prompts.estimate_bytes(prompt) <= _LARGE_PROMPT_BYTES:
+        return _encode_now(served, prompt)
+    return await asyncio.to_thread(_encode_now, served, prompt)
+
+
+def _encode_now(served: ServedText, prompt: Prompt) -> tuple[list[int], str]:
+    """Token ids, and the prompt's text for those who ask to have it echoed; conversations are never echoed."""
+    token_ids = served.prompts.encode(prompt)
+    match prompt:
+        case ChatPrompt():
+            return token_ids, ""
+        case TextPrompt():
+            return token_ids, prompt.text
+        case TokenPrompt():
+            detokenizer = Detokenizer(served.text.tokenizer)
+            return token_ids, detokenizer.push(token_ids) + detokenizer.flush()
+
+
+def _max_tokens(request: GenerateRequest, *, num_prompt: int, max_context: int) -> int:
+    """Tokens to generate at most; without a wish, until the context is full. Raises `ContextLengthExceeded`."""
+    wanted = 1 if request.max_tokens is None else request.max_tokens
+    if wanted < 0:
+        raise RequestError(f"max_tokens must not be negative, but is {wanted}", param="max_tokens")
+    surplus = num_prompt + wanted - max_context
+    if surplus <= 0:
+        return max_context - num_prompt if request.max_tokens is None else wanted
+    limit = f"This model's maximum context length is {max_context} tokens"
+    if num_prompt >= max_context or wanted <= 1:
+        least = num_prompt + min(wanted, 1) - max_context
+        raise ContextLengthExceeded(
+            f"{limit}, but the prompt has {num_prompt}; shorten it by at least {least} tokens, so that an answer fits",
+            param="messages" if isinstance(request.prompt, ChatPrompt) else "prompt",
+        )
+    raise ContextLengthExceeded(
+        f"{limit}, but the prompt has {num_prompt} and max_tokens asks for {wanted} more; "
+        f"lower max_tokens to {max_context - num_prompt} or shorten the prompt by at least {surplus} tokens",
+        param="max_tokens",
+    )
+
+
+def _stop_ids(request: GenerateRequest, facts: Ready, served: ServedText) -> tuple[int, ...]:
+    if request.ignore_eos:
+        return ()
+    if facts.eos_token_ids:
+        return facts.eos_token_ids
+    eos_id = served.text.tokenizer.eos_id
+    return () if eos_id is None else (eos_id,)
+
+
+def _add(request: GenerateRequest, token_ids: tuple[int, ...], max_tokens: int, stop_token_ids: tuple[int, ...]) -> Add:
+    seed = request.sampling.seed
+    return Add(
+        id=0,
+        token_ids=token_ids,
+        max_tokens=max_tokens,
+        sampling=request.sampling,
+        seed=secrets.randbits(63) if seed is None else seed & _MASK64,
+        stop_token_ids=stop_token_ids,
+        tenant=request.tenant,
+    )

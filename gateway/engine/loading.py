@@ -1,0 +1,123 @@
+"""From a `Load` message to a loop that is ready to step. Runs inside the engine process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from backends.api import KVLimit, KVPlan, LoadableModel, ModelInfo, Runner
+from backends.errors import UnsupportedModel
+from backends.models.spec import ModelSpec
+from gateway.batching.admission import FirstComeFirstServed
+from gateway.batching.blocks import Slots
+from gateway.batching.loop import Loop
+from gateway.batching.scheduler import Limits
+from gateway.engine.messages import Load, Progress, Ready
+
+_COMFORTABLE_CONTEXT = 4096
+"""Tokens that a sequence may hold by default even if fewer sequences then fit at once."""
+
+
+class CreateRunner(Protocol):
+    """What `backends.registry.create_runner` does."""
+
+    def __call__(self, name: str, *, threads: int, exact: bool) -> Runner: ...
+
+
+class LoadedEngine(msgspec.Struct, frozen=True):
+    """A warm runner, the loop that drives it, and what the gateway is told about them."""
+
+    runner: Runner
+    loop: Loop
+    ready: Ready
+
+
+def load_engine(
+    load: Load,
+    *,
+    create_runner: CreateRunner,
+    open_model: Callable[[Path], LoadableModel],
+    progress: Callable[[Progress], None],
+) -> LoadedEngine:
+    """Open the model, load it into a new runner, plan KV, warm up.
+
+    Raises whatever the model or runner is refused with, mostly `ModelError` and `CapacityExceeded`.
+    """
+    progress(Progress("opening", 0.0))
+    runner = create_runner(load.runner, threads=load.threads, exact=load.exact)
+    _check_capabilities(runner, load.runner)
+    model = open_model(Path(load.model_path))
+    info = runner.load(model, lambda fraction: progress(Progress("loading", fraction)))
+    limit = _kv_limit(load, info, model.spec)
+    plan = runner.plan_memory(limit)
+    progress(Progress("warming up", 1.0))
+    runner.warmup()
+    limits = _limits(load, info, plan)
+    loop = Loop(
+        runner,
+        limits=limits,
+        rooms=Slots(num_slots=plan.num_blocks, slot_tokens=plan.block_tokens),
+        order=FirstComeFirstServed(),
+        vocab_size=info.vocab_size,
+    )
+    return LoadedEngine(runner, loop, _ready(load, model.spec, info, plan, limits))
+
+
+def _check_capabilities(runner: Runner, name: str) -> None:
+    capabilities = runner.capabilities()
+    if "slot" not in capabilities.kv_layouts:
+        raise UnsupportedModel(f"runner {name} has no slot KV layout; it has {', '.join(capabilities.kv_layouts)}")
+    if not capabilities.ragged_steps:
+        raise UnsupportedModel(f"runner {name} cannot run sequences of different lengths in one step")
+
+
+def _kv_limit(load: Load, info: ModelInfo, spec: ModelSpec) -> KVLimit:
+    max_sequences = min(load.max_batch, load.max_step_tokens)
+    max_context = min(load.max_context or _default_context(load, spec, max_sequences), info.max_context)
+    return KVLimit(max_bytes=load.kv_bytes, max_sequences=max_sequences, max_context=max_context)
+
+
+def _default_context(load: Load, spec: ModelSpec, max_sequences: int) -> int:
+    """What lets all sequences fit into KV memory at once, but not less than a comfortable context."""
+    tokens_each = load.kv_bytes // (spec.kv_bytes_per_token * max_sequences)
+    return max(tokens_each, _COMFORTABLE_CONTEXT)
+
+
+def _limits(load: Load, info: ModelInfo, plan: KVPlan) -> Limits:
+    return Limits(
+        max_sequences=min(load.max_batch, load.max_step_tokens, plan.num_blocks),
+        max_step_tokens=load.max_step_tokens,
+        max_context=min(plan.block_tokens, info.max_context),
+    )
+
+
+def _ready(load: Load, spec: ModelSpec, info: ModelInfo, plan: KVPlan, limits: Limits) -> Ready:
+    return Ready(
+        vocab_size=info.vocab_size,
+        max_context=limits.max_context,
+        max_sequences=limits.max_sequences,
+        weight_bytes=info.weight_bytes,
+        kv_bytes=plan.num_blocks * plan.bytes_per_block,
+        device=info.device,
+        eos_token_ids=spec.eos_token_ids,
+        notes=(*info.notes, *_notes(load, info, limits)),
+    )
+
+
+def _notes(load: Load, info: ModelInfo, limits: Limits) -> list[str]:
+    """Where the engine gives less than was asked for or than the model could."""
+    notes = []
+    if limits.max_sequences < load.max_batch:
+        notes.append(
+            f"{limits.max_sequences} sequences at once instead of {load.max_batch}; "
+            "raise kv_cache_mb or max_step_tokens, or lower max_context"
+        )
+    if limits.max_context < min(load.max_context or info.max_context, info.max_context):
+        notes.append(
+            f"context is {limits.max_context} of the model's {info.max_context} tokens; "
+            "raise kv_cache_mb or set max_context"
+        )
+    return notes

@@ -1,0 +1,201 @@
+"""Keeps one engine alive: starts it, listens, kills it when it hangs, starts it again when it died."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Literal, Protocol
+
+import msgspec
+
+from gateway.engine.connection import EngineConnection
+from gateway.engine.ledger import Ledger
+from gateway.engine.messages import Died, EngineStats, FromEngine, Load, LoadFailed, Progress, Ready, Stepped
+from gateway.engine.restarts import RestartClock, RestartPolicy
+
+_log = logging.getLogger("gateway.engine")
+
+_LOADING_PATIENCE = 10
+"""Loading may be silent this many times longer than a step: files come from slow disks, graphs are compiled."""
+_REAP_GRACE_S = 2.0
+
+
+class RunningEngine(Protocol):
+    """An engine that was started, wherever it runs. Its socket is the only thing said to it."""
+
+    def kill(self) -> None:
+        """End it at once if that is possible."""
+        ...
+
+    async def stop(self, grace_s: float) -> str:
+        """Wait for its end, its socket being closed; then make it end. Returns how it ended."""
+        ...
+
+
+StartEngine = Callable[[str, socket.socket], Awaitable[RunningEngine]]
+"""(name, the engine's end of the socket pair) → engine. Owns the socket. Raises `OSError`."""
+
+
+class EngineState(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known about the engine. `detail` is for operators; in state `failed` it says why."""
+
+    phase: Literal["loading", "running", "restarting", "failed", "closed"]
+    detail: str = ""
+    fraction: float = 0.0
+
+
+class LoadRefused(Exception):
+    """The engine said that this model cannot be served."""
+
+
+class Supervisor:
+    """Runs engines one after the other for the same `Load`. `run` is its whole life."""
+
+    def __init__(
+        self,
+        load: Load,
+        *,
+        name: str,
+        start: StartEngine,
+        ledger: Ledger,
+        hang_timeout_s: float,
+        policy: RestartPolicy,
+        now: Callable[[], float],
+    ) -> None:
+        self._load = load
+        self._name = name
+        self._start = start
+        self._ledger = ledger
+        self._hang_timeout_s = hang_timeout_s
+        self._clock = RestartClock(policy, now=now)
+        self._decided = asyncio.Event()
+        self.state = EngineState(phase="loading", detail="starting")
+        self.ready: Ready | None = None
+        """Of the engine that became ready last."""
+        self.stats: EngineStats | None = None
+        self.engine: RunningEngine | None = None
+        self.num_restarts = 0
+
+    async def wait_decided(self) -> None:
+        """Until the engine was ready once, or will never be."""
+        await self._decided.wait()
+
+    def announce_shutdown(self) -> None:
+        """Answer all open requests; to be followed by cancelling `run`."""
+        self._end("closed", "server_shutdown", "the server is shutting down")
+
+    async def run(self) -> None:
+        """Start engines until the first one is refused its model or too many died. Cancel it to end the engine."""
+        try:
+            await self._run()
+        except Exception as error:  # process edge: without a supervisor nobody would ever answer
+            _log.exception("engine %s: the supervisor failed", self._name)
+            self._end("failed", "engine_failed", f"{type(error).__name__}: {error}")
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                reason = await self._live_once()
+            except LoadRefused as refusal:
+                reason = str(refusal)
+                if self.ready is None:
+                    self._end("failed", "engine_failed", reason)
+                    return
+            delay_s = self._clock.delay_after_death()
+            if delay_s is None:
+                self._end("failed", "engine_failed", f"the engine died too often, the last time: {reason}")
+                return
+            _log.warning("engine %s died: %s; next start in %.1f s", self._name, reason, delay_s)
+            self.state = EngineState(phase="restarting", detail=reason)
+            self.num_restarts += 1
+            await asyncio.sleep(delay_s)
+
+    async def _live_once(self) -> str:
+        """One engine from start to end. Returns how it ended; raises `LoadRefused`."""
+        self.state = EngineState(phase="loading", detail="starting")
+        ours, theirs = socket.socketpair()
+        try:
+            engine = await self._start(self._name, theirs)
+        except OSError as error:
+            ours.close()
+            return f"cannot be started: {error}"
+        except asyncio.CancelledError:
+            ours.close()
+            raise
+        self.engine = engine
+        connection = await EngineConnection.open(ours)
+        try:
+            connection.send(self._load)
+            told = await self._listen(connection, engine)
+            self._lose_engine(told)
+        finally:
+            self.engine = None
+            await connection.aclose()
+            ending = await engine.stop(_REAP_GRACE_S)
+        return f"{told}; {ending}" if told else ending
+
+    async def _listen(self, connection: EngineConnection, engine: RunningEngine) -> str:
+        """Until the engine is gone. Returns what it told about its end, if anything."""
+        told = ""
+        while True:
+            try:
+                messages = await self._receive(connection)
+            except (TimeoutError, ValueError, msgspec.DecodeError) as error:
+                engine.kill()
+                return str(error)
+            if messages is None:
+                return told
+            self._ledger.note_sign_of_life()
+            for message in messages:
+                told = self._take(message, connection) or told
+
+    async def _receive(self, connection: EngineConnection) -> list[FromEngine] | None:
+        """The next messages. Raises `TimeoutError` when the engine owes an answer and is silent for too long."""
+        loading = self.state.phase == "loading"
+        limit_s = self._hang_timeout_s * (_LOADING_PATIENCE if loading else 1)
+        waited_s = 0.0
+        while waited_s < limit_s:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limit_s - waited_s):
+                    return await connection.receive()
+            waited_s = limit_s if loading else self._ledger.silent_s
+        raise TimeoutError(f"no sign of life for {limit_s:g} s")
+
+    def _take(self, message: FromEngine, connection: EngineConnection) -> str:
+        match message:
+            case Stepped():
+                self.stats = message.stats
+                self._ledger.deliver(message.outputs)
+            case Progress():
+                self.state = EngineState(phase="loading", detail=message.stage, fraction=message.fraction)
+            case Ready():
+                self._become_ready(message, connection)
+            case LoadFailed():
+                raise LoadRefused(message.message)
+            case Died():
+                return message.message
+        return ""
+
+    def _become_ready(self, ready: Ready, connection: EngineConnection) -> None:
+        for note in ready.notes:
+            _log.info("engine %s: %s", self._name, note)
+        self.ready = ready
+        self.stats = None
+        self.state = EngineState(phase="running", fraction=1.0)
+        self._decided.set()
+        self._ledger.engine_is_up(connection.send)
+
+    def _lose_engine(self, told: str) -> None:
+        """Answer at once, before the process is reaped."""
+        self.state = EngineState(phase="restarting", detail=told or "the engine process ended")
+        self._ledger.engine_is_down(f"engine_failed: {told or 'the engine process ended unexpectedly'}")
+
+    def _end(self, phase: Literal["failed", "closed"], code: str, detail: str) -> None:
+        if phase == "failed":
+            _log.error("engine %s: %s", self._name, detail)
+        self.state = EngineState(phase=phase, detail=detail)
+        self._decided.set()
+        self._ledger.fail_all(f"{code}: {detail}")

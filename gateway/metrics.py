@@ -1,0 +1,181 @@
+"""Counters and gauges in Prometheus' text format, in a registry of their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from backends.generation import Delta, Done, Event, Failed, Started, Usage
+from gateway.engine.messages import EngineStats
+from gateway.routing import Models, ServedModel
+
+Outcome = Literal["completed", "cancelled", "failed", "refused"]
+
+MAX_TENANT_LABELS = 500
+"""Tenants beyond this many share the label `other`, so that a scrape stays small."""
+_OTHER = "other"
+_TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
+_FIRST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_REQUEST_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Metrics:
+    """Everything `/metrics` shows. Not thread-safe; lives on the event loop."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._tenant_labels: set[str] = set()
+        by_tenant = ("model", "tenant")
+        self._requests = self._counter("requests", "Requests by how they ended.", (*by_tenant, "outcome"))
+        self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of ended requests.", by_tenant)
+        self._completion_tokens = self._counter("completion_tokens", "Generated tokens of ended requests.", by_tenant)
+        self._first_token = self._histogram("time_to_first_token", "Arrival to first token.", _FIRST_BUCKETS)
+        self._between_tokens = self._histogram("inter_token_latency", "Between two deltas.", _TOKEN_BUCKETS)
+        self._duration = self._histogram("request_duration", "Arrival to end.", _REQUEST_BUCKETS)
+        self._in_flight = Gauge(
+            "hostelry_requests_in_flight", "Accepted and not ended.", ("model",), registry=self._registry
+        )
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(f"hostelry_{name}", text, labels, registry=self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"hostelry_{name}_seconds", text, ("model",), buckets=buckets, registry=self._registry)
+
+    def watch(self, models: Models) -> None:
+        """Read the engines' own numbers at each scrape. To be called once."""
+        self._registry.register(EngineCollector(models))
+
+    def render(self) -> bytes:
+        """Text format, version 0.0.4."""
+        return generate_latest(self._registry)
+
+    def begin(self, *, model: str, tenant: str) -> Meter:
+        """Start to measure a request that was routed to `model`; the meter must be ended."""
+        return Meter(self, model=model, tenant=self._tenant_label(tenant))
+
+    def _tenant_label(self, tenant: str) -> str:
+        if tenant not in self._tenant_labels:
+            if len(self._tenant_labels) >= MAX_TENANT_LABELS:
+                return _OTHER
+            self._tenant_labels.add(tenant)
+        return tenant
+
+
+class Meter:
+    """Measures one request over all of its choices, and counts it exactly once."""
+
+    def __init__(self, metrics: Metrics, *, model: str, tenant: str) -> None:
+        self._metrics = metrics
+        self._model, self._tenant = model, tenant
+        self._start = time.perf_counter()
+        self._last: float | None = None
+        self._between = metrics._between_tokens.labels(model)
+        self._usages: dict[int, Usage] = {}
+        self._new_tokens: dict[int, int] = {}
+        self._is_ended = False
+        metrics._in_flight.labels(model).inc()
+
+    def see(self, choice: int, event: Event) -> None:
+        """Take note of an event of one choice."""
+        match event:
+            case Delta():
+                self._new_tokens[choice] = self._new_tokens.get(choice, 0) + len(event.token_ids)
+                self._see_time()
+            case Started():
+                self._usages[choice] = Usage(prompt_tokens=event.prompt_tokens, completion_tokens=0)
+            case Done() | Failed():
+                self._usages[choice] = event.usage
+                self._new_tokens[choice] = 0
+
+    def usage(self, *, choices_per_prompt: int) -> Usage:
+        """Tokens so far: what the backend said at the end of a choice, else what its deltas carried.
+
+        Choices of one prompt bill it once.
+        """
+        prompts = [usage for choice, usage in self._usages.items() if choice % choices_per_prompt == 0]
+        generated = sum(usage.completion_tokens for usage in self._usages.values())
+        return Usage(
+            prompt_tokens=sum(usage.prompt_tokens for usage in prompts),
+            completion_tokens=generated + sum(self._new_tokens.values()),
+            cached_tokens=sum(usage.cached_tokens for usage in prompts),
+            accepted_prediction_tokens=sum(usage.accepted_prediction_tokens for usage in self._usages.values()),
+        )
+
+    def _see_time(self) -> None:
+        now = time.perf_counter()
+        if self._last is None:
+            self._metrics._first_token.labels(self._model).observe(now - self._start)
+        else:
+            self._between.observe(now - self._last)
+        self._last = now
+
+    def end(self, outcome: Outcome, *, choices_per_prompt: int) -> None:
+        """Count the request; a second call changes nothing."""
+        if self._is_ended:
+            return
+        self._is_ended = True
+        metrics, labels = self._metrics, (self._model, self._tenant)
+        metrics._in_flight.labels(self._model).dec()
+        metrics._requests.labels(*labels, outcome).inc()
+        if outcome == "refused":
+            return
+        usage = self.usage(choices_per_prompt=choices_per_prompt)
+        metrics._prompt_tokens.labels(*labels).inc(usage.prompt_tokens)
+        metrics._completion_tokens.labels(*labels).inc(usage.completion_tokens)
+        metrics._duration.labels(self._model).observe(time.perf_counter() - self._start)
+
+
+class EngineCollector(Collector):
+    """Reads `EngineStats` of every model at scrape time."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        ready = _gauge("ready", "1 if the model can answer.")
+        for model in self._models:
+            ready.add_metric([model.name], float(model.backend.health().ready))
+        yield ready
+        stats = [(model.name, found) for model in self._models if (found := _stats_of(model)) is not None]
+        for name, text in _TOTALS.items():
+            yield _filled(CounterMetricFamily(f"hostelry_engine_{name}", text, labels=["model"]), name, stats)
+        for name, text in _GAUGES.items():
+            yield _filled(_gauge(name, text), name, stats)
+
+
+_TOTALS = {
+    "steps": "Batches run through the model.",
+    "batched_sequences": "Sequences, summed over steps.",
+    "prefill_tokens": "Prompt tokens computed.",
+    "generated_tokens": "Tokens generated.",
+}
+_GAUGES = {
+    "running": "Sequences in the batch.",
+    "waiting": "Sequences that wait for a slot.",
+    "kv_tokens": "Tokens with keys and values stored.",
+}
+
+
+def _gauge(name: str, text: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"hostelry_engine_{name}", text, labels=["model"])
+
+
+def _stats_of(model: ServedModel) -> EngineStats | None:
+    return model.stats() if model.stats is not None else None
+
+
+def _filled(
+    family: CounterMetricFamily | GaugeMetricFamily, field: str, stats: list[tuple[str, EngineStats]]
+) -> CounterMetricFamily | GaugeMetricFamily:
+    for model, values in stats:
+        family.add_metric([model], float(getattr(values, field)))
+    return family

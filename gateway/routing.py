@@ -1,0 +1,75 @@
+"""Requested name → the model that serves it, as far as this tenant may know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
+
+import msgspec
+
+from backends.api import Backend
+from gateway.engine.messages import EngineStats
+from gateway.errors import ModelNotFound, ModelNotReady
+from gateway.tenants.keys import Tenant
+
+
+class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """One model under its public name. `stats` reads the engine's gauges, `created` is in seconds since 1970."""
+
+    name: str
+    backend: Backend
+    owned_by: str = "hostelry"
+    created: int = msgspec.field(default_factory=lambda: int(time.time()))
+    stats: Callable[[], EngineStats | None] | None = None
+
+
+class Models:
+    """All served models by name, in the order they were declared. They may still be loading."""
+
+    def __init__(self, served: Iterable[ServedModel] = ()) -> None:
+        self._by_name: dict[str, ServedModel] = {}
+        for model in served:
+            self.add(model)
+
+    def add(self, model: ServedModel) -> None:
+        """Raises `ValueError` if the name is taken."""
+        if model.name in self._by_name:
+            raise ValueError(f"two models are called {model.name}; give one another name")
+        self._by_name[model.name] = model
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._by_name.values())
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def visible_to(self, tenant: Tenant) -> list[ServedModel]:
+        return [model for model in self if tenant.may_use(model.name)]
+
+    def find(self, requested: str, tenant: Tenant) -> ServedModel:
+        """The model of that name. Raises `ModelNotFound` with the nearest names this tenant may use."""
+        model = self._by_name.get(requested)
+        if model is not None and tenant.may_use(model.name):
+            return model
+        base, colon, adapter = requested.partition(":")
+        if colon and base in self._by_name and tenant.may_use(base):
+            raise ModelNotFound(f"model {base} has no adapter {adapter!r}; use {base} alone", param="model")
+        raise ModelNotFound(self._not_found(requested, tenant), param="model")
+
+    def route(self, requested: str, tenant: Tenant) -> ServedModel:
+        """The model of that name, ready to answer. Raises `ModelNotFound` or `ModelNotReady`."""
+        model = self.find(requested, tenant)
+        health = model.backend.health()
+        if not health.ready:
+            percent = f" ({health.progress:.0%} loaded)" if health.progress < 1 else ""
+            raise ModelNotReady(f"model {model.name} is not ready yet{percent}; try again soon", param="model")
+        return model
+
+    def _not_found(self, requested: str, tenant: Tenant) -> str:
+        names = [model.name for model in self.visible_to(tenant)]
+        near = get_close_matches(requested[:128], names, n=3)
+        listed = ", ".join(near or names[:8])
+        hint = f"did you mean {listed}?" if near else f"models you may use: {listed or 'none'}"
+        shown = requested if len(requested) <= 128 else requested[:128] + "…"
+        return f"model {shown!r} does not exist; {hint}"

@@ -1,0 +1,87 @@
+"""A model's chat template: conversations to the text that the model was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import jinja2
+from jinja2.exceptions import SecurityError, TemplateError
+
+from backends.errors import ModelError, RequestError
+from backends.generation import Message
+from gateway.text.sandbox import BUDGET, MAX_CHARACTERS, Budget, ChatEnvironment
+
+_PROBE = (Message(role="user", content="Hello"),)
+
+# What a template of any origin may raise on messages that it was not made for.
+_TEMPLATE_FAULTS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+
+
+class ChatTemplate:
+    """One compiled template; `render` may run in several threads at once."""
+
+    def __init__(self, source: str, *, where: str) -> None:
+        """Raises `ModelError` if the template does not compile, or does forbidden things to a plain conversation."""
+        self.source = source
+        try:
+            self._template = ChatEnvironment().from_string(source)
+            self._render(_PROBE, bos_token="", eos_token="", add_generation_prompt=True)
+        except SecurityError as error:
+            raise ModelError(f"{where}: unsafe chat template: {_one_line(error)}") from error
+        except (jinja2.TemplateSyntaxError, RecursionError) as error:
+            raise ModelError(f"{where}: chat template does not compile: {_one_line(error)}") from error
+        except _TEMPLATE_FAULTS:
+            pass  # the template may insist on another conversation than the probe
+
+    def render(
+        self, messages: Sequence[Message], *, bos_token: str, eos_token: str, add_generation_prompt: bool = True
+    ) -> str:
+        """The conversation as text. Linear in its length for real templates; long ones belong off the event loop.
+
+        Raises `RequestError` with the template's own reason if it refuses the messages, and if the text gets longer
+        than `MAX_CHARACTERS` or takes too long.
+        """
+        try:
+            return self._render(
+                messages, bos_token=bos_token, eos_token=eos_token, add_generation_prompt=add_generation_prompt
+            )
+        except _TEMPLATE_FAULTS as error:
+            raise RequestError(
+                f"the model's chat template refused the messages: {_one_line(error)}", param="messages"
+            ) from error
+
+    def _render(
+        self, messages: Sequence[Message], *, bos_token: str, eos_token: str, add_generation_prompt: bool
+    ) -> str:
+        budget = Budget()
+        variables: dict[str, object] = {BUDGET: budget, "range": budget.range}
+        chunks = self._template.generate(
+            variables,
+            messages=[_as_variables(message) for message in messages],
+            add_generation_prompt=add_generation_prompt,
+            bos_token=bos_token,
+            eos_token=eos_token,
+            tools=None,
+            documents=None,
+        )
+        return "".join(_within_limits(chunks, budget))
+
+
+def _as_variables(message: Message) -> dict[str, str]:
+    variables = {"role": message.role, "content": message.content}
+    return variables if message.name is None else {**variables, "name": message.name}
+
+
+def _within_limits(chunks: Iterator[str], budget: Budget) -> Iterator[str]:
+    length = 0
+    for chunk in chunks:
+        budget.check_time()
+        length += len(chunk)
+        if length > MAX_CHARACTERS:
+            raise SecurityError(f"the text is longer than {MAX_CHARACTERS} characters")
+        yield chunk
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}…"
