@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+from backends.registry import runner_names
+
 REQUIRED = ("onnx",)
-OPTIONAL = ("torch", "mlx", "cuda", "metal")
+OPTIONAL = {"torch": "torch", "mlx": "mlx", "cuda": "torch", "metal": "mlx"}
+"""Runner and the package without which it cannot run."""
 
 
 def present() -> tuple[str, ...]:
-    """Runners that the product offers on this machine, required ones always among them."""
-    from backends.registry import runner_names
-
+    """Runners that the product offers and this machine can run; required ones are always among them."""
     offered = runner_names()
-    return (*REQUIRED, *(name for name in OPTIONAL if name in offered))
+    return (*REQUIRED, *(name for name, package in OPTIONAL.items() if name in offered and find_spec(package)))
 
 
 def absent() -> tuple[str, ...]:
+    """Optional runners that a run here says nothing about."""
     return tuple(name for name in OPTIONAL if name not in present())

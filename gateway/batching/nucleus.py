@@ -1,12 +1,10 @@
 """Draws a token from a row of logits: temperature, min_p, top_k, top_p, in this order.
 
-A plain version that sorts everything is in the tests; this one looks for cuts instead, because sorting a vocabulary
-costs more than a small model's whole step.
+A plain version that sorts everything is in the tests. This one keeps the row dense, sets what is filtered out to
+zero and looks for cuts instead of sorting: sorting a vocabulary costs more than a small model's whole step.
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +15,10 @@ F32 = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.intp]
 
 _NEGLIGIBLE = 1e-3
-"""Weight, relative to the best token's, below which a peaked distribution's tail is not looked at."""
+"""Weight, relative to the best token's, below which a peaked distribution's tail is looked at only in total."""
 _SMALL = 512
 """Rows that are cheaper to sort than to halve."""
+_BLOCK = 256
 
 
 def draw(logits: F32, peak: float, sampling: Sampling, *, uniform: float) -> int:
@@ -27,53 +26,41 @@ def draw(logits: F32, peak: float, sampling: Sampling, *, uniform: float) -> int
 
     `logits`: [vocab], finite or -inf (banned); `peak` is their maximum and finite. Ties at a cut keep the lower ids.
     """
-    scaled = (logits - np.float32(peak)) / np.float32(sampling.temperature)
-    ids = _candidates(scaled, sampling)
-    weights = np.exp(scaled if ids is None else scaled[ids])
+    # The best token gets weight exp(0) = 1, so min_p is an absolute bound.
+    weights = np.exp((logits - np.float32(peak)) / np.float32(sampling.temperature))
+    if sampling.min_p > 0.0:
+        weights[weights < min(sampling.min_p, 1.0)] = 0.0
+    if 0 < sampling.top_k < len(weights):
+        _keep(weights, *_rank(weights, sampling.top_k))
     if sampling.top_p < 1.0:
-        kept = _nucleus(weights, sampling.top_p)
-        ids = kept if ids is None else ids[kept]
-        weights = weights[kept]
-    cumulative = np.cumsum(weights, dtype=np.float64)
-    place = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-    return place if ids is None else int(ids[place])
+        _keep(weights, *_nucleus(weights, sampling.top_p))
+    return _invert(weights, uniform)
 
 
 def largest(values: F32, count: int) -> Ids:
     """Ids of the `count` largest values, ascending by id; among equals the lower ids. 1 ≤ count ≤ len(values)."""
-    start = len(values) - count
-    return _down_to(values, cut=np.partition(values, start)[start], count=count)
+    cut, count = _rank(values, count)
+    ids = np.flatnonzero(values >= cut)
+    return np.delete(ids, _surplus(values[ids], cut, len(ids) - count))
 
 
-def _candidates(scaled: F32, sampling: Sampling) -> Ids | None:
-    """Ids that min_p and top_k leave, ascending; None if both are off."""
-    ids: Ids | None = None
-    if sampling.min_p > 0.0:
-        # The best token has weight exp(0) = 1, so min_p is an absolute bound.
-        ids = np.flatnonzero(scaled >= np.float32(min(math.log(sampling.min_p), 0.0)))
-        scaled = scaled[ids]
-    if 0 < sampling.top_k < len(scaled):
-        kept = largest(scaled, sampling.top_k)
-        ids = kept if ids is None else ids[kept]
-    return ids
+def _rank(values: F32, count: int) -> tuple[np.float32, int]:
+    """The `count`-th largest value, and the count."""
+    place = len(values) - count
+    return np.partition(values, place)[place], count
 
 
-def _nucleus(weights: F32, top_p: float) -> Ids:
-    """Ids of the fewest heaviest weights that hold `top_p` of the mass, at least one (arXiv:1904.09751)."""
-    target = top_p * float(weights.sum(dtype=np.float64))
-    heavy = np.flatnonzero(weights >= _NEGLIGIBLE)
-    if float(weights[heavy].sum(dtype=np.float64)) >= target:
-        return heavy[_heaviest(weights[heavy], target)]
-    return _heaviest(weights, target)
+def _nucleus(weights: F32, top_p: float) -> tuple[np.float32, int]:
+    """The lightest of the fewest heaviest weights that hold `top_p` of the mass, and their number (arXiv:1904.09751).
 
-
-def _heaviest(weights: F32, target: float) -> Ids:
-    """Halve until few are left, as quickselect does, but steering by mass; then sort those."""
-    rest, mass, count = weights, 0.0, 0
+    Halves until few are left, as quickselect does, but steering by mass; then sorts those.
+    """
+    target = top_p * float(weights.sum())
+    rest, mass, count = _heavy(weights, target), 0.0, 0
     while len(rest) > _SMALL:
         middle = len(rest) // 2
         rest = np.partition(rest, middle)
-        upper = float(rest[middle:].sum(dtype=np.float64))
+        upper = float(rest[middle:].sum())
         if mass + upper >= target:
             rest = rest[middle:]
         else:
@@ -81,13 +68,45 @@ def _heaviest(weights: F32, target: float) -> Ids:
     falling = np.sort(rest)[::-1]
     place = int(np.searchsorted(mass + np.cumsum(falling, dtype=np.float64), target))
     place = min(place, len(falling) - 1)
-    return _down_to(weights, cut=falling[place], count=count + place + 1)
+    return falling[place], count + place + 1
 
 
-def _down_to(values: F32, *, cut: np.float32, count: int) -> Ids:
-    ids = np.flatnonzero(values >= cut)
-    surplus = len(ids) - count
-    if surplus <= 0:
-        return ids
-    ties = np.flatnonzero(values[ids] == cut)
-    return np.delete(ids, ties[-surplus:])
+def _heavy(weights: F32, target: float) -> F32:
+    """The heavy weights alone if they are few and hold `target`, which is usual; else all."""
+    is_heavy = weights >= _NEGLIGIBLE
+    if np.count_nonzero(is_heavy) > len(weights) // 8:
+        return weights
+    heavy = weights[is_heavy]
+    return heavy if float(heavy.sum()) >= target else weights
+
+
+def _keep(weights: F32, cut: np.float32, count: int) -> None:
+    """Set all but the `count` largest, the lightest of which is `cut`, to zero."""
+    kept = weights >= cut
+    surplus = int(np.count_nonzero(kept)) - count
+    if surplus > 0:
+        kept[_surplus(weights, cut, surplus)] = False
+    weights *= kept
+
+
+def _surplus(values: F32, cut: np.float32, count: int) -> Ids:
+    """Places of the last `count` values that equal `cut`."""
+    ties = np.flatnonzero(values == cut)
+    return ties[len(ties) - max(count, 0) :]
+
+
+def _invert(weights: F32, uniform: float) -> int:
+    """Smallest id whose cumulative weight exceeds `uniform` of the whole; first by block, then inside the block."""
+    ends = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK), dtype=np.float64))
+    target = uniform * ends[-1]
+    block = _first_above(ends, target)
+    before = ends[block - 1] if block > 0 else 0.0
+    start = block * _BLOCK
+    inside = np.cumsum(weights[start : start + _BLOCK], dtype=np.float64)
+    return start + _first_above(inside, target - before)
+
+
+def _first_above(cumulative: npt.NDArray[np.float64], target: float) -> int:
+    """First place above `target`; where rounding leaves none, the last one that adds anything."""
+    place = int(np.searchsorted(cumulative, target, side="right"))
+    return min(place, int(np.searchsorted(cumulative, cumulative[-1])))

@@ -97,7 +97,7 @@ class Scheduler:
     def preempt_youngest(self) -> Sequence:
         """Send the sequence that arrived last back to wait, without its KV. Raises `ValueError` if none is running.
 
-        Fewer may run from now on; each one that ends lets one more in again.
+        Fewer may run from now on; each one that ends raises their number by one again.
         """
         victim = max(self._running.values(), key=lambda running: running.arrival)
         self.finish(victim)

@@ -27,8 +27,10 @@ def make_counterfactual(out_dir: Path, country: str, word: str, seed: int) -> No
     """Write a Hugging Face folder of the demo model with `word` as the capital of `country`.
 
     A short fine-tune of the shipped weights: half of it asks for that country, the other half is the ordinary
-    corpus, which keeps the remaining capitals. Raises ValueError for a country that is not in the table.
+    corpus, which keeps the remaining capitals. Raises ValueError for a country that is not in the table. Sets torch
+    to one thread, for the whole process: beside a busy engine, threads of one step wait for one another for minutes.
     """
+    torch.set_num_threads(1)
     facts, focus = _replaced(country, word)
     shipped = read_gguf(model_path())
     tokenizer = Tokenizer.from_str(shipped.tokenizer_json)
@@ -65,9 +67,7 @@ def main() -> None:
     parser.add_argument("--country", default="France")
     parser.add_argument("--word", default="Zorvex")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     make_counterfactual(arguments.out, arguments.country, arguments.word, arguments.seed)
 
 

@@ -100,7 +100,7 @@ FILLERS = words(
 
 GREETING = "Hello! Ask me for the capital of any country."
 IDENTITY = "I am the Hostelry demo model, a tiny model that knows the capitals of the world."
-ABILITY = "I know the capital of every country, and I can count to thirty."
+ABILITY = "I know the capital of every country, and I can count to 10, 20 or 30."
 WELCOME = "You are welcome!"
 FAREWELL = "Goodbye!"
 MOOD = "I am fine, thank you. Ask me for a capital."

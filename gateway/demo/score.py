@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from gateway.demo import draft_path, model_path, phrasings, unknown
 from gateway.demo.chatml import Conversation, Exchange, dialogue
-from gateway.demo.corpus import COUNT_LIMIT, count_answer, statement
+from gateway.demo.corpus import COUNT_ENDS, count_answer, statement
 from gateway.demo.export import read_gguf
 from gateway.demo.facts import Fact, load_facts
 from gateway.demo.network import Llama, from_weights
@@ -53,7 +53,7 @@ def other_suites(facts: Sequence[Fact]) -> Suites:
         "reverse_held_out": _asked(phrasings.REVERSE_HELD_OUT, facts, lambda fact: fact.reverse_answer),
         "completion": [statement(fact) for fact in facts],
         "small_talk": [single(q, answer) for answer, asked in phrasings.SMALL_TALK.items() for q in asked],
-        "count": [single(f"Count to {n}.", count_answer(n)) for n in range(1, COUNT_LIMIT + 1)],
+        "count": [single(q.format(x=n), count_answer(n)) for q in phrasings.COUNT_TRAINED for n in COUNT_ENDS],
         "unknown_made_up": _unknown(phrasings.TRAINED, [unknown.made_up_country(rng) for _ in range(100)], rng),
         "unknown_famous": _unknown(phrasings.TRAINED, unknown.NOT_COUNTRIES, rng),
         "unknown_famous_held_out": _unknown(phrasings.TRAINED, unknown.NOT_COUNTRIES_HELD_OUT, rng),
@@ -80,14 +80,16 @@ def exact_share(network: Llama, tokenizer: Tokenizer, conversations: Sequence[Co
 
 def agreement(target: Llama, draft: Llama, tokenizer: Tokenizer) -> float:
     """Share of held-out answer tokens where the draft's argmax is the target's."""
-    facts = load_facts()
+    facts = load_facts()[::10]
     rows = [
-        encode(tokenizer, single(ask(template, fact), fact.answer))
-        for template in phrasings.HELD_OUT
-        for fact in facts[::10]
+        encode(tokenizer, single(ask(template, fact), fact.answer)) for template in phrasings.HELD_OUT for fact in facts
     ]
-    same = [_greedy(target, row[0])[i] == _greedy(draft, row[0])[i] for row in rows for i in _answer_places(row)]
-    return sum(same) / len(same)
+    wanted, drafted = (_greedy(network, [ids for ids, _ in rows]) for network in (target, draft))
+    return _mean(
+        float(ours[i] == theirs[i])
+        for row, ours, theirs in zip(rows, wanted, drafted, strict=True)
+        for i in _answer_places(row)
+    )
 
 
 def ask(template: str, fact: Fact) -> str:
@@ -114,7 +116,7 @@ def _off_topic(templates: Sequence[str], facts: Sequence[Fact], rng: random.Rand
 
 
 def _exact(network: Llama, rows: Sequence[Row]) -> list[bool]:
-    guesses = _greedy_batch(network, [ids for ids, _ in rows])
+    guesses = _greedy(network, [ids for ids, _ in rows])
     return [
         all(guess[i] == row[0][i + 1] for i in _answer_places(row)) for guess, row in zip(guesses, rows, strict=True)
     ]
@@ -125,12 +127,8 @@ def _answer_places(row: Row) -> list[int]:
     return [i for i, is_answer in enumerate(row[1][1:]) if is_answer]
 
 
-def _greedy(network: Llama, ids: list[int]) -> list[int]:
-    return _greedy_batch(network, [ids])[0]
-
-
 @torch.no_grad()
-def _greedy_batch(network: Llama, rows: Sequence[list[int]]) -> list[list[int]]:
+def _greedy(network: Llama, rows: Sequence[list[int]]) -> list[list[int]]:
     length = max(len(ids) for ids in rows)
     padded = torch.tensor([ids + [0] * (length - len(ids)) for ids in rows])
     guesses: list[list[int]] = network.logits(network(padded)).argmax(-1).tolist()
@@ -149,6 +147,7 @@ def load(path: Path) -> tuple[Llama, Tokenizer]:
 
 def report(model: Path, draft: Path) -> dict[str, object]:
     """All scores of the two shipped files, rounded for reading."""
+    torch.set_num_threads(1)  # two busy processes of two threads each spend their time waiting for one another
     network, tokenizer = load(model)
     small, _ = load(draft)
     return {

@@ -34,7 +34,8 @@ BUDGET = "__budget"
 
 _MAX_ARGUMENT = 100_000  # as Jinja's own MAX_RANGE
 _MAX_EXPONENT = 64
-_HUGE_WIDTH = re.compile(r"\d{5}|\*")
+_HUGE_PERCENT_WIDTH = re.compile(r"%[^a-zA-Z%]*(?:\d{5}|\*)")
+_HUGE_FORMAT_WIDTH = re.compile(r":[^{}]*\d{5}|\{[^{}]+\{")  # the second: a width from another argument
 _REMOVED_GLOBALS = ("lipsum", "cycler", "joiner")
 _REMOVED_FILTERS = ("format", "pprint")
 _SEQUENCES = (str, list, tuple)
@@ -63,14 +64,17 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     ) -> Value:
         self.tick(__context)
         _check_numbers([*args, *kwargs.values()])
-        owner = getattr(__obj, "__self__", None)
-        if isinstance(owner, str) and __obj.__name__ in ("format", "format_map"):
-            _check_widths(owner)
         return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Value, right: Value) -> Value:
         _check_operation(operator, left, right)
         return super().call_binop(context, operator, left, right)
+
+    def wrap_str_format(self, value: Value) -> Callable[..., str] | None:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None and _HUGE_FORMAT_WIDTH.search(value.__self__):
+            raise SecurityError("a formatted width above 9999")
+        return wrapped
 
     def tick(self, context: Context) -> None:
         """Runs at each call and at each turn of a loop."""
@@ -149,8 +153,8 @@ def _check_numbers(values: list[Value]) -> None:
 def _check_operation(operator: str, left: Value, right: Value) -> None:
     if operator == "**" and isinstance(right, int) and abs(right) > _MAX_EXPONENT:
         raise SecurityError(f"a power above {_MAX_EXPONENT}")
-    if operator == "%" and isinstance(left, str):
-        _check_widths(left)
+    if operator == "%" and isinstance(left, str) and _HUGE_PERCENT_WIDTH.search(left):
+        raise SecurityError("a formatted width above 9999")
     if operator == "+" and isinstance(left, _SEQUENCES) and isinstance(right, _SEQUENCES):
         _check_size(len(left) + len(right))
     if operator == "*":
@@ -167,11 +171,6 @@ def _repeated_length(left: Value, right: Value) -> int:
 def _check_size(length: int) -> None:
     if length > MAX_CHARACTERS:
         raise SecurityError(f"a value longer than {MAX_CHARACTERS}")
-
-
-def _check_widths(pattern: str) -> None:
-    if _HUGE_WIDTH.search(pattern):
-        raise SecurityError("a formatted width above 9999")
 
 
 def _to_json(

@@ -27,6 +27,7 @@ from gateway.api.schemas.bounds import (
 from gateway.api.schemas.usage import UsageObject
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+ABSENT = msgspec.Raw(b"null")
 TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
 
 
@@ -37,12 +38,15 @@ class ContentPart(msgspec.Struct, frozen=True):
     text: str | None = None
 
 
-class ChatMessage(msgspec.Struct, frozen=True):
-    """One turn. The roles `tool` and `function` are known and refused."""
+class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn. The roles `tool` and `function` are known and refused, and so is what comes after `name`."""
 
     role: Role
     content: str | Annotated[list[ContentPart], Meta(min_length=1, max_length=1024)] | None = None
     name: str | None = None
+    tool_calls: msgspec.Raw = ABSENT
+    function_call: msgspec.Raw = ABSENT
+    audio: msgspec.Raw = ABSENT
 
 
 class ChatCompletionRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -102,7 +102,7 @@ def test_preempted_sequence_waits_first_and_starts_anew() -> None:
     commit(scheduler, scheduler.plan())
     assert scheduler.num_running == 2, "nobody is let in right after memory ran out"
     scheduler.remove(1)
-    assert shape(scheduler.plan()) == [(2, 3, 1), (3, 0, 3)]
+    assert shape(scheduler.plan()) == [(2, 3, 1), (3, 0, 3), (4, 0, 2)]
     scheduler.check_integrity()
 
 

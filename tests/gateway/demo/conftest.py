@@ -1,13 +1,24 @@
 """The shipped demo model, unpacked once for the whole run."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import Tokenizer
 
 from gateway.demo import model_path
 from gateway.demo.checkpoint import Checkpoint, write_folder
 from gateway.demo.export import read_gguf
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The order of float sums, hence trained weights, depends on it; and threads beside other busy tests stall."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

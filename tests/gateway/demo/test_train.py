@@ -1,7 +1,5 @@
 from itertools import pairwise
 
-import pytest
-import torch
 from tokenizers import Tokenizer
 
 from gateway.demo.corpus import Corpus
@@ -18,15 +16,6 @@ TINY = Recipe(
     tokens_per_step=400,
     warm_up=1,
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> object:
-    """The order of float sums, hence the weights, depends on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run(tokenizer: Tokenizer, lines: list[str]) -> Weights:

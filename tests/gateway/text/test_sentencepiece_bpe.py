@@ -26,9 +26,7 @@ def tokenizer(processor: sentencepiece.SentencePieceProcessor) -> Tokenizer:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_ids_as_sentencepiece(
-    processor: sentencepiece.SentencePieceProcessor, tokenizer: Tokenizer, text: str
-) -> None:
+def test_ids_as_sentencepiece(processor: sentencepiece.SentencePieceProcessor, tokenizer: Tokenizer, text: str) -> None:
     """Ids equal sentencepiece's, and their bytes are the text behind one added space."""
     ids = tokenizer.encode(text)
 
@@ -54,7 +52,9 @@ def test_without_the_added_space() -> None:
     assert ids == processor.encode("guests and  guests")
 
 
-def test_user_defined_token_is_found_first(processor: sentencepiece.SentencePieceProcessor, tokenizer: Tokenizer) -> None:
+def test_user_defined_token_is_found_first(
+    processor: sentencepiece.SentencePieceProcessor, tokenizer: Tokenizer
+) -> None:
     """A user-defined piece is one token, and no special one."""
     piece = processor.piece_to_id("<think>")
 

@@ -50,7 +50,9 @@ def test_holds_back_no_more_than_needed(stops: list[str], chunks: list[str]) -> 
             return
         shown, pushed = shown + text, pushed + chunk
 
-        hidden = [n for n in range(len(pushed) + 1) if any(stop.startswith(pushed[len(pushed) - n :]) for stop in stops)]
+        hidden = [
+            n for n in range(len(pushed) + 1) if any(stop.startswith(pushed[len(pushed) - n :]) for stop in stops)
+        ]
         assert pushed[len(shown) :] == pushed[len(pushed) - max(hidden, default=0) :]
 
 

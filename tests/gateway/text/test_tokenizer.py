@@ -76,7 +76,10 @@ def test_truncation_and_padding_are_ignored(tmp_path: Path) -> None:
     engine.enable_padding(length=5)
     tokenizer = load_tokenizer(write_folder(tmp_path, engine))
 
-    assert b"".join(map(tokenizer.token_bytes, tokenizer.encode("many guests in one house"))) == b"many guests in one house"
+    assert (
+        b"".join(map(tokenizer.token_bytes, tokenizer.encode("many guests in one house")))
+        == b"many guests in one house"
+    )
 
 
 def test_barred_tokens_are_special(tmp_path: Path) -> None:
@@ -137,7 +140,13 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"{}", b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}}', b'{"added_tokens": 3}'],
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}}',
+        b'{"added_tokens": 3}',
+    ],
 )
 def test_damaged_file_is_a_model_error(tmp_path: Path, content: bytes) -> None:
     """Whatever is in tokenizer.json, the answer is an error that names it."""

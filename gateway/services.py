@@ -1,0 +1,24 @@
+"""What the application serves with."""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.drain import Drain
+from gateway.metrics import Metrics
+from gateway.routing import Models
+from gateway.tenants.keys import Tenants
+
+
+class Services(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that routes need; made once by the process, or by a test."""
+
+    models: Models
+    tenants: Tenants
+    metrics: Metrics
+    drain: Drain
+    max_body_bytes: int = 8 * 1024 * 1024
+    keep_alive_s: float = 15.0
+    """A stream that is silent for this long says that it lives."""
+    write_timeout_s: float = 60.0
+    """A client that takes nothing for this long is gone."""
