@@ -6,25 +6,201 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 
-import msgspec
 import uvicorn
 import uvloop
 
 from backends.errors import BackendError
 from gateway import __version__
-from gateway.app import Services, create_app
-from gateway.config import Config, ModelConfig
+from gateway.app import create_app
+from gateway.config import Config, ConfigError, ModelConfig
 from gateway.drain import Drain
 from gateway.engine.backend import EngineBackend, EngineOptions, start_engine_backend
 from gateway.hub import resolve_model
 from gateway.logs import configure_logs
 from gateway.metrics import Metrics
-from gateway.port import PortInUse, bind
+from gateway.port import PortInUse, bind, url_of
 from gateway.routing import Models, ServedModel
+from gateway.services import Services
 from gateway.tenants.keys import Tenants
 from gateway.terminal import LoadProgress, announce_ready, console, machine_facts
 
 EXIT_OK, EXIT_FAILED = 0, 1
+_PROGRESS_INTERVAL_S = 0.1
+_SHUTDOWN_GRACE_S = 3
+
+
+def run(config: Config, *, source: str | None, data_dir: Path, key_hint: str) -> int:
+    """Serve until a signal. 0 after a clean drain, 1 when start-up fails or an engine is lost for good."""
+    configure_logs()
+    console.print(f"hostelry {__version__}  {machine_facts()}  config: {source or 'none (using defaults)'}")
+    try:
+        listener = bind(config.server.host, config.server.port)
+        return uvloop.run(_serve(config, listener, data_dir=data_dir, key_hint=key_hint))
+    except (PortInUse, ConfigError, BackendError) as error:
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        return EXIT_FAILED
+
+
+async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key_hint: str) -> int:
+    url = url_of(listener)
+    models, metrics, stop = Models(), Metrics(), Stop()
+    metrics.watch(models)
+    services = Services(
+        models=models,
+        tenants=Tenants(config.tenants),
+        metrics=metrics,
+        drain=stop.drain,
+        max_body_bytes=config.server.max_body_bytes,
+    )
+    async with _engines(models), _listening(services, listener):
+        stop.on_signals()
+        console.print(f"listening {url}", soft_wrap=True)
+        await stop.unless_sooner(_load_all(config.models, models, cache_dir=data_dir / "hub"))
+        if not stop.wanted:
+            announce_ready(url, model=next(iter(models)).name, key_hint=key_hint)
+        await stop.wait(timeout_s=config.server.drain_timeout_s)
+    return EXIT_OK
+
+
+class Stop:
+    """The first signal drains, the second one ends at once."""
+
+    def __init__(self) -> None:
+        self.drain = Drain()
+        self._first = asyncio.Event()
+        self._second = asyncio.Event()
+
+    @property
+    def wanted(self) -> bool:
+        return self._first.is_set()
+
+    def on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._signalled)
+
+    async def unless_sooner(self, work: Coroutine[None, None, None]) -> None:
+        """Do the work, or drop it when a signal comes first. What it raises is raised."""
+        task, signalled = asyncio.create_task(work), asyncio.create_task(self._first.wait())
+        await asyncio.wait((task, signalled), return_when=asyncio.FIRST_COMPLETED)
+        signalled.cancel()
+        if task.done():
+            return task.result()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        return None
+
+    async def wait(self, *, timeout_s: float) -> None:
+        """Return when a signal came and the requests inside have ended, or may not run any longer."""
+        await self._first.wait()
+        self.drain.close()
+        if self.drain.inside:
+            console.print(
+                f"draining {self.drain.inside} requests (at most {timeout_s:.0f} s, Ctrl-C again to stop now)"
+            )
+        finished = [asyncio.create_task(self.drain.wait_empty()), asyncio.create_task(self._second.wait())]
+        await asyncio.wait(finished, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in finished:
+            task.cancel()
+
+    def _signalled(self) -> None:
+        (self._second if self._first.is_set() else self._first).set()
+
+
+async def _load_all(configs: tuple[ModelConfig, ...], models: Models, *, cache_dir: Path) -> None:
+    """Start all engines and wait until every one can serve. Raises `BackendError` when one never will."""
+    with LoadProgress() as progress:
+        backends = [await _start(config, models, cache_dir=cache_dir, progress=progress) for config in configs]
+        watch = asyncio.create_task(_show_progress(models, progress))
+        try:
+            for backend in backends:
+                await backend.ready()
+        finally:
+            watch.cancel()
+    for model, backend in zip(models, backends, strict=True):
+        _tell_facts(model.name, backend)
+
+
+async def _start(config: ModelConfig, models: Models, *, cache_dir: Path, progress: LoadProgress) -> EngineBackend:
+    name = config.name or config.path
+    path = await asyncio.to_thread(
+        resolve_model, config.path, cache_dir=cache_dir, progress=lambda part: progress.update(name, part, "download")
+    )
+    options = EngineOptions(
+        name=name,
+        model_path=path,
+        runner=config.backend,
+        max_batch=config.max_batch,
+        max_context=config.max_context,
+        max_step_tokens=max(config.max_step_tokens, config.max_batch),
+        kv_bytes=config.kv_cache_mb * 1024 * 1024,
+        threads=config.threads,
+        exact=config.exact,
+        max_waiting=config.max_waiting,
+    )
+    backend = await start_engine_backend(options)
+    models.add(ServedModel(name=name, backend=backend, stats=backend.stats))
+    return backend
+
+
+async def _show_progress(models: Models, progress: LoadProgress) -> None:
+    while True:
+        for model in models:
+            health = model.backend.health()
+            progress.update(model.name, 1.0 if health.ready else health.progress, health.detail)
+        await asyncio.sleep(_PROGRESS_INTERVAL_S)
+
+
+def _tell_facts(name: str, backend: EngineBackend) -> None:
+    facts = backend.facts
+    assert facts is not None
+    console.print(
+        f"{name}: {facts.weight_bytes / 1e6:.0f} MB of weights on {facts.device}, "
+        f"{facts.max_sequences} sequences of {facts.max_context} tokens",
+        soft_wrap=True,
+    )
+    for note in facts.notes:
+        console.print(f"{name}: {note}", style="yellow", soft_wrap=True)
+
+
+@contextlib.asynccontextmanager
+async def _engines(models: Models) -> AsyncIterator[None]:
+    """Close every engine that was started, whatever happens in between."""
+    try:
+        yield
+    finally:
+        await asyncio.gather(*(model.backend.aclose() for model in models))
+
+
+@contextlib.asynccontextmanager
+async def _listening(services: Services, listener: socket.socket) -> AsyncIterator[None]:
+    """Answer HTTP on the socket until the block ends."""
+    config = uvicorn.Config(
+        create_app(services),
+        http="httptools",
+        ws="websockets-sansio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
+    )
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: when to stop is decided above."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

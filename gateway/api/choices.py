@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Protocol, runtime_checkable
 
 from backends.generation import Done, Event, Failed, GenerateRequest, Started
 from gateway.errors import GenerationFailed
 from gateway.routing import ServedModel
+
+_CUT_OFF = "the engine stopped without a result; try again"
 
 
 @runtime_checkable
@@ -17,75 +20,88 @@ class _Closable(Protocol):
 
 
 class Choices:
-    """Owner of the event iterators of one plan; `aclose` ends what still runs."""
+    """Owns the event iterators of one plan: `accepted` first, then `next` until None; `aclose` ends what still runs."""
 
     def __init__(self, served: ServedModel, requests: tuple[GenerateRequest, ...]) -> None:
         self._iterators = [served.backend.generate(request) for request in requests]
-        self._next: dict[asyncio.Task[Event], int] = {}
+        self._unfinished = len(self._iterators)
+        self._asked: dict[asyncio.Task[Event | None], int] = {}
+        self._arrived: deque[tuple[int, Event]] = deque()
 
     async def accepted(self) -> list[Started]:
         """Wait until the backend took every choice. Raises what it raised if it refused one."""
         if len(self._iterators) == 1:
-            return [_started(await anext(self._iterators[0]))]
-        self._next = {self._ask(index): index for index in range(len(self._iterators))}
-        await asyncio.wait(self._next, return_when=asyncio.FIRST_EXCEPTION)
-        refused = next((task for task in self._next if task.done() and task.exception()), None)
-        asked = [refused] if refused else list(self._next)
-        return [_started(task.result()) for task in asked]
+            return [_started(await anext(self._iterators[0], None))]
+        self._ask_all()
+        await asyncio.wait(self._asked, return_when=asyncio.FIRST_EXCEPTION)
+        for task in self._asked:
+            if task.done():
+                task.result()  # a refusal comes first
+        started = [_started(task.result()) for task in self._asked]
+        self._ask_all()
+        return started
 
-    async def events(self) -> AsyncIterator[tuple[int, Event]]:
-        """Yield (choice, event) as they come, after `accepted`, until each choice is done.
+    async def next(self) -> tuple[int, Event] | None:
+        """The next (choice, event) of any choice, or None after the last one's `Done`.
 
-        Raises `GenerationFailed` if one fails, or ends without saying how.
+        Raises `GenerationFailed` if a choice ends without saying how; a `Failed` is returned like any event.
         """
-        source = self._merged() if len(self._iterators) > 1 else self._single()
-        unfinished = len(self._iterators)
-        async for choice, event in source:
-            if isinstance(event, Failed):
-                yield choice, event
-                raise GenerationFailed(event.message, code=event.code)
-            unfinished -= isinstance(event, Done)
-            yield choice, event
-        if unfinished:
-            raise GenerationFailed("the engine stopped without a result; try again", code="engine_failed")
+        if self._unfinished == 0:
+            return None
+        choice, event = await self._next_of_many() if len(self._iterators) > 1 else await self._next_of_one()
+        if isinstance(event, Done):
+            self._unfinished -= 1
+        return choice, event
 
     async def aclose(self) -> None:
         """Cancel and release everything. May be called twice."""
-        for task in self._next:
+        for task in self._asked:
             task.cancel()
-        if self._next:
-            await asyncio.wait(self._next)
+        await asyncio.gather(*self._asked, return_exceptions=True)
         for iterator in self._iterators:
             if isinstance(iterator, _Closable):
                 await iterator.aclose()
 
-    async def _single(self) -> AsyncIterator[tuple[int, Event]]:
-        async for event in self._iterators[0]:
-            yield 0, event
+    async def _next_of_one(self) -> tuple[int, Event]:
+        event = await anext(self._iterators[0], None)
+        if event is None:
+            raise GenerationFailed(_CUT_OFF, code="engine_failed")
+        return 0, event
 
-    async def _merged(self) -> AsyncIterator[tuple[int, Event]]:
-        self._next = {self._ask(index): index for index in range(len(self._iterators))}
-        while self._next:
-            done, _ = await asyncio.wait(self._next, return_when=asyncio.FIRST_COMPLETED)
-            for task in sorted(done, key=self._next.__getitem__):
-                choice = self._next.pop(task)
-                if isinstance(task.exception(), StopAsyncIteration):
-                    continue
-                event = task.result()
-                self._next[self._ask(choice)] = choice
-                yield choice, event
+    async def _next_of_many(self) -> tuple[int, Event]:
+        if not self._arrived:
+            await self._wait()
+        choice, event = self._arrived.popleft()
+        return choice, event
 
-    def _ask(self, choice: int) -> asyncio.Task[Event]:
-        return asyncio.create_task(_next_event(self._iterators[choice]))
+    async def _wait(self) -> None:
+        """Collect what has arrived, and ask those choices for more."""
+        done, _ = await asyncio.wait(self._asked, return_when=asyncio.FIRST_COMPLETED)
+        for task in [task for task in self._asked if task in done]:
+            choice = self._asked.pop(task)
+            event = task.result()
+            if event is None:
+                raise GenerationFailed(_CUT_OFF, code="engine_failed")
+            self._arrived.append((choice, event))
+            if not isinstance(event, Done):
+                self._ask(choice)
+
+    def _ask_all(self) -> None:
+        self._asked.clear()
+        for choice in range(len(self._iterators)):
+            self._ask(choice)
+
+    def _ask(self, choice: int) -> None:
+        self._asked[asyncio.create_task(_next_event(self._iterators[choice]))] = choice
 
 
-async def _next_event(iterator: AsyncIterator[Event]) -> Event:
-    return await anext(iterator)
+async def _next_event(iterator: AsyncIterator[Event]) -> Event | None:
+    return await anext(iterator, None)
 
 
-def _started(event: Event) -> Started:
+def _started(event: Event | None) -> Started:
     if isinstance(event, Started):
         return event
     if isinstance(event, Failed):
         raise GenerationFailed(event.message, code=event.code)
-    raise GenerationFailed("the engine answered out of order; try again", code="engine_failed")
+    raise GenerationFailed(_CUT_OFF, code="engine_failed")

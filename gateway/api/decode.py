@@ -75,3 +75,8 @@ def _lowered(text: str) -> str:
 def _shown(names: set[str]) -> tuple[str, ...]:
     """Names that fit into a header, in order; others are ignored without being shown."""
     return tuple(sorted(name for name in names if _SHOWN_NAME.fullmatch(name))[:_MAX_SHOWN_NAMES])
+
+
+def ignored_header(decoded: Decoded[T]) -> list[tuple[bytes, bytes]]:
+    """One header that warns of fields without effect; none if there are none."""
+    return [(b"x-hostelry-ignored", ",".join(decoded.ignored).encode())] if decoded.ignored else []

@@ -48,6 +48,11 @@ class EngineClient:
             raise ModelError(self.state.detail)
         return self._supervisor.ready
 
+    async def ended(self) -> None:
+        """Wait until no engine will be started any more: given up or closed."""
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+
     @property
     def state(self) -> EngineState:
         return self._supervisor.state

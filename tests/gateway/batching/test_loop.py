@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from backends.errors import Fatal
 from backends.generation import Sampling
 from backends.testing.fake import FakeFaults
+from gateway.engine.messages import Add
 from tests.gateway.batching.making import VOCAB, make_add, make_loop, run_all, solo_tokens, tokens_of
 
 SAMPLED = Sampling(temperature=0.9, top_p=0.95)
@@ -78,11 +79,11 @@ def test_full_context_ends_with_length() -> None:
         (make_add(1, prompt=[1], sampling=Sampling(logit_bias={VOCAB: 1.0})), "logit_bias"),
     ],
 )
-def test_impossible_sequence_is_refused(add: object, problem: str) -> None:
+def test_impossible_sequence_is_refused(add: Add, problem: str) -> None:
     """A refusal is an output, not a crash; nothing waits afterwards."""
     loop = make_loop()
 
-    refusal = loop.add(add)  # type: ignore[arg-type]  # parametrize erases the type
+    refusal = loop.add(add)
 
     assert refusal is not None
     assert refusal.error is not None

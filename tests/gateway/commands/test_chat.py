@@ -52,7 +52,10 @@ def test_an_error_event_is_told_in_the_servers_words(client: httpx.Client) -> No
 @respx.mock
 @pytest.mark.parametrize(
     ("body", "message"),
-    [('{"error":{"message":"Incorrect API key"}}', "Incorrect API key"), ("<html>", "HTTP 401 without an error object")],
+    [
+        ('{"error":{"message":"Incorrect API key"}}', "Incorrect API key"),
+        ("<html>", "HTTP 401 without an error object"),
+    ],
 )
 def test_a_refusal_is_told(client: httpx.Client, body: str, message: str) -> None:
     """The status alone never reaches the person."""

@@ -25,7 +25,10 @@ def test_flags_win_over_the_file() -> None:
 
     merged = with_flags(config, models=("chat=a.gguf", "b.gguf"), engine={"max_batch": 3}, host=None, port=7)
 
-    assert [(model.name, model.path, model.max_batch) for model in merged.models] == [("chat", "a.gguf", 3), ("b", "b.gguf", 3)]
+    assert [(model.name, model.path, model.max_batch) for model in merged.models] == [
+        ("chat", "a.gguf", 3),
+        ("b", "b.gguf", 3),
+    ]
     assert merged.server == ServerConfig(port=7)
 
 

@@ -1,0 +1,44 @@
+"""`/v1/chat/completions`, POST and WebSocket."""
+
+from __future__ import annotations
+
+from litestar import asgi
+from litestar.handlers import ASGIRouteHandler
+from litestar.types import HTTPScope, Receive, Scope, Send
+
+from gateway.api.answer import Answer
+from gateway.api.body import read_json_body
+from gateway.api.conversation import converse
+from gateway.api.convert import plan_chat
+from gateway.api.decode import RequestDecoder, ignored_header
+from gateway.api.schemas.chat import ChatCompletionRequest
+from gateway.api.unsupported import CHAT
+from gateway.api.visit import visit_of
+from gateway.errors import MethodNotAllowed
+from gateway.services import Services
+
+PATH = "/v1/chat/completions"
+_decoder = RequestDecoder(ChatCompletionRequest, CHAT)
+
+
+def chat_route(services: Services) -> ASGIRouteHandler:
+    @asgi(PATH, copy_scope=False)
+    async def chat(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await converse(services, scope, receive, send)
+        elif scope["method"] == "POST":
+            await _post(services, scope, receive, send)
+        else:
+            raise MethodNotAllowed("POST")
+
+    return chat
+
+
+async def _post(services: Services, scope: HTTPScope, receive: Receive, send: Send) -> None:
+    visit = visit_of(scope)
+    body = await read_json_body(scope, receive, max_bytes=services.max_body_bytes)
+    decoded = _decoder.decode(body)
+    served = services.models.route(decoded.request.model, visit.guest)
+    plan = plan_chat(decoded.request, served=served, tenant=visit.guest, request_id=visit.request_id)
+    headers = ignored_header(decoded)
+    await Answer(plan, services, send, request_id=visit.request_id, headers=headers).give(receive)

@@ -1,0 +1,42 @@
+"""`/v1/completions`."""
+
+from __future__ import annotations
+
+from litestar import asgi
+from litestar.handlers import ASGIRouteHandler
+from litestar.types import HTTPScope, Receive, Scope, Send
+
+from gateway.api.answer import Answer
+from gateway.api.body import read_json_body
+from gateway.api.convert import plan_completion
+from gateway.api.decode import RequestDecoder, ignored_header
+from gateway.api.schemas.completions import CompletionRequest
+from gateway.api.unsupported import COMPLETIONS
+from gateway.api.visit import visit_of
+from gateway.errors import MethodNotAllowed, NotFound
+from gateway.services import Services
+
+PATH = "/v1/completions"
+_decoder = RequestDecoder(CompletionRequest, COMPLETIONS)
+
+
+def completions_route(services: Services) -> ASGIRouteHandler:
+    @asgi(PATH, copy_scope=False)
+    async def completions(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            raise NotFound("this path takes no WebSocket; /v1/chat/completions does")
+        if scope["method"] != "POST":
+            raise MethodNotAllowed("POST")
+        await _post(services, scope, receive, send)
+
+    return completions
+
+
+async def _post(services: Services, scope: HTTPScope, receive: Receive, send: Send) -> None:
+    visit = visit_of(scope)
+    body = await read_json_body(scope, receive, max_bytes=services.max_body_bytes)
+    decoded = _decoder.decode(body)
+    served = services.models.route(decoded.request.model, visit.guest)
+    plan = plan_completion(decoded.request, served=served, tenant=visit.guest, request_id=visit.request_id)
+    headers = ignored_header(decoded)
+    await Answer(plan, services, send, request_id=visit.request_id, headers=headers).give(receive)

@@ -1,0 +1,153 @@
+"""The front door: every connection gets a request id, and nobody passes without a key unless the path is public.
+
+The path is judged as the client sent it (`scope["path"]`); no URL is ever built from the Host header.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+from typing import Any, cast
+
+import msgspec
+from litestar.types import Receive, Scope, Send
+
+from gateway.api.body import discard_body
+from gateway.api.gone import ClientGone
+from gateway.api.visit import Visit, remember
+from gateway.errors import Draining, Problem, problem_of
+from gateway.services import Services
+from gateway.tenants.keys import Tenant
+
+PUBLIC_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/openapi.json"})
+LOCAL_PATHS = frozenset({"/metrics"})
+"""Public to a client on this machine that no proxy speaks for."""
+
+Inside = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_SANE_ID = re.compile(rb"[\w-]{1,128}")
+_FORWARDING = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
+_encode = msgspec.json.Encoder().encode
+
+
+class Door:
+    """Stands before the application. `inside` is called with a visit in its scope."""
+
+    def __init__(self, services: Services, inside: Inside) -> None:
+        self._services = services
+        self._inside = inside
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = _request_id(scope)
+        reply = Reply(send, request_id)
+        try:
+            visit = Visit(request_id=request_id, tenant=self._admit(scope), start=reply.start)
+        except Exception as error:
+            await _refuse(scope, receive, reply, problem_of(error, request_id=request_id))
+            return
+        remember(scope, visit)
+        await self._enter(scope, receive, reply)
+
+    def _admit(self, scope: Scope) -> Tenant | None:
+        """The tenant, or None on a public path. Raises `Unauthorized`, `PermissionDenied` or `Draining`."""
+        if _is_public(scope):
+            return None
+        authorization = [value for name, value in scope["headers"] if name == b"authorization"]
+        tenant = self._services.tenants.authenticate(authorization)
+        if not self._services.drain.accepting():
+            raise Draining("the server is shutting down; try again in a moment")
+        return tenant
+
+    async def _enter(self, scope: Scope, receive: Receive, reply: Reply) -> None:
+        try:
+            if scope["type"] == "http":
+                with self._services.drain.request():
+                    await self._inside(scope, receive, reply.send)
+            else:
+                await self._inside(scope, receive, reply.send)
+        except ClientGone:
+            return
+        except Exception as error:
+            if reply.is_started:
+                raise
+            await send_problem(cast(Any, scope), reply.send, problem_of(error, request_id=reply.request_id))
+
+
+class Reply:
+    """Adds to the first message of an answer the headers that every answer carries."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self.request_id = request_id
+        self.start = time.perf_counter()
+        self.is_started = False
+
+    async def send(self, message: Any) -> None:  # Any: one of ASGI's many messages
+        kind = message["type"]
+        if kind in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
+            self.is_started = True
+            message["headers"] = [*message.get("headers", ()), *self._headers(kind)]
+        await self._send(message)
+
+    def _headers(self, kind: str) -> list[tuple[bytes, bytes]]:
+        headers = [(b"x-request-id", self.request_id.encode())]
+        if kind == "websocket.accept":
+            return headers
+        elapsed_ms = round(1000 * (time.perf_counter() - self.start))
+        return [
+            *headers,
+            (b"openai-processing-ms", str(elapsed_ms).encode()),
+            (b"cache-control", b"no-store"),
+        ]
+
+
+async def send_problem(scope: Scope, send: Send, problem: Problem) -> None:
+    """Answer with an error object; a WebSocket is denied the same way before it was accepted, or just closed."""
+    body = _encode(problem.body)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *problem.headers,
+    ]
+    prefix = ""
+    if scope["type"] == "websocket":
+        if "websocket.http.response" not in (scope.get("extensions") or {}):
+            await send({"type": "websocket.close", "code": 1008, "reason": ""})
+            return
+        prefix = "websocket."
+    await send(cast(Any, {"type": f"{prefix}http.response.start", "status": problem.status, "headers": headers}))
+    await send(cast(Any, {"type": f"{prefix}http.response.body", "body": body, "more_body": False}))
+
+
+async def _refuse(scope: Scope, receive: Receive, reply: Reply, problem: Problem) -> None:
+    if scope["type"] == "http" and scope["method"] in ("POST", "PUT", "PATCH"):
+        await discard_body(receive)
+    await send_problem(scope, reply.send, problem)
+
+
+def _is_public(scope: Scope) -> bool:
+    if scope["type"] != "http":
+        return False
+    path = scope["path"]
+    return path in PUBLIC_PATHS or (path in LOCAL_PATHS and _is_local(scope))
+
+
+def _is_local(scope: Scope) -> bool:
+    client = scope.get("client")
+    if client is None or any(name in _FORWARDING for name, _ in scope["headers"]):
+        return False
+    try:
+        return ip_address(client[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's own id if it is a sane one, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
+            return value.decode("ascii")
+    return f"req_{secrets.token_hex(12)}"

@@ -1,0 +1,38 @@
+"""Clients that leave before they have their answer. A normal path, not an error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+from litestar.types import Receive
+
+
+class ClientGone(Exception):
+    """The connection ended, or its reader takes nothing any more. There is nobody to tell."""
+
+
+async def serve_until_gone(
+    receive: Receive,
+    serve: Callable[[asyncio.TaskGroup], Awaitable[None]],
+) -> None:
+    """Run `serve`, and cancel it as soon as the client disconnects or one of its tasks raises `ClientGone`.
+
+    The body of the request must have been read. Raises what `serve` raises.
+    """
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            watcher = tasks.create_task(_raise_when_gone(receive))
+            await serve(tasks)
+            watcher.cancel()
+    except ExceptionGroup as group:
+        _, others = group.split(ClientGone)
+        if others is not None:
+            raise others.exceptions[0] from None
+
+
+async def _raise_when_gone(receive: Receive) -> NoReturn:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    raise ClientGone

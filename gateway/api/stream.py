@@ -1,0 +1,102 @@
+"""Events → answers: one path, three endings. SSE and WebSocket stream chunks, the third folds them into one body."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from backends.generation import Delta, Done, Event, Failed, Started, Usage
+from gateway.api.choices import Choices
+from gateway.api.chunks import ChatChunks, CompletionChunks
+from gateway.api.convert import Plan
+from gateway.api.fold import Fold
+from gateway.errors import GenerationFailed
+from gateway.metrics import Meter, Outcome
+from gateway.services import Services
+
+Write = Callable[[bytes], Awaitable[None]]
+
+
+class Generation:
+    """One accepted request: its events, metered."""
+
+    def __init__(self, plan: Plan, choices: Choices, meter: Meter, started: list[Started]) -> None:
+        self.plan = plan
+        self.started = started
+        self._choices = choices
+        self._meter = meter
+
+    async def next(self) -> tuple[int, Delta | Done] | None:
+        """The next event of any choice, None at the end. Raises `GenerationFailed`."""
+        found = await self._choices.next()
+        if found is None:
+            return None
+        choice, event = found
+        self._meter.see(choice, event)
+        return choice, _delta_or_done(event)
+
+    def usage(self) -> Usage:
+        return self._meter.usage(choices_per_prompt=self.plan.choices_per_prompt)
+
+
+@asynccontextmanager
+async def accepted(plan: Plan, services: Services) -> AsyncIterator[Generation]:
+    """Start the plan and wait until the backend took it; on leaving, release and count it, however it ended.
+
+    Raises `RequestError` if the backend refuses.
+    """
+    meter = services.metrics.begin(model=plan.served.name, tenant=plan.tenant.name)
+    choices = Choices(plan.served, plan.requests)
+    outcome: Outcome = "refused"
+    try:
+        started = await choices.accepted()
+        outcome = "failed"
+        for choice, event in enumerate(started):
+            meter.see(choice, event)
+        yield Generation(plan, choices, meter, started)
+        outcome = "completed"
+    except asyncio.CancelledError:
+        outcome = "cancelled"
+        raise
+    except GenerationFailed:
+        outcome = "failed"
+        raise
+    finally:
+        meter.end(outcome, choices_per_prompt=plan.choices_per_prompt)
+        await choices.aclose()
+
+
+async def stream(generation: Generation, chunks: ChatChunks | CompletionChunks, write: Write) -> None:
+    """Write every chunk as it comes, up to the usage chunk; what marks the end is the transport's affair.
+
+    Waiting for `write` is the back-pressure of a slow reader. Raises `GenerationFailed` in the midst.
+    """
+    for choice, started in enumerate(generation.started):
+        opening = chunks.opening(choice, started.prompt_text)
+        if opening is not None:
+            await write(opening)
+    while (found := await generation.next()) is not None:
+        choice, event = found
+        if isinstance(event, Done):
+            await write(chunks.finish(choice, event.finish_reason))
+        elif event.text or event.logprobs:
+            await write(chunks.delta(choice, event))
+    if generation.plan.include_usage:
+        await write(chunks.usage(generation.usage()))
+
+
+async def fold(generation: Generation) -> bytes:
+    """The whole answer as one body. Raises `GenerationFailed`."""
+    folded = Fold(generation.plan, generation.started)
+    while (found := await generation.next()) is not None:
+        folded.take(*found)
+    return folded.body(generation.usage())
+
+
+def _delta_or_done(event: Event) -> Delta | Done:
+    if isinstance(event, (Delta, Done)):
+        return event
+    if isinstance(event, Failed):
+        raise GenerationFailed(event.message, code=event.code)
+    raise GenerationFailed("the engine answered out of order; try again", code="engine_failed")

@@ -1,0 +1,46 @@
+"""Drives a runner by hand: which sequence brings which tokens in a step."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from backends.api import F32, KVLimit, LoadableModel, Runner, Step
+from backends.onnx import create_runner
+
+
+class Part(msgspec.Struct, frozen=True):
+    """New tokens of the sequence in `slot`, of which `start` are computed; logits of the last `rows` tokens."""
+
+    slot: int
+    tokens: list[int]
+    start: int = 0
+    rows: int = 1
+
+
+def make_runner(model: LoadableModel, *, exact: bool = False, slots: int = 4, context: int = 256) -> Runner:
+    runner = create_runner(threads=2, exact=exact)
+    runner.load(model, lambda _: None)
+    runner.plan_memory(KVLimit(max_bytes=2**30, max_sequences=slots, max_context=context))
+    runner.warmup()
+    return runner
+
+
+def run(runner: Runner, *parts: Part) -> F32:
+    """Logits of the asked rows, in the order of the parts."""
+    return runner.collect(runner.submit(step_of(*parts))).logits.copy()
+
+
+def step_of(*parts: Part) -> Step:
+    ends = np.cumsum([len(part.tokens) for part in parts])
+    rows = [end - part.rows + i for end, part in zip(ends, parts, strict=True) for i in range(part.rows)]
+    positions = [part.start + i for part in parts for i in range(len(part.tokens))]
+    return Step(
+        token_ids=np.array([token for part in parts for token in part.tokens], np.int64),
+        positions=np.array(positions, np.int32),
+        q_start=np.array([0, *ends], np.int32),
+        kv_len=np.array([part.start + len(part.tokens) for part in parts], np.int32),
+        slot=np.array([part.slot for part in parts], np.int32),
+        logit_rows=np.array(rows, np.int32),
+        lora=np.full(len(parts), -1, np.int32),
+    )
