@@ -62,7 +62,7 @@ def create_runner(name: str, *, threads: int = 0, exact: bool = False) -> Runner
 
     `exact` computes quantized weights with float32 activations. Raises `RunnerUnavailable`.
     """
-    resolved = _choose_runner() if name == AUTO else name
+    resolved = choose_runner() if name == AUTO else name
     factory = _runner_factory(resolved)
     runner: Runner = factory(threads=threads, exact=exact)
     return runner
@@ -77,7 +77,8 @@ def create_backend(name: str, **options: object) -> Backend:
     return backend
 
 
-def _choose_runner() -> str:
+def choose_runner() -> str:
+    """Name of the runner that `auto` stands for here. Raises `RunnerUnavailable` when no engine is installed."""
     for name in _AUTO_ORDER:
         if not _absent_packages(BUILT_IN_RUNNERS[name]):
             return name
@@ -98,6 +99,12 @@ def _runner_factory(name: str) -> Callable[..., Any]:  # Any: what a stranger's 
     module, _, attribute = built_in.target.partition(":")
     factory: Callable[..., Any] = getattr(import_module(module), attribute)
     return factory
+
+
+def missing_packages(name: str) -> tuple[tuple[str, ...], str]:
+    """(packages that a runner of this tree lacks here, the extra that installs them); empty for others."""
+    built_in = BUILT_IN_RUNNERS.get(name)
+    return (_absent_packages(built_in), built_in.extra) if built_in else ((), "")
 
 
 def _absent_packages(built_in: BuiltIn) -> tuple[str, ...]:

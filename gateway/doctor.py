@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import resource
@@ -16,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from backends.errors import BackendError
-from backends.registry import choose_runner, runner_names
+from backends.registry import choose_runner, missing_packages, runner_names
 from gateway.config import ConfigError, load_config
 from gateway.terminal import machine_facts
 
@@ -75,30 +74,17 @@ def _parent(name: str) -> str:
     return str(Path(spec.origin).parents[1]) if spec and spec.origin else "nowhere"
 
 
-_PROBES: dict[str, tuple[str, str]] = {
-    "onnx": ("onnxruntime", 'pip install "hostelry[onnx]"'),
-    "torch": ("torch", 'pip install "hostelry[torch]"'),
-    "mlx": ("mlx", 'pip install "hostelry[mlx]"'),
-}
-
-
 def _runner(name: str) -> Finding:
-    module, fix = _PROBES.get(name, (name, f"install the package that provides runner {name}"))
-    if importlib.util.find_spec(module) is None:
-        return Finding(f"runner {name}", "WARN", f"{module} is not installed", fix)
-    return Finding(f"runner {name}", "OK", f"{module} {_version(module)}")
-
-
-def _version(module: str) -> str:
-    try:
-        return importlib.metadata.version(module)
-    except importlib.metadata.PackageNotFoundError:
-        return "of unknown version"
+    absent, extra = missing_packages(name)
+    if absent:
+        fix = f'pip install "hostelry[{extra}]"'
+        return Finding(f"runner {name}", "WARN", f"{' and '.join(absent)} not installed", fix)
+    return Finding(f"runner {name}", "OK", "its packages are installed")
 
 
 def _chosen_runner() -> Finding:
     try:
-        return Finding("backend auto", "OK", f"chooses {choose_runner('auto')}")
+        return Finding("backend auto", "OK", f"chooses {choose_runner()}")
     except BackendError as error:
         return Finding("backend auto", "FAIL", str(error), 'pip install "hostelry[onnx]"')
 

@@ -1,19 +1,19 @@
 """What can go wrong at the edge, and the one table from exception to HTTP status and OpenAI error object.
 
-    GatewayError
-    ├── InvalidRequest          the body cannot be served as it stands
-    │   ├── InvalidJson         it is no JSON object of sane depth
-    │   └── UnsupportedParameter  understood, but ignoring it would change the meaning
-    ├── Unauthorized            no key, or one that nobody holds
-    ├── PermissionDenied        the key is known, its tenant is switched off
-    ├── NotFound                no such route
-    │   └── ModelNotFound       no such model or adapter for this tenant
-    ├── MethodNotAllowed
-    ├── BodyTooLarge
-    ├── UnsupportedMediaType
-    ├── ModelNotReady           the model is loading or its engine is down
-    ├── Draining                the server is shutting down
-    └── GenerationFailed        accepted, then not finished
+GatewayError
+├── InvalidRequest          the body cannot be served as it stands
+│   ├── InvalidJson         it is no JSON object of sane depth
+│   └── UnsupportedParameter  understood, but ignoring it would change the meaning
+├── Unauthorized            no key, or one that nobody holds
+├── PermissionDenied        the key is known, its tenant is switched off
+├── NotFound                no such route
+│   └── ModelNotFound       no such model or adapter for this tenant
+├── MethodNotAllowed
+├── BodyTooLarge
+├── UnsupportedMediaType
+├── ModelNotReady           the model is loading or its engine is down
+├── Draining                the server is shutting down
+└── GenerationFailed        accepted, then not finished
 """
 
 from __future__ import annotations

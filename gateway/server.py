@@ -35,7 +35,7 @@ _SHUTDOWN_GRACE_S = 3
 def run(config: Config, *, source: str | None, data_dir: Path, key_hint: str) -> int:
     """Serve until a signal. 0 after a clean drain, 1 when start-up fails or an engine is lost for good."""
     configure_logs()
-    console.print(f"hostelry {__version__}  {machine_facts()}  config: {source or 'none (using defaults)'}")
+    console.print(f"hostelry {__version__}  {machine_facts()}  config: {source or "none (using defaults)"}", soft_wrap=True)
     try:
         listener = bind(config.server.host, config.server.port)
         return uvloop.run(_serve(config, listener, data_dir=data_dir, key_hint=key_hint))
@@ -46,12 +46,11 @@ def run(config: Config, *, source: str | None, data_dir: Path, key_hint: str) ->
 
 async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key_hint: str) -> int:
     url = url_of(listener)
-    models, metrics, stop = Models(), Metrics(), Stop()
-    metrics.watch(models)
+    models, stop = Models(), Stop()
     services = Services(
         models=models,
         tenants=Tenants(config.tenants),
-        metrics=metrics,
+        metrics=Metrics(),
         drain=stop.drain,
         max_body_bytes=config.server.max_body_bytes,
     )
@@ -128,7 +127,7 @@ async def _load_all(configs: tuple[ModelConfig, ...], models: Models, *, cache_d
 async def _start(config: ModelConfig, models: Models, *, cache_dir: Path, progress: LoadProgress) -> EngineBackend:
     name = config.name or config.path
     path = await asyncio.to_thread(
-        resolve_model, config.path, cache_dir=cache_dir, progress=lambda part: progress.update(name, part, "download")
+        resolve_model, config.path, cache_dir=cache_dir, progress=lambda part, what: progress.update(name, part, what)
     )
     options = EngineOptions(
         name=name,

@@ -78,7 +78,11 @@ class ChatChunks(Chunks):
         )
 
     def finish(self, choice: int, reason: FinishReason) -> bytes:
-        return self._choice_head[choice] + b'"delta":{},"logprobs":null,"finish_reason":"%b"' % reason.encode() + self._tail
+        return (
+            self._choice_head[choice]
+            + b'"delta":{},"logprobs":null,"finish_reason":"%b"' % reason.encode()
+            + self._tail
+        )
 
 
 class CompletionChunks(Chunks):

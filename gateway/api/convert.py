@@ -43,7 +43,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_chat(
-    wire: ChatCompletionRequest, *, served: ServedModel, tenant: Tenant, request_id: str, streams_by_default: bool = False
+    wire: ChatCompletionRequest,
+    *,
+    served: ServedModel,
+    tenant: Tenant,
+    request_id: str,
+    streams_by_default: bool = False,
 ) -> Plan:
     """Raises `InvalidRequest` or `UnsupportedParameter` for what no single field can tell."""
     _check_speculative(wire)
@@ -203,9 +208,7 @@ def _message(message: ChatMessage, index: int) -> Message:
     refuse_unless(message.tool_calls, ([],), param=f"{where}.tool_calls", sentence=_NO_TOOLS)
     refuse_unless(message.function_call, (), param=f"{where}.function_call", sentence=_NO_TOOLS)
     refuse_unless(message.audio, (), param=f"{where}.audio", sentence="this model is text only")
-    return Message(
-        role=_ROLES.get(message.role, message.role), content=_content(message, where), name=message.name
-    )
+    return Message(role=_ROLES.get(message.role, message.role), content=_content(message, where), name=message.name)
 
 
 def _content(message: ChatMessage, where: str) -> str:
@@ -239,7 +242,9 @@ def _prompts(wire: CompletionRequest) -> list[Prompt]:
     if kinds == {int}:
         return [TokenPrompt(tuple(item for item in given if isinstance(item, int)))]
     if len(given) > MAX_PROMPTS:
-        raise InvalidRequest(f"prompt holds {len(given)} prompts, at most {MAX_PROMPTS} fit one request", param="prompt")
+        raise InvalidRequest(
+            f"prompt holds {len(given)} prompts, at most {MAX_PROMPTS} fit one request", param="prompt"
+        )
     return [TextPrompt(item) if isinstance(item, str) else TokenPrompt(_ids(item)) for item in given]
 
 

@@ -31,3 +31,10 @@ class EndFrame(msgspec.Struct, frozen=True, kw_only=True):
 
     type: Literal["done", "cancelled"]
     request_id: str
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """What every incoming frame may carry; read first, so that an error can name its request."""
+
+    type: Literal["request", "cancel"] = "request"
+    request_id: RequestId | None = None

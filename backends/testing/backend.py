@@ -1,0 +1,120 @@
+"""A `Backend` without an engine: it plays a script, can be made to wait, and tells what was asked of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+
+import msgspec
+
+from backends.api import BackendCapabilities, Health
+from backends.errors import BackendError
+from backends.generation import ChatPrompt, Delta, Done, Event, Failed, FinishReason, GenerateRequest, Started, Usage
+
+
+class Script(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer. `pieces` are deltas; a text counts as one token.
+
+    `refusal` is raised before `Started`, `fault` after the last piece; `failure` (code, message) ends the request in
+    `Failed`. `pause_before` names the piece before which the request waits for `FakeBackend.resume` (0 is the first,
+    `len(pieces)` the end, -1 is `Started`).
+    """
+
+    pieces: tuple[str | Delta, ...] = ("Hello", " world")
+    prompt_tokens: int = 7
+    cached_tokens: int = 0
+    prompt_text: str = ""
+    finish_reason: FinishReason = "stop"
+    pause_before: int | None = None
+    refusal: BackendError | None = None
+    fault: Exception | None = None
+    failure: tuple[str, str] | None = None
+    breaks_off: bool = False
+    """End without `Done` or `Failed`, against the contract."""
+
+
+class FakeBackend:
+    """Implements `backends.api.Backend`. Made and used on one event loop."""
+
+    def __init__(
+        self, script: Script | Callable[[GenerateRequest], Script] | None = None, *, health: Health | None = None
+    ) -> None:
+        self._script = script or Script()
+        self.current_health = health or Health(ready=True)
+        self.requests: list[GenerateRequest] = []
+        """Every request that was taken or refused, in order."""
+        self.running: set[str] = set()
+        """Ids of requests that have started and not ended."""
+        self.cancelled: list[str] = []
+        """Ids of requests whose iterator was closed before its end."""
+        self.paused = asyncio.Event()
+        """Set once a request waits in a pause."""
+        self.ended = asyncio.Event()
+        """Set once a request has ended, however it did."""
+        self._resumed = asyncio.Event()
+
+    def capabilities(self) -> BackendCapabilities:
+        return BackendCapabilities(max_context=4096, chat=True)
+
+    def health(self) -> Health:
+        return self.current_health
+
+    def resume(self) -> None:
+        """Let requests pass their pause, now and later."""
+        self._resumed.set()
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """Play the script. See `Backend.generate`."""
+        script = self._script if isinstance(self._script, Script) else self._script(request)
+        self.requests.append(request)
+        if script.refusal is not None:
+            raise script.refusal
+        self.running.add(request.request_id)
+        is_over = False
+        try:
+            async for event in self._play(script, request):
+                is_over = isinstance(event, (Done, Failed))
+                yield event
+            is_over = True
+        finally:
+            self.running.discard(request.request_id)
+            if not is_over:
+                self.cancelled.append(request.request_id)
+            self.ended.set()
+
+    async def aclose(self) -> None:
+        self.current_health = Health(ready=False, detail="closed")
+
+    async def _play(self, script: Script, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        await self._pause(script, -1)
+        yield Started(script.prompt_tokens, script.prompt_text or _text_of(request))
+        limit = len(script.pieces) if request.max_tokens is None else request.max_tokens
+        num_tokens = 0
+        for index, piece in enumerate(script.pieces[:limit]):
+            await self._pause(script, index)
+            delta = piece if isinstance(piece, Delta) else Delta(piece, token_ids=(index,))
+            num_tokens += len(delta.token_ids)
+            yield delta
+        await self._pause(script, len(script.pieces))
+        if script.fault is not None:
+            raise script.fault
+        if script.breaks_off:
+            return
+        usage = Usage(
+            prompt_tokens=script.prompt_tokens, completion_tokens=num_tokens, cached_tokens=script.cached_tokens
+        )
+        if script.failure is not None:
+            yield Failed(*script.failure, usage)
+            return
+        yield Done("length" if limit < len(script.pieces) else script.finish_reason, usage)
+
+    async def _pause(self, script: Script, position: int) -> None:
+        if script.pause_before == position:
+            self.paused.set()
+            await self._resumed.wait()
+
+
+def _text_of(request: GenerateRequest) -> str:
+    """What an engine tells for `echo`; conversations are never echoed."""
+    prompt = request.prompt
+    return "" if isinstance(prompt, ChatPrompt) else getattr(prompt, "text", "")

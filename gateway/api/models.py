@@ -1,0 +1,33 @@
+"""`/v1/models`: what this tenant may use, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from litestar import Request, get
+from litestar.handlers import HTTPRouteHandler
+
+from gateway.api.schemas.models import ModelList, ModelObject
+from gateway.api.visit import visit_of
+from gateway.routing import ServedModel
+from gateway.services import Services
+
+AnyRequest = Request[Any, Any, Any]  # Any: Litestar's user, auth and state, none of which we use
+
+
+def model_routes(services: Services) -> list[HTTPRouteHandler]:
+    @get("/v1/models", sync_to_thread=False)
+    def list_models(request: AnyRequest) -> ModelList:
+        tenant = visit_of(request.scope).guest
+        return ModelList(data=[_shown(model) for model in services.models.visible_to(tenant)])
+
+    @get("/v1/models/{model_id:path}", sync_to_thread=False)
+    def show_model(request: AnyRequest, model_id: Path) -> ModelObject:
+        return _shown(services.models.find(str(model_id).lstrip("/"), visit_of(request.scope).guest))
+
+    return [list_models, show_model]
+
+
+def _shown(model: ServedModel) -> ModelObject:
+    return ModelObject(id=model.name, created=model.created, owned_by=model.owned_by)
