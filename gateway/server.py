@@ -35,7 +35,8 @@ _SHUTDOWN_GRACE_S = 3
 def run(config: Config, *, source: str | None, data_dir: Path, key_hint: str) -> int:
     """Serve until a signal. 0 after a clean drain, 1 when start-up fails or an engine is lost for good."""
     configure_logs()
-    console.print(f"hostelry {__version__}  {machine_facts()}  config: {source or "none (using defaults)"}", soft_wrap=True)
+    config_name = source or "none (using defaults)"
+    console.print(f"hostelry {__version__}  {machine_facts()}  config: {config_name}", soft_wrap=True)
     try:
         listener = bind(config.server.host, config.server.port)
         return uvloop.run(_serve(config, listener, data_dir=data_dir, key_hint=key_hint))
