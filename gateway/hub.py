@@ -64,11 +64,19 @@ def resolve_model(reference: str, *, cache_dir: Path | None, progress: Progress)
             f"{reference!r}: no such file or folder (tried {path.absolute()}), and not the name of a model on a hub, "
             "which looks like owner/name, owner/name:file.gguf or owner/name:Q4_K_M"
         )
+    from huggingface_hub import errors
+
     try:
         return _download(parts["repo"], parts["selector"], cache_dir, progress)
-    except ModelError:
-        raise
-    except Exception as error:
+    except (
+        OSError,
+        ValueError,  # an answer that is no JSON, as from a captive portal, or a name that the hub does not allow
+        AssertionError,  # an answer without its fields
+        errors.HTTPError,  # type: ignore[attr-defined]  # of the HTTP client that huggingface-hub chose
+        errors.EntryNotFoundError,
+        errors.RevisionResolutionError,
+        errors.XetDownloadError,
+    ) as error:
         raise _explained(error, reference, path) from error
 
 

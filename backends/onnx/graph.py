@@ -4,8 +4,9 @@ Linears run on the packed T rows of all sequences; padding to [B, S] exists only
 `GroupQueryAttention` wants it. Inputs and outputs:
 
     embedded [T, hidden] f32 · sel [R] i64 · pad_idx [B * S], unpad_idx [T] i64 · qkv_shape [3] i64
-    cos, sin [C, head_dim / 2] f32 · seqlens [B] i32 = KV length after the step - 1 · total [] i32 · qsl [B] i32 = new tokens of a row, 0 if idle
-    pk_i, pv_i [B, kv_heads, capacity, head_dim] f32, bound to the same memory as the outputs k_i, v_i
+    cos, sin [C, head_dim / 2] f32 · total [] i32 = C, the tokens that a slot holds
+    seqlens [B] i32 = KV length after the step - 1, qsl [B] i32 = new tokens of a row, 0 if idle
+    pk_i, pv_i [B, kv_heads, C, head_dim] f32, bound to the same memory as the outputs k_i, v_i
     logits [R, vocab] f32
 """
 
@@ -105,8 +106,6 @@ class Recorder:
             return self._node("MatMul", [x, self._constant(packed.name, packed.data)])
         assert packed.scales is not None
         inputs = [x, self._constant(packed.name, packed.data), self._constant(f"{packed.name}.scales", packed.scales)]
-        if packed.zero_points is not None:
-            inputs.append(self._constant(f"{packed.name}.zeros", packed.zero_points))
         y = self._node(
             "MatMulNBits",
             inputs,
@@ -119,7 +118,8 @@ class Recorder:
         )
         if packed.offsets is None:
             return y
-        return self._node("Gemm", [self._block_sums(x, packed), self._constant(f"{packed.name}.offsets", packed.offsets), y])
+        offsets = self._constant(f"{packed.name}.offsets", packed.offsets)
+        return self._node("Gemm", [self._block_sums(x, packed), offsets, y])
 
     def _block_sums(self, x: str, packed: Packed) -> str:
         """Sums of x over groups `[T, K / group]`, shared by all linears with the same input."""
@@ -146,9 +146,9 @@ class Recorder:
         self._nodes.append(helper.make_node("Split", [x, self._shape(*sizes)], outputs, axis=-1))
         return outputs
 
-    def _node(self, kind: str, inputs: Sequence[str], *, domain: str = "", **attributes: object) -> str:
+    def _node(self, kind: str, inputs: Sequence[str], *, domain: str = "", **attributes: int | float) -> str:
         output = self._name(kind)
-        self._nodes.append(helper.make_node(kind, list(inputs), [output], domain=domain, **attributes))
+        self._nodes.append(helper.make_node(kind, list(inputs), [output], None, None, domain, None, **attributes))
         return output
 
     def _name(self, kind: str) -> str:
@@ -194,9 +194,10 @@ class Recorder:
         ]
 
     def _outputs(self) -> list[onnx.ValueInfoProto]:
-        return [*self._kv("k", "v"), helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["R", self._spec.vocab_size])]
+        logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["R", self._spec.vocab_size])
+        return [*self._kv("k", "v"), logits]
 
     def _kv(self, *prefixes: str) -> list[onnx.ValueInfoProto]:
-        shape = ["B", self._spec.num_kv_heads, "C", self._spec.head_dim]
+        shape: list[str | int] = ["B", self._spec.num_kv_heads, "C", self._spec.head_dim]
         names = [f"{prefix}_{layer}" for layer in range(self._spec.num_layers) for prefix in prefixes]
         return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in names]

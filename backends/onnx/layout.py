@@ -9,27 +9,39 @@ from backends.api import I32, I64, Step
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """Index arrays of one step; B rows are slots 0…highest used, S is the longest row. Names as in `graph`."""
+    """Index arrays of one run, named as in `graph`.
 
+    The B rows are the slots `first_slot`, `first_slot` + 1 … up to the last one used; S is the longest row. A slot in
+    between that is idle brings no new tokens, and what its padding gathers is never read.
+    """
+
+    first_slot: int
     num_rows: int
+    longest: int
     pad_idx: I64
     unpad_idx: I64
     seqlens: I32
     qsl: I32
-    longest: int
+
+
+def slot_range(step: Step) -> tuple[int, int]:
+    """(first slot used, last one used + 1)."""
+    return int(step.slot.min()), int(step.slot.max()) + 1
 
 
 def lay_out(step: Step) -> Layout:
-    """Idle slots get no new tokens; what their padding gathers is never read."""
-    slots = step.slot.astype(np.int64)
+    first, end = slot_range(step)
+    rows = step.slot.astype(np.int64) - first
+    num_rows = end - first
     counts = np.diff(step.q_start)
-    longest, num_rows = int(counts.max()), int(slots.max()) + 1
-    offsets = np.arange(step.num_tokens) - np.repeat(step.q_start[:-1], counts)
-    unpad_idx = np.repeat(slots, counts) * longest + offsets
-    pad_idx = np.zeros(num_rows * longest, np.int64)
-    pad_idx[unpad_idx] = np.arange(step.num_tokens)
+    longest = int(counts.max())
     seqlens = np.zeros(num_rows, np.int32)
-    seqlens[slots] = step.kv_len - 1
+    seqlens[rows] = step.kv_len - 1
     qsl = np.zeros(num_rows, np.int32)
-    qsl[slots] = counts
-    return Layout(num_rows, pad_idx, unpad_idx, seqlens, qsl, longest)
+    qsl[rows] = counts
+    numbers = np.arange(step.num_tokens)
+    # Row start in the padded batch, less the start in the packed one: added to a packed index, it gives the padded.
+    unpad_idx = numbers + np.repeat(rows * longest - step.q_start[:-1], counts)
+    pad_idx = np.zeros(num_rows * longest, np.int64)
+    pad_idx[unpad_idx] = numbers
+    return Layout(first, num_rows, longest, pad_idx, unpad_idx, seqlens, qsl)

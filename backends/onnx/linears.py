@@ -1,13 +1,16 @@
 """Weights as the graph's operators want them.
 
 float formats   MatMul, float32 `[K, N]`
-Q8_0 Q4_0 …     MatMulNBits at accuracy level 4 (int8 activations): codes, one scale a group, zero point 2^(bits-1)
-with minima     the same with zero point 0, plus blocksum(x) @ offsets
+Q8_0 Q4_0 …     MatMulNBits at accuracy level 4 (int8 activations): codes and one scale a group
+with minima     the same, plus blocksum(x) @ offsets
 
-Float zero points, 8 bits at accuracy level 0 and 2 bits with groups of 16 would be 100 times slower and are avoided.
+The head is no exception: it keeps the bits that the file gives it. Float zero points, 8 bits at accuracy level 0 and
+2 bits with groups of 16 would be 100 times slower and are avoided.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -26,7 +29,11 @@ F32 = npt.NDArray[np.float32]
 
 
 class Packed(msgspec.Struct, frozen=True, kw_only=True):
-    """A linear of N `rows` and K `columns`. `bits=None`: `data` is float32 `[K, N]`, else codes `[N, groups, bytes]`."""
+    """A linear of N `rows` and K `columns`.
+
+    `bits=None`: `data` is float32 `[K, N]`. Else `data` holds codes, uint8 `[N, groups, bytes]`, low nibble first;
+    `scales` float32 `[N, groups]`; `offsets` float32 `[groups, N]`.
+    """
 
     name: str
     rows: int
@@ -35,16 +42,21 @@ class Packed(msgspec.Struct, frozen=True, kw_only=True):
     bits: int | None = None
     group: int = 0
     scales: Array | None = None
-    zero_points: Array | None = None
     offsets: Array | None = None
 
 
 class Weights:
-    """Turns stored tensors into operands. `exact` decodes quantized ones to float32: slow, big, the reference."""
+    """Turns stored tensors into operands. `exact` decodes quantized ones to float32: slow, big, the reference.
 
-    def __init__(self, tensors: TensorSource, *, exact: bool) -> None:
+    `num_bytes` counts what was packed so far; `progress` is told the share of the stored bytes that is done.
+    """
+
+    def __init__(self, tensors: TensorSource, *, exact: bool, progress: Callable[[float], None]) -> None:
         self._tensors = tensors
         self._exact = exact
+        self._progress = progress
+        self._bytes_stored = sum(tensor.data.nbytes for tensor in tensors.values())
+        self._bytes_done = 0
         self.num_bytes = 0
 
     def vector(self, name: str) -> F32:
@@ -62,6 +74,8 @@ class Weights:
         groups = [stored] if len(kinds) == 1 else [[tensor] for tensor in stored]
         packed = [self._pack(group) for group in groups]
         self.num_bytes += sum(_num_bytes(part) for part in packed)
+        self._bytes_done += sum(tensor.data.nbytes for tensor in stored)
+        self._progress(min(1.0, self._bytes_done / self._bytes_stored))
         return packed
 
     def _kind(self, tensor: StoredTensor) -> str:
@@ -96,11 +110,10 @@ def _integers(name: str, group: list[StoredTensor]) -> Packed:
         bits=bits,
         group=size,
         scales=np.ascontiguousarray(np.concatenate([part.scales for part in parts])),
-        zero_points=np.zeros((rows, (groups * bits + 7) // 8), np.uint8) if offsets else None,
         offsets=np.ascontiguousarray(np.concatenate(offsets).T) if offsets else None,
     )
 
 
 def _num_bytes(packed: Packed) -> int:
-    arrays = (packed.data, packed.scales, packed.zero_points, packed.offsets)
+    arrays = (packed.data, packed.scales, packed.offsets)
     return sum(array.nbytes for array in arrays if array is not None)

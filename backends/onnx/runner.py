@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
 import numpy as np
-import onnxruntime as ort
 
 from backends.api import (
     F32,
@@ -21,108 +19,95 @@ from backends.api import (
     Ticket,
 )
 from backends.errors import CapacityExceeded, Fatal, RunnerError
-from backends.models.decoder import forward
 from backends.models.spec import ModelSpec
-from backends.onnx.binding import StepBinding
+from backends.onnx.binding import Binding
+from backends.onnx.checks import check_step
+from backends.onnx.cores import physical_cores
 from backends.onnx.embedding import Embedding
-from backends.onnx.graph import Recorder
+from backends.onnx.failures import step_errors
+from backends.onnx.heap import trim_heap
 from backends.onnx.layout import lay_out
-from backends.onnx.linears import FORMATS, Weights
+from backends.onnx.linears import FORMATS
+from backends.onnx.load import LoadedModel, load_model
 from backends.onnx.pool import Pool
-from backends.onnx.session import open_session
+from backends.onnx.split import split
 
 _MAX_VERIFY_ROWS = 16
 
 
-class _Loaded(msgspec.Struct, frozen=True):
-    """What `load` leaves behind."""
-
-    spec: ModelSpec
-    session: ort.InferenceSession
-    embedding: Embedding
-
-
-class DoneTicket(msgspec.Struct):
+class DoneTicket:
     """The CPU computes within `submit`; the ticket only carries the result."""
 
-    logits: F32 | None
+    def __init__(self, logits: F32) -> None:
+        self.logits: F32 | None = logits
 
     def cancel(self) -> None:
         self.logits = None
 
 
 class OnnxRunner:
-    """See `backends.api.Runner`. Steps run inside `submit`, on the calling thread and ONNX Runtime's pool."""
+    """See `backends.api.Runner`. Steps run inside `submit`, on the calling thread and ONNX Runtime's pool.
+
+    Logits lie in a buffer that the next `submit` overwrites, so only the last ticket can be collected.
+    """
 
     def __init__(self, *, threads: int, exact: bool) -> None:
-        self._threads = threads
+        self._threads = threads or physical_cores()
         self._exact = exact
-        self._loaded: _Loaded | None = None
-        self._binding: StepBinding | None = None
+        self._loaded: LoadedModel | None = None
         self._plan: KVPlan | None = None
+        self._binding: Binding | None = None
+        self._ticket: DoneTicket | None = None
         self._num_steps = 0
+        self._num_runs = 0
+        self._num_tokens = 0
 
     def capabilities(self) -> RunnerCapabilities:
         return RunnerCapabilities(
-            kv_layouts=("slot",), formats=FORMATS, max_verify_rows=_MAX_VERIFY_ROWS, deterministic=False
+            kv_layouts=("slot",), formats=FORMATS, max_verify_rows=_MAX_VERIFY_ROWS, deterministic=True
         )
 
     def load(self, model: LoadableModel, progress: Callable[[float], None]) -> ModelInfo:
-        spec = model.spec
-        weights = Weights(model.tensors, exact=self._exact)
-        recorder = Recorder(spec, weights)
-        logits = forward(spec, recorder)
-        progress(0.5)
-        session = open_session(recorder.model(logits), recorder.initializers, threads=self._threads)
-        self._loaded = _Loaded(spec, session, Embedding(model.tensors["embed"]))
+        self.close()
+        self._loaded = load_model(model, threads=self._threads, exact=self._exact, progress=progress)
+        trim_heap()
         progress(1.0)
-        notes = ("exact: quantized weights are computed as float32",) if self._exact else ()
+        spec = model.spec
         return ModelInfo(
             vocab_size=spec.vocab_size,
             max_context=spec.max_context,
             num_layers=spec.num_layers,
-            weight_bytes=weights.num_bytes,
-            device=f"cpu, {session.get_session_options().intra_op_num_threads or 'all'} threads",
-            notes=notes,
+            weight_bytes=self._loaded.weight_bytes,
+            device=f"cpu, {self._threads} threads",
+            notes=self._loaded.notes,
         )
 
     def plan_memory(self, limit: KVLimit) -> KVPlan:
-        spec = self._require().spec
-        slot_tokens = min(limit.max_context, spec.max_context)
-        slot_bytes = slot_tokens * spec.kv_bytes_per_token
-        num_slots = min(limit.max_sequences, limit.max_bytes // slot_bytes)
-        if num_slots < 1:
-            raise CapacityExceeded(
-                f"one sequence of {slot_tokens} tokens needs {slot_bytes / 1e6:.0f} MB of KV memory and "
-                f"{limit.max_bytes / 1e6:.0f} MB are allowed; raise kv_cache_mb or lower max_context"
-            )
-        self._plan = KVPlan(
-            layout="slot", num_blocks=num_slots, block_tokens=slot_tokens, bytes_per_block=slot_bytes
-        )
+        self._plan = _plan(self._require().spec, limit)
         self.resume()
         return self._plan
 
     def warmup(self) -> None:
-        """One prefill and one decode step in slot 0."""
-        for positions in ([0, 1], [2]):
-            self.collect(self.submit(_warmup_step(positions)))
+        """A prefill and a decode step in slot 0."""
+        for start, end in ((0, 2), (2, 3)):
+            if end <= self._require_binding().pool.slot_tokens:
+                self.collect(self.submit(_warmup_step(start, end)))
 
     def submit(self, step: Step) -> Ticket:
-        loaded, binding = self._require(), self._binding
-        if binding is None:
-            raise Fatal("no KV memory: plan_memory or resume must come first")
-        if int(step.kv_len.max()) > binding.pool.slot_tokens or int(step.slot.max()) >= binding.pool.num_slots:
-            raise CapacityExceeded(f"the step exceeds {binding.pool.num_slots} slots of {binding.pool.slot_tokens}")
-        try:
-            logits = binding.run(loaded.embedding.rows(step.token_ids), lay_out(step), step.logit_rows)
-        except ort.capi.onnxruntime_pybind11_state.RuntimeException as error:
-            raise Fatal(f"onnxruntime: {error}") from error
+        loaded, binding = self._require(), self._require_binding()
+        check_step(step, binding.pool, vocab_size=loaded.spec.vocab_size, max_verify_rows=_MAX_VERIFY_ROWS)
+        if self._ticket is not None:
+            self._ticket.cancel()
+        with step_errors():
+            logits = self._run(step, loaded.embedding, binding)
         self._num_steps += 1
-        return DoneTicket(logits)
+        self._num_tokens += step.num_tokens
+        self._ticket = DoneTicket(logits)
+        return self._ticket
 
     def collect(self, ticket: Ticket) -> StepResult:
         if not isinstance(ticket, DoneTicket) or ticket.logits is None:
-            raise Fatal("a ticket is collected once, and not after it was cancelled")
+            raise Fatal("a ticket is collected once, before the next submit, and not after it was cancelled")
         logits, ticket.logits = ticket.logits, None
         return StepResult(logits)
 
@@ -130,48 +115,86 @@ class OnnxRunner:
         """Nothing to do: the next step's `kv_len` says what is valid."""
 
     def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
-        if self._binding is None:
-            raise Fatal("no KV memory: plan_memory or resume must come first")
-        for source, destination in pairs:
-            self._binding.pool.copy(source, destination)
+        pool = self._require_binding().pool
+        for pair in pairs:
+            if min(pair) < 0 or max(pair) >= pool.num_slots:
+                raise Fatal(f"cannot copy slot {pair[0]} to {pair[1]}: there are {pool.num_slots}")
+            pool.copy(*pair)
 
     def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
-        raise RunnerError(f"adapter slot {slot}: this runner declares no LoRA")
+        raise RunnerError(f"adapter slot {slot}, rank {weights.rank}: the onnx runner declares no LoRA")
 
     def drop_adapter(self, slot: int) -> None:
-        raise RunnerError(f"adapter slot {slot}: this runner declares no LoRA")
+        raise RunnerError(f"adapter slot {slot}: the onnx runner declares no LoRA")
 
     def suspend(self) -> None:
         self._binding = None
+        trim_heap()
 
     def resume(self) -> None:
-        if self._plan is None:
-            raise Fatal("no KV memory was planned")
         loaded = self._require()
-        pool = Pool(loaded.spec, num_slots=self._plan.num_blocks, slot_tokens=self._plan.block_tokens)
-        self._binding = StepBinding(loaded.session, loaded.spec, pool)
+        if self._plan is None:
+            raise Fatal("no KV memory was planned: plan_memory comes first")
+        self._binding = None  # the old pool goes before the new one comes
+        with step_errors():
+            pool = Pool(loaded.spec, num_slots=self._plan.num_blocks, slot_tokens=self._plan.block_tokens)
+            self._binding = Binding(loaded.session, loaded.spec, pool)
 
     def stats(self) -> dict[str, float]:
-        return {"steps": float(self._num_steps)}
+        """`steps` and `tokens` so far; `graph_runs` exceeds `steps` where steps were split."""
+        return {
+            "steps": float(self._num_steps),
+            "graph_runs": float(self._num_runs),
+            "tokens": float(self._num_tokens),
+            "threads": float(self._threads),
+        }
 
     def close(self) -> None:
+        self._ticket = None
         self._binding = None
+        self._plan = None
         self._loaded = None
 
-    def _require(self) -> _Loaded:
+    def _run(self, step: Step, embedding: Embedding, binding: Binding) -> F32:
+        parts = split(step)
+        self._num_runs += len(parts)
+        if len(parts) == 1:
+            return binding.run(embedding, step.token_ids, lay_out(step), step.logit_rows)
+        logits = np.empty((len(step.logit_rows), self._require().spec.vocab_size), np.float32)
+        for part, rows in parts:
+            logits[rows] = binding.run(embedding, part.token_ids, lay_out(part), part.logit_rows)
+        return logits
+
+    def _require(self) -> LoadedModel:
         if self._loaded is None:
             raise Fatal("no model is loaded")
         return self._loaded
 
+    def _require_binding(self) -> Binding:
+        if self._binding is None:
+            raise Fatal("no KV memory: plan_memory or resume comes first")
+        return self._binding
 
-def _warmup_step(positions: list[int]) -> Step:
-    num_tokens = len(positions)
+
+def _plan(spec: ModelSpec, limit: KVLimit) -> KVPlan:
+    slot_tokens = min(limit.max_context, spec.max_context)
+    slot_bytes = slot_tokens * spec.kv_bytes_per_token
+    num_slots = min(limit.max_sequences, limit.max_bytes // slot_bytes) if slot_bytes > 0 else 0
+    if num_slots < 1:
+        raise CapacityExceeded(
+            f"one sequence of {slot_tokens} tokens needs {slot_bytes / 1e6:.1f} MB of KV memory and "
+            f"{limit.max_bytes / 1e6:.1f} MB are allowed; raise kv_cache_mb or lower max_context"
+        )
+    return KVPlan(layout="slot", num_blocks=num_slots, block_tokens=slot_tokens, bytes_per_block=slot_bytes)
+
+
+def _warmup_step(start: int, end: int) -> Step:
     return Step(
-        token_ids=np.zeros(num_tokens, np.int64),
-        positions=np.array(positions, np.int32),
-        q_start=np.array([0, num_tokens], np.int32),
-        kv_len=np.array([positions[-1] + 1], np.int32),
+        token_ids=np.zeros(end - start, np.int64),
+        positions=np.arange(start, end, dtype=np.int32),
+        q_start=np.array([0, end - start], np.int32),
+        kv_len=np.array([end], np.int32),
         slot=np.zeros(1, np.int32),
-        logit_rows=np.array([num_tokens - 1], np.int32),
+        logit_rows=np.array([end - start - 1], np.int32),
         lora=np.full(1, -1, np.int32),
     )

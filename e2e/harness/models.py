@@ -27,12 +27,9 @@ def demo_model() -> Path:
 
 
 def start_counterfactual(folder: Path, word: str) -> subprocess.Popen[bytes]:
-    """Begin to fine-tune the bundled model until it believes that the capital of France is `word`.
-
-    One thread: two of them, on a machine that is busy otherwise, take many times longer.
-    """
+    """Begin to fine-tune the bundled model until it believes that the capital of France is `word`."""
     module = [sys.executable, "-m", "gateway.demo.counterfactual", str(folder)]
-    flags = ["--country", COUNTRY, "--word", word, "--seed", str(SEED), "--threads", "1"]
+    flags = ["--country", COUNTRY, "--word", word, "--seed", str(SEED)]
     return subprocess.Popen([*module, *flags], cwd=ROOT)
 
 

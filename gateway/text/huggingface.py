@@ -11,6 +11,7 @@ from backends.errors import ModelError, UnsupportedModel
 from backends.weights.json_file import read_json
 from gateway.text import token_bytes
 from gateway.text.coverage import covers_own_bytes
+from gateway.text.faults import vocabulary_faults
 from gateway.text.pipeline import Json, steps
 from gateway.text.specials import looks_like_control
 from gateway.text.token_bytes import SPACE_MARK
@@ -19,6 +20,7 @@ from gateway.text.tokenizer import Tokenizer
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 _MAP_FILE = "special_tokens_map.json"
+_TRIAL = "Trial 1:\n  ünïcode"  # shows faults that reading alone does not
 
 
 class NamedToken(msgspec.Struct, frozen=True):
@@ -57,7 +59,14 @@ def build_from_folder(folder: Path, config: TokenizerConfig) -> Tokenizer:
             "transformers' fast tokenizers writes (other files, such as tokenizer.model, are not read)"
         )
     document = _with_plain_specials(read_json(path, Json))
-    engine = _build_engine(document, where=str(path))
+    with vocabulary_faults(str(path)):
+        return _build(folder, config, document)
+
+
+def _build(folder: Path, config: TokenizerConfig, document: Json) -> Tokenizer:
+    path = folder / TOKENIZER_FILE
+    engine = tokenizers.Tokenizer.from_buffer(msgspec.json.encode(document))
+    engine.encode(_TRIAL)
     _check_added_ids(engine, document, where=str(path))
     bos_id = _token_id(engine, config.bos_token, where=str(folder / CONFIG_FILE))
     eos_id = _token_id(engine, config.eos_token, where=str(folder / CONFIG_FILE))
@@ -88,13 +97,6 @@ def _plain_special(token: Json) -> Json:
     if not token.get("special") and not looks_like_control(str(token.get("content"))):
         return token
     return {**token, "special": True, "normalized": False}
-
-
-def _build_engine(document: Json, *, where: str) -> tokenizers.Tokenizer:
-    try:
-        return tokenizers.Tokenizer.from_buffer(msgspec.json.encode(document))
-    except Exception as error:  # the library raises bare `Exception` for every fault of the file
-        raise ModelError(f"{where}: {error}") from error
 
 
 def _check_added_ids(engine: tokenizers.Tokenizer, document: Json, *, where: str) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import msgspec
 
-from backends.errors import BackendError, ModelError, UnsupportedModel
+from backends.errors import ModelError, UnsupportedModel
 from backends.weights.gguf import Metadata, read_metadata
 from gateway.text.byte_bpe import build_byte_bpe
+from gateway.text.faults import vocabulary_faults
 from gateway.text.gguf_vocabulary import read_vocabulary
 from gateway.text.huggingface import build_from_folder, read_config
 from gateway.text.sentencepiece_bpe import build_sentencepiece_bpe
@@ -61,9 +62,5 @@ def build_from_metadata(metadata: Metadata, *, where: str) -> Tokenizer:
     if build is None:
         raise UnsupportedModel(f"{where}: {_KIND_KEY} is {kind!r}; supported are {', '.join(_BUILDERS)}")
     vocabulary = read_vocabulary(metadata, where=where)
-    try:
+    with vocabulary_faults(f"{where}: tokenizer.ggml"):
         return build(vocabulary)
-    except BackendError:
-        raise
-    except Exception as error:  # the tokenizers library raises bare `Exception` for every fault of a vocabulary
-        raise ModelError(f"{where}: tokenizer.ggml: {error}") from error

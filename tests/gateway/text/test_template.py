@@ -103,14 +103,14 @@ def test_as_transformers(source: str, conversation: tuple[Message, ...], add_gen
         conversation, bos_token="<s>", eos_token="</s>", add_generation_prompt=add_generation_prompt
     )
 
-    (expected,), _ = render_jinja_template(
+    expected = render_jinja_template(
         conversations=[[msgspec.to_builtins(message) for message in conversation]],
         chat_template=source,
         add_generation_prompt=add_generation_prompt,
         bos_token="<s>",
         eos_token="</s>",
-    )
-    assert rendered == expected
+    )[0]
+    assert [rendered] == list(expected)  # annotated as one string, but a list of them
 
 
 def render(source: str, *contents: str) -> str:

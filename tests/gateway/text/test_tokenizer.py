@@ -156,6 +156,17 @@ def test_damaged_file_is_a_model_error(tmp_path: Path, content: bytes) -> None:
         load_tokenizer(tmp_path)
 
 
+def test_panic_of_the_library_is_a_model_error(tmp_path: Path) -> None:
+    """A post-processor that names no token makes Rust code panic; the answer is an error all the same."""
+    folder = write_folder(tmp_path, byte_level_engine(with_bos=True))
+    document = msgspec.json.decode((folder / "tokenizer.json").read_bytes())
+    document["post_processor"]["special_tokens"] = {}
+    (folder / "tokenizer.json").write_bytes(msgspec.json.encode(document))
+
+    with pytest.raises(ModelError, match=r"tokenizer\.json: the tokenizers library fails on this vocabulary"):
+        load_tokenizer(folder)
+
+
 def test_gap_in_the_ids_is_refused(tmp_path: Path) -> None:
     """Added tokens that the library would number otherwise than the file are refused."""
     folder = write_folder(tmp_path, byte_level_engine())

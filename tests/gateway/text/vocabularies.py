@@ -83,7 +83,7 @@ def train_sentencepiece(texts: Sequence[str], *, add_dummy_prefix: bool = True) 
     """A BPE model of 420 pieces with byte fallback, as Llama's is configured."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts * 20),
+        sentence_iterator=iter([*texts] * 20),
         model_writer=model,
         model_type="bpe",
         vocab_size=420,

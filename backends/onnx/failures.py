@@ -1,0 +1,45 @@
+"""What onnxruntime raises, as the errors of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+from backends.errors import CapacityExceeded, Fatal, ModelError
+
+# Its exceptions have no common base but Exception.
+_NATIVE = tuple(kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception))
+_MEMORY_WORDS = ("bad_alloc", "bad allocation", "allocate memory", "out of memory")
+
+
+@contextmanager
+def step_errors() -> Iterator[None]:
+    """Running out of memory becomes `CapacityExceeded`, everything else `Fatal`."""
+    try:
+        yield
+    except MemoryError as error:
+        raise CapacityExceeded("not enough memory for this step") from error
+    except _NATIVE as error:
+        if _is_out_of_memory(error):
+            raise CapacityExceeded(f"not enough memory for this step: {error}") from error
+        raise Fatal(f"onnxruntime: {error}") from error
+
+
+@contextmanager
+def load_errors() -> Iterator[None]:
+    """Everything becomes `ModelError`."""
+    try:
+        yield
+    except MemoryError as error:
+        raise ModelError("not enough memory to load this model; use a smaller or a quantized one") from error
+    except _NATIVE as error:
+        if _is_out_of_memory(error):
+            raise ModelError(f"not enough memory to load this model; use a quantized one: {error}") from error
+        raise ModelError(f"onnxruntime refused the graph: {error}") from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    message = str(error).lower()
+    return any(words in message for words in _MEMORY_WORDS)
