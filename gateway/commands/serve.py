@@ -81,7 +81,10 @@ def with_flags(
     chosen = tuple(_named(text) for text in models) or config.models
     chosen = chosen or (ModelConfig(path=str(model_path()), name=MODEL_NAME),)
     given = {name: value for name, value in engine.items() if value is not None}
-    chosen = tuple(msgspec.structs.replace(model, **given) for model in chosen)
+    chosen = tuple(_complete(model, given) for model in chosen)
+    names = [model.name for model in chosen]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two models share a name ({', '.join(map(str, names))}); give each its own: NAME=PATH")
     server = config.server
     if host is not None:
         server = msgspec.structs.replace(server, host=host)
@@ -116,6 +119,10 @@ def with_keys(config: Config, api_key: str | None, data_dir: Path) -> tuple[Conf
 
 def _with_default_tenant(config: Config, key: str) -> Config:
     return msgspec.structs.replace(config, tenants=(*config.tenants, TenantConfig(name="default", keys=(key,))))
+
+
+def _complete(model: ModelConfig, engine: dict[str, str | int | bool]) -> ModelConfig:
+    return msgspec.structs.replace(model, name=model.name or model_name(model.path), **engine)
 
 
 def _named(text: str) -> ModelConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from backends.api import BackendCapabilities, Health
-from backends.errors import BackendError, ContextLengthExceeded, ModelError, Overloaded, RequestError
+from backends.errors import BackendError, ModelError, Overloaded
 from backends.generation import (
     ChatPrompt,
     Done,
@@ -25,7 +24,8 @@ from backends.generation import (
     Usage,
 )
 from gateway.engine.client import EngineClient
-from gateway.engine.messages import Add, EngineStats, Load, Ready
+from gateway.engine.intake import check_request, make_add, max_new_tokens
+from gateway.engine.messages import EngineStats, Load, Ready
 from gateway.engine.process import start_process
 from gateway.engine.supervisor import StartEngine
 from gateway.engine.transcript import Transcript
@@ -38,7 +38,6 @@ _log = logging.getLogger("gateway.engine")
 
 _LARGE_PROMPT_BYTES = 8 * 1024
 """Prompts above this take the tokenizer more than a millisecond or so and go to a thread."""
-_MASK64 = (1 << 64) - 1
 _RESTART_RETRY_S = 2.0
 _LOADING_RETRY_S = 5.0
 _FAILED_RETRY_S = 60.0
@@ -130,19 +129,21 @@ class EngineBackend:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """See `Backend.generate`. Adapters are refused."""
         served, facts = self._require_running()
-        _check_request(request, facts)
+        check_request(request, facts)
         with self._room.place(num_served=facts.max_sequences):
             token_ids, prompt_text = await _encode(served, request.prompt)
-            max_tokens = _max_tokens(request, num_prompt=len(token_ids), max_context=facts.max_context)
+            max_tokens = max_new_tokens(request, num_prompt=len(token_ids), max_context=facts.max_context)
             started = Started(len(token_ids), prompt_text)
             if max_tokens == 0:
                 yield started
                 yield Done("length", Usage(prompt_tokens=len(token_ids), completion_tokens=0))
                 return
-            stream = self._client.submit(_add(request, tuple(token_ids), max_tokens, _stop_ids(request, facts, served)))
+            # Before the engine hears of it: a bad stop string is refused, too.
+            transcript = Transcript(served.text.tokenizer, num_prompt=len(token_ids), stops=request.stop)
+            add = make_add(request, token_ids, max_tokens=max_tokens, eos_ids=_eos_ids(facts, served))
+            stream = self._client.submit(add)
             try:
                 yield started
-                transcript = Transcript(served.text.tokenizer, num_prompt=len(token_ids), stops=request.stop)
                 while not transcript.is_finished:
                     events = transcript.take(await stream.get())
                     if transcript.is_finished:
@@ -202,16 +203,6 @@ async def start_engine_backend(options: EngineOptions, *, start: StartEngine = s
     return backend
 
 
-def _check_request(request: GenerateRequest, facts: Ready) -> None:
-    if request.adapter is not None:
-        raise RequestError("this engine serves no adapters; name the base model alone", param="model")
-    for token_id in request.sampling.logit_bias:
-        if not 0 <= token_id < facts.vocab_size:
-            raise RequestError(
-                f"logit_bias: token id {token_id} is not within 0 to {facts.vocab_size - 1}", param="logit_bias"
-            )
-
-
 async def _encode(served: ServedText, prompt: Prompt) -> tuple[list[int], str]:
     if served.prompts.estimate_bytes(prompt) <= _LARGE_PROMPT_BYTES:
         return _encode_now(served, prompt)
@@ -231,45 +222,8 @@ def _encode_now(served: ServedText, prompt: Prompt) -> tuple[list[int], str]:
             return token_ids, detokenizer.push(token_ids) + detokenizer.flush()
 
 
-def _max_tokens(request: GenerateRequest, *, num_prompt: int, max_context: int) -> int:
-    """Tokens to generate at most; without a wish, until the context is full. Raises `ContextLengthExceeded`."""
-    wanted = 1 if request.max_tokens is None else request.max_tokens
-    if wanted < 0:
-        raise RequestError(f"max_tokens must not be negative, but is {wanted}", param="max_tokens")
-    surplus = num_prompt + wanted - max_context
-    if surplus <= 0:
-        return max_context - num_prompt if request.max_tokens is None else wanted
-    limit = f"This model's maximum context length is {max_context} tokens"
-    if num_prompt >= max_context or wanted <= 1:
-        least = num_prompt + min(wanted, 1) - max_context
-        raise ContextLengthExceeded(
-            f"{limit}, but the prompt has {num_prompt}; shorten it by at least {least} tokens, so that an answer fits",
-            param="messages" if isinstance(request.prompt, ChatPrompt) else "prompt",
-        )
-    raise ContextLengthExceeded(
-        f"{limit}, but the prompt has {num_prompt} and max_tokens asks for {wanted} more; "
-        f"lower max_tokens to {max_context - num_prompt} or shorten the prompt by at least {surplus} tokens",
-        param="max_tokens",
-    )
-
-
-def _stop_ids(request: GenerateRequest, facts: Ready, served: ServedText) -> tuple[int, ...]:
-    if request.ignore_eos:
-        return ()
+def _eos_ids(facts: Ready, served: ServedText) -> tuple[int, ...]:
     if facts.eos_token_ids:
         return facts.eos_token_ids
     eos_id = served.text.tokenizer.eos_id
     return () if eos_id is None else (eos_id,)
-
-
-def _add(request: GenerateRequest, token_ids: tuple[int, ...], max_tokens: int, stop_token_ids: tuple[int, ...]) -> Add:
-    seed = request.sampling.seed
-    return Add(
-        id=0,
-        token_ids=token_ids,
-        max_tokens=max_tokens,
-        sampling=request.sampling,
-        seed=secrets.randbits(63) if seed is None else seed & _MASK64,
-        stop_token_ids=stop_token_ids,
-        tenant=request.tenant,
-    )

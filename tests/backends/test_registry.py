@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +34,16 @@ def test_known_without_an_installation(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert runner_names() == ("fake", "onnx")
     assert isinstance(create_runner("fake"), FakeRunner)
+
+
+def test_declared_entry_points_exist() -> None:
+    """What an installation will announce is there, under the names that a checkout knows."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    declared = project["project"]["entry-points"][registry.RUNNERS_GROUP]
+
+    assert set(declared) == set(registry.BUILT_IN_RUNNERS)
+    for name, target in declared.items():
+        assert callable(EntryPoint(name, target, registry.RUNNERS_GROUP).load())
 
 
 def test_absent_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,21 @@ def test_no_model_means_the_demo_model() -> None:
     assert [model.name for model in merged.models] == ["hostelry-demo"]
 
 
+def test_names_are_unique() -> None:
+    """Two models under one name would hide each other."""
+    with pytest.raises(ConfigError, match="NAME=PATH"):
+        with_flags(Config(), models=("a=x.gguf", "a=y.gguf"), engine=NO_ENGINE_FLAGS, host=None, port=None)
+
+
+def test_models_of_the_file_get_a_name() -> None:
+    """A `[[models]]` without a name is called after its path."""
+    config = Config(models=(ModelConfig(path="/m/chat.gguf"),))
+
+    merged = with_flags(config, models=(), engine=NO_ENGINE_FLAGS, host=None, port=None)
+
+    assert merged.models[0].name == "chat"
+
+
 def test_open_address_without_keys_is_refused(tmp_path: Path) -> None:
     """A server that other machines can reach never starts with a key nobody chose."""
     with pytest.raises(ConfigError, match="--api-key"):

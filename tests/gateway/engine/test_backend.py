@@ -186,7 +186,7 @@ async def test_bad_request_names_its_field(model_path: Path, bad: GenerateReques
     """Refused before anything was accepted."""
     async with running_backend(make_options(model_path), start=inline()) as backend:
         with pytest.raises(RequestError) as refusal:
-            await collect(backend, bad)
+            await anext(backend.generate(bad))
 
     assert refusal.value.param == param
 
