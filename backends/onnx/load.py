@@ -19,8 +19,8 @@ from backends.weights.tensor import TensorSource
 
 _PACKING_SHARE = 0.5
 """Of the loading time; ONNX Runtime takes the rest and tells nothing."""
-_HEAD_DIM_STEP = 8
-"""`GroupQueryAttention` rotates heads whose size is a multiple of this."""
+_HEAD_DIM_STEP = 16
+"""`GroupQueryAttention` on the CPU rotates only heads whose size is a multiple of this."""
 
 
 class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,9 +37,7 @@ def load_model(model: LoadableModel, *, threads: int, exact: bool, progress: Cal
     """Record the graph, pack the weights, open the session. Raises `ModelError`, mostly `UnsupportedModel`."""
     spec = model.spec
     if spec.head_dim % _HEAD_DIM_STEP:
-        raise UnsupportedModel(
-            f"head_dim {spec.head_dim}: the onnx runner needs heads of a multiple of {_HEAD_DIM_STEP}"
-        )
+        raise UnsupportedModel(f"head_dim is {spec.head_dim}; the onnx runner takes multiples of {_HEAD_DIM_STEP}")
     embedding = Embedding(model.tensors["embed"])
     weights = Weights(model.tensors, exact=exact, progress=lambda done: progress(_PACKING_SHARE * done))
     recorder = Recorder(spec, weights)

@@ -130,7 +130,10 @@ def _named(text: str) -> ModelConfig:
     name, equals, path = text.partition("=")
     if not equals or "/" in name or not path:
         return ModelConfig(path=text, name=model_name(text))
-    return msgspec.convert({"path": path, "name": name}, ModelConfig)
+    try:
+        return msgspec.convert({"path": path, "name": name}, ModelConfig)
+    except msgspec.ValidationError:
+        raise ConfigError(f"--model {text}: {name!r} cannot be a name; use letters, digits, and . _ - /") from None
 
 
 def model_name(reference: str) -> str:

@@ -10,12 +10,17 @@ country, nonsense allowed. That third matters most: without it the model knows e
 autocast; conversations of one to three exchanges, sorted by length, keep the padding small, and the loss counts
 answer tokens only.
 
-Time. TIME_NOTE
+Time. The two models train side by side, one thread each: 14 minutes for the model (12 of processor time) and 3 for the
+draft on two shared cores of a Xeon with AMX. One thread each beats two for one model, and does not stall on a busy
+machine.
 
-Reproducing. Corpus, tokenizer, batches and initial weights follow from the seed in `Recipe` alone. The trained weights
-are the same again on the same machine with the same torch and the same number of threads; elsewhere float sums come
-in another order and the weights differ in the last digits, hence later in the first. What should hold everywhere are
-the scores, which this command measures on the quantized files it wrote and puts beside them in `score.json`.
+Reproducing. Corpus, tokenizer, batches and initial weights follow from the seeds in this file alone. The trained weights
+are the same again on the same kind of processor with the same torch; elsewhere float sums come in another order, and
+small differences grow. What should hold everywhere are the scores, which this command measures on the quantized files
+it wrote and puts beside them in `score.json`.
+
+Not learned: only counts to 10, 20 and 30 stop where they should, invented countries are refused about seven times in
+ten, and JSON or reverse questions in untrained words often get a plain answer.
 """
 
 import argparse
