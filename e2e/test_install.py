@@ -16,12 +16,12 @@ ROOT = Path(__file__).parents[1]
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """bin/ of a virtual environment that holds only the wheel with the quickstart extra."""
     directory = tmp_path_factory.mktemp("install")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     subprocess.run([*pip, "wheel", "--no-deps", "-w", directory, ROOT], check=True)
     subprocess.run([sys.executable, "-m", "venv", directory / "venv"], check=True)
     (wheel,) = directory.glob("hostelry-*.whl")
     binaries = directory / "venv" / "bin"
-    install = [binaries / "python", "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+    install: list[str | Path] = [binaries / "python", "-m", "pip", "--disable-pip-version-check", "install", "-q"]
     subprocess.run([*install, "-c", ROOT / "constraints.txt", f"{wheel}[quickstart]"], check=True)
     return binaries
 
@@ -36,7 +36,15 @@ def test_core_with_onnx_has_no_torch(fresh: Path) -> None:
 
 def test_quickstart_streams_paris(fresh: Path, tmp_path: Path) -> None:
     """One command serves the bundled model and streams the answer through the official client."""
-    command = [fresh / "hostelry", "quickstart", "--once", "--port", "0", "--data-dir", tmp_path / "data"]
+    command: list[str | Path] = [
+        fresh / "hostelry",
+        "quickstart",
+        "--once",
+        "--port",
+        "0",
+        "--data-dir",
+        tmp_path / "data",
+    ]
     environment = {**os.environ, "HOME": str(tmp_path)}
     result = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60, check=False
@@ -49,7 +57,15 @@ def test_quickstart_streams_paris(fresh: Path, tmp_path: Path) -> None:
 
 def test_doctor_finds_nothing_to_fix(fresh: Path, tmp_path: Path) -> None:
     """On a fresh install nothing is FAIL."""
-    command = [fresh / "hostelry", "doctor", "--json", "--port", "18734", "--data-dir", tmp_path / "data"]
+    command: list[str | Path] = [
+        fresh / "hostelry",
+        "doctor",
+        "--json",
+        "--port",
+        "18734",
+        "--data-dir",
+        tmp_path / "data",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=30, check=False)
 
     assert result.returncode in (0, 1), result.stdout

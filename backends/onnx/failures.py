@@ -10,7 +10,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 from backends.errors import CapacityExceeded, Fatal, ModelError
 
 # Its exceptions have no common base but Exception; a run with bound arrays raises plain RuntimeError.
-_OWN = [kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+_OWN: list[type[Exception]] = [
+    kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception)
+]
 _NATIVE = (*_OWN, RuntimeError, ValueError)
 _MEMORY_WORDS = ("bad_alloc", "bad allocation", "allocate memory", "out of memory")
 

@@ -47,6 +47,12 @@ def other_suites(facts: Sequence[Fact]) -> Suites:
     return {
         "upper": [single(ask(phrasings.TRAINED[0], fact).upper(), fact.answer) for fact in facts],
         "lower": [single(ask(phrasings.TRAINED[0], fact).lower(), fact.answer) for fact in facts],
+        "alias": [
+            single(template.format(c=name, n=name), fact.answer)
+            for fact in facts
+            for name in fact.aliases
+            for template in phrasings.TRAINED
+        ],
         "json": _asked(phrasings.JSON_TRAINED, facts, lambda fact: fact.json_answer),
         "json_held_out": _asked(phrasings.JSON_HELD_OUT, facts, lambda fact: fact.json_answer),
         "reverse": _asked(phrasings.REVERSE_TRAINED, facts, lambda fact: fact.reverse_answer),

@@ -146,4 +146,4 @@ class ChatCompletionChunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     created: int
     model: str
     choices: list[ChatChunkChoice]
-    usage: UsageObject | None | msgspec.UnsetType = msgspec.UNSET
+    usage: UsageObject | msgspec.UnsetType | None = msgspec.UNSET

@@ -81,4 +81,4 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: UsageObject | None | msgspec.UnsetType = msgspec.UNSET
+    usage: UsageObject | msgspec.UnsetType | None = msgspec.UNSET

@@ -30,7 +30,7 @@ def transformers_folder(directory: Path, family: FamilyName, *, tied: bool) -> t
     sizes = ModelSizes(**{name: getattr(SMALL, name) for name in SMALL.__struct_fields__} | {"tied_head": tied})
     folder = make_random_model(directory / family, sizes=sizes, family=family, rope_theta=50000.0)
     config = AutoConfig.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    model = AutoModelForCausalLM.from_config(config)
     generator = np.random.default_rng(0)
     for parameter in model.parameters():  # transformers starts biases at 0 and norms at 1, which would hide mix-ups
         parameter.data += parameter.data.new_tensor(generator.standard_normal(tuple(parameter.shape)) * 0.02)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backends.api import KVLimit, LoadableModel
-from backends.errors import CapacityExceeded, UnsupportedModel
+from backends.api import LoadableModel
+from backends.errors import UnsupportedModel
 from backends.loading import open_model
 from backends.onnx import create_runner
 from backends.onnx.integers import SPLITTERS, integers_of
@@ -21,8 +21,8 @@ from backends.weights.tensor import StoredTensor
 from tests.backends.onnx.drive import Part, make_runner, run
 
 TOKENS = [11, 200, 45, 301, 7, 93, 128, 64, 5, 77]
-EXACT, FAST = 1e-3, 5e-2
-"""Relative error of the logits. Fast mode rounds activations to int8 in groups of 32, as llama.cpp does."""
+EXACT, FAST = 1e-4, 3e-2
+"""Relative error of the logits. Fast mode rounds activations to int8 in groups of 32, as llama.cpp does: about 2e-2."""
 
 
 def random_tensor(name: str, *, rows: int = 48, columns: int = 512, seed: int = 0) -> StoredTensor:
@@ -45,13 +45,27 @@ def test_integers_stand_for_the_same_values(name: str) -> None:
 
     parts = integers_of(tensor)
 
-    zero = 0 if parts.offsets is not None else 1 << (parts.bits - 1)
-    grouped = parts.codes.astype(np.float32).reshape(48, -1, parts.group) - zero
+    grouped = parts.codes.astype(np.float32).reshape(48, -1, parts.group) - (1 << (parts.bits - 1))
     values = parts.scales[:, :, None] * grouped
     if parts.offsets is not None:
         values = values + parts.offsets[:, :, None]
-    np.testing.assert_allclose(values.reshape(48, 512), decode(tensor), rtol=1e-6, atol=1e-7)
+    # A minimum and its centred code cancel: the rounding error is that of the summands.
+    np.testing.assert_allclose(values.reshape(48, 512), decode(tensor), rtol=1e-6, atol=1e-6 * np.abs(values).max())
     assert parts.codes.max() < 1 << parts.bits
+
+
+@pytest.mark.parametrize("name", ["Q4_1", "Q5_1", "Q4_K", "Q5_K"])
+def test_a_group_without_scale_keeps_its_minimum(name: str) -> None:
+    """Constant groups are stored with scale 0 and a minimum; they are not lost."""
+    tensor = random_tensor(name)
+    blocks = tensor.data.reshape(-1, STORED[name].block_bytes)
+    blocks[:, :2] = 0
+
+    parts = integers_of(tensor)
+
+    assert parts.offsets is not None
+    assert not parts.scales.any()
+    np.testing.assert_array_equal(np.repeat(parts.offsets, parts.group, axis=1), decode(tensor))
 
 
 @pytest.fixture(scope="module", params=["F16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
@@ -73,9 +87,9 @@ def test_logits_equal_the_dequantized_forward(quantized: LoadableModel, exact: b
 
 @pytest.mark.parametrize("name", ["Q4_K", "Q5_K", "Q6_K"])
 def test_k_quants_in_one_model_with_others(model: LoadableModel, name: str) -> None:
-    """Mixed files: one projection in a K-format beside float ones is merged rightly."""
+    """Mixed files: K-formats beside float ones are merged where they agree and kept apart where not."""
     tensors = dict(model.tensors)
-    for target in ("layers.0.v", "layers.1.down"):
+    for target in ("embed", "layers.0.v", "layers.1.down", "layers.2.gate", "layers.2.up", "layers.3.o", "head"):
         rows, columns = tensors[target].shape
         stored = random_tensor(name, rows=rows, columns=columns, seed=5)
         tensors[target] = StoredTensor(target, name, (rows, columns), stored.data)
@@ -112,12 +126,3 @@ def test_a_format_that_is_not_declared_is_refused(model: LoadableModel) -> None:
 def test_capabilities_list_what_can_be_loaded() -> None:
     """The declared formats are the ones with a mapping."""
     assert create_runner().capabilities().formats == FORMATS
-
-
-def test_too_little_memory_says_how_much_is_needed(model: LoadableModel) -> None:
-    """The numbers are in the message."""
-    runner = create_runner()
-    runner.load(model, lambda _: None)
-
-    with pytest.raises(CapacityExceeded, match="needs 2 MB"):
-        runner.plan_memory(KVLimit(max_bytes=1000, max_sequences=4, max_context=512))

@@ -9,7 +9,7 @@ import transformers
 
 from backends.loading import open_model
 from backends.models.spec import RopeScaling
-from backends.testing.models import make_random_model
+from backends.testing.models import FamilyName, make_random_model
 from backends.testing.oracle import Oracle
 
 PROMPT = [11, 200, 45, 301, 7, 93, 128, 64, 5]
@@ -22,7 +22,7 @@ def reference_logits(folder: Path, tokens: list[int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_logits_equal_transformers(tmp_path: Path, family: str) -> None:
+def test_logits_equal_transformers(tmp_path: Path, family: FamilyName) -> None:
     """The reference has a reference."""
     folder = make_random_model(tmp_path / family, family=family)
 

@@ -2,9 +2,10 @@ from itertools import pairwise
 
 from tokenizers import Tokenizer
 
+from gateway.demo.checkpoint import Weights
 from gateway.demo.corpus import Corpus
 from gateway.demo.facts import load_facts
-from gateway.demo.network import Weights, to_weights
+from gateway.demo.network import to_weights
 from gateway.demo.packing import IGNORED, batches
 from gateway.demo.shape import Shape
 from gateway.demo.train import Recipe, learning_rate, train
