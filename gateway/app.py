@@ -26,7 +26,7 @@ __all__ = ["Gateway", "Services", "create_app"]
 def create_app(services: Services) -> Litestar:
     """Everything that `hostelry serve` answers, as one ASGI application. Starts and owns nothing."""
     services.metrics.watch(services.models)
-    routes = [
+    routes: list[ASGIRouteHandler | HTTPRouteHandler] = [
         chat_route(services),
         completions_route(services),
         *model_routes(services),
@@ -54,7 +54,7 @@ class Gateway(Litestar):
         if scope["type"] == "lifespan":
             await super().__call__(scope, receive, send)
             return
-        await self._door(cast("Scope", scope), cast("Receive", receive), cast("Send", send))
+        await self._door(scope, cast("Receive", receive), cast("Send", send))
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         await super().__call__(scope, receive, send)

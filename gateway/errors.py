@@ -159,6 +159,8 @@ def problem_of(error: Exception, *, request_id: str) -> Problem:
         return _problem(
             500, "server_error", f"an unexpected error occurred; quote request id {request_id} when you report it"
         )
+    if isinstance(error, GenerationFailed):
+        _log.warning("request %s failed: %s (%s)", request_id, error, error.code)
     code = getattr(error, "code", None) or rule.code
     status = FAILED_STATUS.get(code, rule.status) if isinstance(error, GenerationFailed) else rule.status
     param = getattr(error, "param", None)

@@ -27,8 +27,10 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
 class Models:
     """All served models by name, in the order they were declared. They may still be loading."""
 
-    def __init__(self, served: Iterable[ServedModel] = ()) -> None:
+    def __init__(self, served: Iterable[ServedModel] = (), *, expected: Iterable[str] = ()) -> None:
+        """`expected` names models that will be added later and until then count as not ready."""
         self._by_name: dict[str, ServedModel] = {}
+        self._expected = tuple(expected)
         for model in served:
             self.add(model)
 
@@ -44,14 +46,24 @@ class Models:
     def __len__(self) -> int:
         return len(self._by_name)
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names that were expected and not yet added."""
+        return tuple(name for name in self._expected if name not in self._by_name)
+
     def visible_to(self, tenant: Tenant) -> list[ServedModel]:
         return [model for model in self if tenant.may_use(model.name)]
 
     def find(self, requested: str, tenant: Tenant) -> ServedModel:
-        """The model of that name. Raises `ModelNotFound` with the nearest names this tenant may use."""
+        """The model of that name. Raises `ModelNotFound` with the nearest names this tenant may use.
+
+        Raises `ModelNotReady` for a model that is expected.
+        """
         model = self._by_name.get(requested)
         if model is not None and tenant.may_use(model.name):
             return model
+        if requested in self.missing and tenant.may_use(requested):
+            raise ModelNotReady(f"model {requested} is not ready yet; try again soon", param="model")
         base, colon, adapter = requested.partition(":")
         if colon and base in self._by_name and tenant.may_use(base):
             raise ModelNotFound(f"model {base} has no adapter {adapter!r}; use {base} alone", param="model")

@@ -10,10 +10,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 from backends.errors import CapacityExceeded, Fatal, ModelError
 
 # Its exceptions have no common base but Exception; a run with bound arrays raises plain RuntimeError.
-_OWN: list[type[Exception]] = [
-    kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception)
-]
-_NATIVE = (*_OWN, RuntimeError, ValueError)
+_OWN = [kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+_NATIVE: tuple[type[Exception], ...] = (*_OWN, RuntimeError, ValueError)
 _MEMORY_WORDS = ("bad_alloc", "bad allocation", "allocate memory", "out of memory")
 
 
@@ -23,10 +21,10 @@ def step_errors() -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise CapacityExceeded("not enough memory for this step") from error
+        raise CapacityExceeded(f"not enough memory: {error}") from error
     except _NATIVE as error:
         if _is_out_of_memory(error):
-            raise CapacityExceeded(f"not enough memory for this step: {error}") from error
+            raise CapacityExceeded(f"not enough memory: {error}") from error
         raise Fatal(f"onnxruntime: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import msgspec
 
 from e2e.harness.house import KEYS, Known, Target
 from e2e.harness.models import truncated, with_zeroed_folder_tensor, with_zeroed_gguf_tensor
+from e2e.harness.record import record
 from e2e.harness.reference import Reference
 from e2e.harness.server import Server, ServerFailed
 from e2e.harness.shape import assert_no_leak
@@ -20,7 +22,7 @@ from e2e.paris_checks.answers import QUESTIONS, assert_exact
 
 EXIT_WITHIN_S = 2.0
 ATTEMPTS = 3
-"""A start is timed on a shared machine: the best of three counts."""
+"""The best of three counts, and on a machine with more to run than cores the limit grows by that ratio."""
 
 Launch = Callable[[dict[str, Path]], Server]
 """Starts a server for the named models."""
@@ -69,8 +71,14 @@ def check_p5_refused(launch: Launch, damage: Damage) -> None:
         if seconds[-1] <= EXIT_WITHIN_S:
             break
 
-    assert min(seconds) <= EXIT_WITHIN_S, f"{damage.name}: took {seconds} s"
+    record("paris", f"refusal: {damage.name}", seconds=round(min(seconds), 2), load=round(_load(), 2))
+    assert min(seconds) <= EXIT_WITHIN_S * _load(), f"{damage.name}: took {seconds} s at load {_load():.1f}"
     assert not marker(damage.path.parent).exists(), "a pickle was executed"
+
+
+def _load() -> float:
+    """Processes that want to run, a core; at least 1."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def assert_refused(server: Server, damage: Damage) -> None:

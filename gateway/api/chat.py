@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from litestar import asgi
+from litestar.enums import ScopeType
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 
@@ -24,7 +25,7 @@ _decoder = RequestDecoder(ChatCompletionRequest, CHAT)
 def chat_route(services: Services) -> ASGIRouteHandler:
     @asgi(PATH, copy_scope=False)
     async def chat(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
+        if scope["type"] == ScopeType.WEBSOCKET:
             await converse(services, scope, receive, send)
         elif scope["method"] == "POST":
             await _post(services, scope, receive, send)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from litestar import asgi
+from litestar.enums import ScopeType
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 
@@ -10,10 +11,11 @@ from gateway.api.answer import Answer
 from gateway.api.body import read_json_body
 from gateway.api.convert import plan_completion
 from gateway.api.decode import RequestDecoder, ignored_header
+from gateway.api.door import send_problem
 from gateway.api.schemas.completions import CompletionRequest
 from gateway.api.unsupported import COMPLETIONS
 from gateway.api.visit import visit_of
-from gateway.errors import MethodNotAllowed, NotFound
+from gateway.errors import MethodNotAllowed, NotFound, problem_of
 from gateway.services import Services
 
 PATH = "/v1/completions"
@@ -23,8 +25,10 @@ _decoder = RequestDecoder(CompletionRequest, COMPLETIONS)
 def completions_route(services: Services) -> ASGIRouteHandler:
     @asgi(PATH, copy_scope=False)
     async def completions(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            raise NotFound("this path takes no WebSocket; /v1/chat/completions does")
+        if scope["type"] == ScopeType.WEBSOCKET:
+            error = NotFound("this path takes no WebSocket; /v1/chat/completions does")
+            await send_problem(scope, send, problem_of(error, request_id=visit_of(scope).request_id))
+            return
         if scope["method"] != "POST":
             raise MethodNotAllowed("POST")
         await _post(services, scope, receive, send)

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from typing import Any, cast
 
 import msgspec
+from litestar.enums import ScopeType
 from litestar.types import Receive, Scope, Send
 
 from gateway.api.body import discard_body
@@ -63,7 +64,7 @@ class Door:
 
     async def _enter(self, scope: Scope, receive: Receive, reply: Reply) -> None:
         try:
-            if scope["type"] == "http":
+            if scope["type"] == ScopeType.HTTP:
                 with self._services.drain.request():
                     await self._inside(scope, receive, reply.send)
             else:
@@ -73,7 +74,7 @@ class Door:
         except Exception as error:
             if reply.is_started:
                 raise
-            await send_problem(cast(Any, scope), reply.send, problem_of(error, request_id=reply.request_id))
+            await send_problem(scope, reply.send, problem_of(error, request_id=reply.request_id))
 
 
 class Reply:
@@ -113,7 +114,7 @@ async def send_problem(scope: Scope, send: Send, problem: Problem) -> None:
         *problem.headers,
     ]
     prefix = ""
-    if scope["type"] == "websocket":
+    if scope["type"] == ScopeType.WEBSOCKET:
         if "websocket.http.response" not in (scope.get("extensions") or {}):
             await send({"type": "websocket.close", "code": 1008, "reason": ""})
             return
@@ -123,13 +124,13 @@ async def send_problem(scope: Scope, send: Send, problem: Problem) -> None:
 
 
 async def _refuse(scope: Scope, receive: Receive, reply: Reply, problem: Problem) -> None:
-    if scope["type"] == "http" and scope["method"] in ("POST", "PUT", "PATCH"):
+    if scope["type"] == ScopeType.HTTP and scope["method"] in ("POST", "PUT", "PATCH"):
         await discard_body(receive)
     await send_problem(scope, reply.send, problem)
 
 
 def _is_public(scope: Scope) -> bool:
-    if scope["type"] != "http":
+    if scope["type"] != ScopeType.HTTP:
         return False
     path = scope["path"]
     return path in PUBLIC_PATHS or (path in LOCAL_PATHS and _is_local(scope))

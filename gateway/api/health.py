@@ -26,7 +26,7 @@ def health_routes(services: Services) -> list[HTTPRouteHandler]:
 
 def readiness(services: Services) -> Readiness:
     """Ready once every declared model can answer, until the server drains or an engine fails."""
-    models = []
+    models = [ModelReadiness(name=name, ready=False, progress=0.0) for name in services.models.missing]
     for model in services.models:
         health = model.backend.health()
         models.append(ModelReadiness(name=model.name, ready=health.ready, progress=round(health.progress, 3)))

@@ -1,4 +1,4 @@
-"""Parameters that other servers know and that change what an answer means. Ignoring them would be a lie, so we refuse."""
+"""Parameters that other servers know and that change what an answer means. We refuse them: ignoring would be a lie."""
 
 from __future__ import annotations
 

@@ -110,9 +110,11 @@ def test_context_is_never_longer_than_the_models(model: LoadableModel) -> None:
 
 
 def test_kv_memory_is_taken_as_tokens_come(model: LoadableModel) -> None:
-    """A large plan costs nothing until it is used."""
+    """A large plan costs nothing until it is used, also where the heap has room from earlier."""
     runner = create_runner(threads=1)
     runner.load(model, lambda _: None)
+    warm_heap = [np.ones(2**22, np.float32) for _ in range(4)]
+    del warm_heap
     before = psutil.Process().memory_info().rss
 
     plan = runner.plan_memory(KVLimit(max_bytes=2**30, max_sequences=64, max_context=1024))
@@ -240,3 +242,31 @@ def test_statistics_count_steps_and_tokens(model: LoadableModel) -> None:
 
     assert runner.stats()["steps"] - before["steps"] == 1
     assert runner.stats()["tokens"] - before["tokens"] == 15
+
+
+def test_memory_that_the_system_refuses_is_a_matter_of_capacity(
+    model: LoadableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan beyond the machine is refused with numbers, not with a crash."""
+
+    def refuse(fd: int, length: int) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    runner = create_runner(threads=1)
+    runner.load(model, lambda _: None)
+    monkeypatch.setattr("backends.onnx.pool.mmap.mmap", refuse)
+
+    with pytest.raises(CapacityExceeded, match=r"1 MB for the keys.*Cannot allocate"):
+        runner.plan_memory(KVLimit(max_bytes=2**30, max_sequences=4, max_context=512))
+
+
+def test_suspended_memory_leaves_the_process(model: LoadableModel) -> None:
+    """KV that was used goes back to the system at once."""
+    runner = make_runner(model, slots=4, context=1024)
+    for slot in range(4):
+        run(runner, Part(slot, [1] * 1000, rows=0))
+    used = psutil.Process().memory_info().rss
+
+    runner.suspend()
+
+    assert used - psutil.Process().memory_info().rss > 12e6
