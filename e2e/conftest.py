@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -25,6 +26,11 @@ class House(msgspec.Struct, frozen=True, kw_only=True):
     target: Target
     server: Server
     statuses_while_loading: dict[str, tuple[int, ...]]
+
+
+def pytest_configure() -> None:
+    """A run that is told to end still stops its servers."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from e2e.conftest import House
 from e2e.harness.house import Known, Target
 from e2e.harness.shape import assert_error, assert_no_leak
 from e2e.harness.wire import TLS, Json, ask, get, headers, post, post_ok
@@ -256,6 +257,20 @@ def test_wrong_framing(name: str, head: str, body: bytes, target: Target) -> Non
 
     assert status is None or 400 <= status < 500, f"{name}: {answer[:300]}"
     assert_no_leak(answer)
+
+
+def test_a_client_that_leaves_is_no_fault(house: House) -> None:
+    """Hanging up in the middle of a body is ordinary; the server's log shows no traceback for it."""
+    target, before = house.target, len(house.server.output())
+    request = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {target.keys.acme}\r\nContent-Length: 1000\r\n\r\n{{"
+    )
+
+    _raw(target, request.encode(), half_close=True)
+    post_ok(f"{target.api}/chat/completions", ask("capital of France", max_tokens=1), target.keys.acme)
+
+    assert "Traceback" not in house.server.output()[before:]
 
 
 def test_large_body(target: Target) -> None:

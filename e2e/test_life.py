@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import httpx
+import msgspec
 import psutil
 
 from e2e.conftest import House
@@ -60,6 +61,16 @@ def test_request_ids(target: Target) -> None:
     assert kept.headers["x-request-id"] == "my-id_42"
     assert replaced.headers["x-request-id"] != "a b;c" * 60
     assert replaced.headers["x-request-id"]
+
+
+def test_keys_stay_out_of_the_log(house: House) -> None:
+    """Whatever was asked so far, with good keys and bad ones, no key stands in the log."""
+    for key in (KEYS.acme, KEYS.disabled):
+        get(f"{house.target.api}/models", key)
+
+    log = house.server.output()
+
+    assert not [key for key in msgspec.structs.astuple(KEYS) if key in log]
 
 
 def test_defaults_serve_the_demo(tmp_path: Path, known: Known) -> None:

@@ -1,1 +1,138 @@
-def render_document() -> str: return "{}"
+"""The OpenAPI 3.1 document, from the wire structs and the table of operations.
+
+python -m gateway.openapi > openapi/openapi.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import msgspec
+
+from gateway import __version__
+from gateway.api.operations import OPERATIONS, Json, Operation
+from gateway.api.schemas.errors import ErrorObject
+from gateway.api.schemas.socket import CancelFrame, EndFrame, SocketRequest
+
+_REF = "#/components/schemas/{name}"
+_PROBLEMS = {
+    400: "The request cannot be served as it stands; `param` names the field.",
+    401: "No key, or an unknown one.",
+    403: "The tenant of this key is disabled.",
+    404: "No such route, or no such model for this tenant.",
+    405: "Another method; see `Allow`.",
+    413: "The body is too large.",
+    415: "The body is not plain JSON.",
+    500: "A fault of the server; the message holds the request id.",
+    503: "Overloaded, loading or shutting down; see `Retry-After`.",
+}
+_ALWAYS = (405, 500)
+_GUARDED = (401, 403, 503)
+_WITH_BODY = (400, 404, 413, 415)
+
+
+def document() -> Json:
+    """The whole document as plain values."""
+    paths: dict[str, Json] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _described(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Hostelry",
+            "version": __version__,
+            "summary": "An OpenAI-compatible gateway for many tenants, with its own inference engines",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"key": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "A tenant's key."}},
+            "schemas": _schemas(),
+            "responses": {f"Problem{status}": _problem(text) for status, text in _PROBLEMS.items()},
+        },
+    }
+
+
+@cache
+def render_document() -> str:
+    """The document as JSON text in a stable order, with a newline at the end."""
+    plain = msgspec.json.encode(document(), order="sorted")
+    return msgspec.json.format(plain, indent=2).decode() + "\n"
+
+
+def _described(operation: Operation) -> Json:
+    described: Json = {
+        "operationId": operation.id,
+        "summary": operation.summary,
+        "security": [] if operation.is_public else [{"key": []}],
+        "responses": {"200": _success(operation), **dict(_failures(operation))},
+    }
+    if operation.description:
+        described["description"] = operation.description
+    if operation.parameter:
+        described["parameters"] = [
+            {"name": operation.parameter, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        ]
+    if operation.request:
+        content = {"schema": _ref(operation.request), "example": operation.example}
+        described["requestBody"] = {"required": True, "content": {"application/json": content}}
+    return described
+
+
+def _success(operation: Operation) -> Json:
+    schema: Json = _ref(operation.response) if operation.response else {}
+    if operation.media_type == "text/plain":
+        schema = {"type": "string"}
+    content = {operation.media_type: {"schema": schema, "example": operation.answer}}
+    if operation.chunk:
+        text = f"Each `data:` line holds a {operation.chunk.__name__}; the last one is `[DONE]`."
+        content["text/event-stream"] = {
+            "schema": {"type": "string", "description": text},
+            "example": "data: [DONE]\n\n",
+        }
+    return {"description": "Success.", "headers": _HEADERS, "content": content}
+
+
+_HEADERS: Json = {
+    "x-request-id": {
+        "description": "The client's own id if it matches `[A-Za-z0-9_-]{1,128}`, else a new one.",
+        "schema": {"type": "string"},
+    }
+}
+
+
+def _failures(operation: Operation) -> Iterator[tuple[str, Json]]:
+    statuses = {*_ALWAYS, *operation.problems}
+    statuses.update(() if operation.is_public else _GUARDED)
+    statuses.update(_WITH_BODY if operation.request else ())
+    for status in sorted(statuses):
+        yield str(status), {"$ref": f"#/components/responses/Problem{status}"}
+    if operation.unready:
+        content = {"application/json": {"schema": _ref(operation.unready)}}
+        yield "503", {"description": "Not ready; the body tells why.", "headers": _HEADERS, "content": content}
+
+
+def _problem(text: str) -> Json:
+    example = {"error": {"message": text, "type": "invalid_request_error", "param": None, "code": None}}
+    content = {"application/json": {"schema": _ref(ErrorObject), "example": example}}
+    return {"description": text, "headers": _HEADERS, "content": content}
+
+
+def _ref(kind: type[msgspec.Struct]) -> Json:
+    return {"$ref": _REF.format(name=kind.__name__)}
+
+
+def _schemas() -> Json:
+    kinds: set[type[msgspec.Struct]] = {ErrorObject, SocketRequest, CancelFrame, EndFrame}
+    for operation in OPERATIONS:
+        named = (operation.request, operation.response, operation.chunk, operation.unready)
+        kinds.update(kind for kind in named if kind)
+    ordered = sorted(kinds, key=lambda kind: kind.__name__)
+    return dict(msgspec.json.schema_components(ordered, ref_template=_REF)[1])
+
+
+if __name__ == "__main__":
+    print(render_document(), end="")

@@ -53,6 +53,13 @@ def test_metrics_are_documented() -> None:
     assert [name for name in families if name not in REFERENCE] == []
 
 
+def test_routes_are_documented() -> None:
+    """Every path of the OpenAPI document has a row."""
+    paths = msgspec.json.decode((DOCS.parent / "openapi" / "openapi.json").read_bytes())["paths"]
+
+    assert [path for path in paths if path not in REFERENCE] == []
+
+
 def test_there_are_at_most_ten_documents() -> None:
     """More would not be read."""
     assert len(list(DOCS.glob("*.md"))) <= 10

@@ -47,6 +47,8 @@ class FakeBackend:
         """Ids of requests that have started and not ended."""
         self.cancelled: list[str] = []
         """Ids of requests whose iterator was closed before its end."""
+        self.num_deltas = 0
+        """Deltas that were fetched, over all requests."""
         self.paused = asyncio.Event()
         """Set once a request waits in a pause."""
         self.ended = asyncio.Event()
@@ -94,6 +96,7 @@ class FakeBackend:
             await self._pause(script, index)
             delta = piece if isinstance(piece, Delta) else Delta(piece, token_ids=(index,))
             num_tokens += len(delta.token_ids)
+            self.num_deltas += 1
             yield delta
         await self._pause(script, len(script.pieces))
         if script.fault is not None:

@@ -55,7 +55,7 @@ class Answer:
                 await self._chunks(generation, tasks)
             ending = _DONE
         except Exception as error:
-            if not is_open or isinstance(error, ClientGone):
+            if not is_open:
                 raise
             ending = b"data: " + _encode(problem_of(error, request_id=self._request_id).body) + b"\n\n"
         await self._send(_body(ending, more=False))

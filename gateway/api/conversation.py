@@ -11,7 +11,7 @@ from litestar.types import Receive, Send, WebSocketScope
 from gateway.api.chunks import chunks_of, socket_frame
 from gateway.api.convert import Plan, plan_chat
 from gateway.api.decode import RequestDecoder
-from gateway.api.gone import ClientGone
+from gateway.api.gone import ClientGone, raise_unless_gone
 from gateway.api.schemas.errors import ErrorDetail
 from gateway.api.schemas.socket import CancelFrame, EndFrame, Envelope, SocketRequest
 from gateway.api.stream import accepted, fold, stream
@@ -63,10 +63,8 @@ class Conversation:
                 closer.cancel()
                 for task in self._running.values():
                     task.cancel()
-        except ExceptionGroup as group:
-            _, others = group.split(ClientGone)
-            if others is not None:
-                raise others.exceptions[0] from None
+        except BaseExceptionGroup as group:
+            raise_unless_gone(group)
 
     async def _take(self, message: Any, tasks: asyncio.TaskGroup) -> None:  # Any: an ASGI message
         """Act on one frame. A bad one is answered; the socket stays open."""
@@ -81,8 +79,6 @@ class Conversation:
             request_id = request_id or self._new_id()
             plan = self._plan(text, request_id)
             self._running[request_id] = tasks.create_task(self._serve(plan, request_id))
-        except ClientGone:
-            raise
         except Exception as error:
             await self._send_error(error, request_id)
 
@@ -115,8 +111,6 @@ class Conversation:
         try:
             with self._services.drain.request():
                 await self._answer(plan, request_id)
-        except ClientGone:
-            raise
         except Exception as error:
             await self._send_error(error, request_id)
         finally:

@@ -38,6 +38,8 @@ class RequestDecoder(Generic[T]):
     def decode(self, body: bytes | str) -> Decoded[T]:
         """Raises `InvalidJson`, `InvalidRequest` or `UnsupportedParameter`."""
         try:
+            if isinstance(body, bytes):
+                body.decode()  # what msgspec skips it does not check
             given = self._names.decode(body)
             refuse_unsupported(given, self._refused)
             request = self._struct.decode(body)

@@ -91,7 +91,10 @@ class Reply:
         if kind in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
             self.is_started = True
             message["headers"] = [*message.get("headers", ()), *self._headers(kind)]
-        await self._send(message)
+        try:
+            await self._send(message)
+        except OSError:  # ASGI 2.4: what a server raises when the client has gone
+            raise ClientGone from None
 
     def _headers(self, kind: str) -> list[tuple[bytes, bytes]]:
         headers = [(b"x-request-id", self.request_id.encode())]

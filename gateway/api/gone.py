@@ -9,8 +9,11 @@ from typing import NoReturn
 from litestar.types import Receive
 
 
-class ClientGone(Exception):
-    """The connection ended, or its reader takes nothing any more. There is nobody to tell."""
+class ClientGone(BaseException):
+    """The connection ended, or its reader takes nothing any more.
+
+    Like a cancellation it is no error: nobody is left to tell, so no edge may turn it into an answer.
+    """
 
 
 async def serve_until_gone(
@@ -26,10 +29,15 @@ async def serve_until_gone(
             watcher = tasks.create_task(_raise_when_gone(receive))
             await serve(tasks)
             watcher.cancel()
-    except ExceptionGroup as group:
-        _, others = group.split(ClientGone)
-        if others is not None:
-            raise others.exceptions[0] from None
+    except BaseExceptionGroup as group:
+        raise_unless_gone(group)
+
+
+def raise_unless_gone(group: BaseExceptionGroup) -> None:
+    """Raise the first exception of a task group that is not `ClientGone`, if there is one."""
+    _, others = group.split(ClientGone)
+    if others is not None:
+        raise others.exceptions[0] from None
 
 
 async def _raise_when_gone(receive: Receive) -> NoReturn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
-from gateway.api.schemas.health import Live, ModelReadiness, Readiness
+from gateway.api.schemas.health import Live, Loading, Readiness
 from gateway.services import Services
 
 
@@ -26,11 +26,13 @@ def health_routes(services: Services) -> list[HTTPRouteHandler]:
 
 def readiness(services: Services) -> Readiness:
     """Ready once every declared model can answer, until the server drains or an engine fails."""
-    models = [ModelReadiness(name=name, ready=False, progress=0.0) for name in services.models.missing]
-    for model in services.models:
+    models = services.models
+    waiting_for = [Loading(name=name, progress=0.0) for name in models.missing]
+    for model in models:
         health = model.backend.health()
-        models.append(ModelReadiness(name=model.name, ready=health.ready, progress=round(health.progress, 3)))
+        if not health.ready:
+            waiting_for.append(Loading(name=model.name, progress=round(health.progress, 3)))
     if not services.drain.accepting():
-        return Readiness(status="draining", models=models)
-    is_ready = bool(models) and all(model.ready for model in models)
-    return Readiness(status="ready" if is_ready else "loading", models=models)
+        return Readiness(status="draining", waiting_for=waiting_for)
+    is_ready = len(models) > 0 and not waiting_for
+    return Readiness(status="ready" if is_ready else "loading", waiting_for=waiting_for)

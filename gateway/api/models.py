@@ -7,6 +7,7 @@ from typing import Any
 
 from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 
 from gateway.api.schemas.models import ModelList, ModelObject
 from gateway.api.visit import visit_of
@@ -23,7 +24,7 @@ def model_routes(services: Services) -> list[HTTPRouteHandler]:
         return ModelList(data=[_shown(model) for model in services.models.visible_to(tenant)])
 
     @get("/v1/models/{model_id:path}", sync_to_thread=False)
-    def show_model(request: AnyRequest, model_id: Path) -> ModelObject:
+    def show_model(request: AnyRequest, model_id: FromPath[Path]) -> ModelObject:
         return _shown(services.models.find(str(model_id).lstrip("/"), visit_of(request.scope).guest))
 
     return [list_models, show_model]

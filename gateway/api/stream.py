@@ -11,6 +11,7 @@ from gateway.api.choices import Choices
 from gateway.api.chunks import ChatChunks, CompletionChunks
 from gateway.api.convert import Plan
 from gateway.api.fold import Fold
+from gateway.api.gone import ClientGone
 from gateway.errors import GenerationFailed
 from gateway.metrics import Meter, Outcome
 from gateway.services import Services
@@ -56,7 +57,7 @@ async def accepted(plan: Plan, services: Services) -> AsyncIterator[Generation]:
             meter.see(choice, event)
         yield Generation(plan, choices, meter, started)
         outcome = "completed"
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, ClientGone):
         outcome = "cancelled"
         raise
     except GenerationFailed:

@@ -20,7 +20,8 @@ def test_empty_file_is_all_defaults(tmp_path: Path) -> None:
 
 def test_values_arrive_where_they_belong(tmp_path: Path) -> None:
     """Tables become frozen structs."""
-    text = '[server]\nport = 9000\n[[models]]\npath = "m.gguf"\nmax_batch = 4\n[[tenants]]\nname = "acme"\nkeys = ["sk-12345678"]'
+    tables = ["[server]", "port = 9000", "[[models]]", 'path = "m.gguf"', "max_batch = 4"]
+    text = "\n".join([*tables, "[[tenants]]", 'name = "acme"', 'keys = ["sk-12345678"]'])
 
     config = load_config(write(tmp_path, text))
 

@@ -27,8 +27,12 @@ from gateway.api.schemas.bounds import (
 from gateway.api.schemas.usage import UsageObject
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-ABSENT = msgspec.Raw(b"null")
 TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
+
+
+def _absent() -> msgspec.Raw:
+    """A default that the JSON schema leaves out."""
+    return msgspec.Raw(b"null")
 
 
 class ContentPart(msgspec.Struct, frozen=True):
@@ -44,9 +48,9 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
     role: Role
     content: str | Annotated[list[ContentPart], Meta(min_length=1, max_length=1024)] | None = None
     name: str | None = None
-    tool_calls: msgspec.Raw = ABSENT
-    function_call: msgspec.Raw = ABSENT
-    audio: msgspec.Raw = ABSENT
+    tool_calls: msgspec.Raw = msgspec.field(default_factory=_absent)
+    function_call: msgspec.Raw = msgspec.field(default_factory=_absent)
+    audio: msgspec.Raw = msgspec.field(default_factory=_absent)
 
 
 class ChatCompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +93,7 @@ class TopLogprob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TokenLogprobObject(msgspec.Struct, frozen=True, kw_only=True):
-    """One generated token and its best alternatives; `token` reads `bytes:\\\\xe2` where a character is cut."""
+    r"""One generated token and its best alternatives; `token` reads `bytes:\xe2` where a character is cut."""
 
     token: str
     logprob: float

@@ -13,15 +13,15 @@ class Live(msgspec.Struct, frozen=True):
     status: Literal["alive"] = "alive"
 
 
-class ModelReadiness(msgspec.Struct, frozen=True, kw_only=True):
+class Loading(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that cannot answer. `progress` is the part of loading that is done, 0 to 1."""
+
     name: str
-    ready: bool
     progress: float
-    """Part of loading that is done, 0 to 1."""
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether requests can be answered, model by model."""
+    """Whether requests can be answered, and which models are missing; models that are well are not named."""
 
     status: Literal["ready", "loading", "draining"]
-    models: list[ModelReadiness]
+    waiting_for: list[Loading]

@@ -1,0 +1,83 @@
+"""Random bodies: a completion or the error object, never a fault."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.gateway.api.conftest import build, client_of
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+NUMBER = st.floats(-3, 3) | st.integers(-5, 5)
+NAMES = ["temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "stream", "stream_options", "logprobs", "top_logprobs", "logit_bias", "presence_penalty", "repetition_penalty", "ignore_eos", "response_format", "tools", "tool_choice", "user", "metadata", "speculative", "echo", "suffix", "best_of", "x"]
+MESSAGE = st.dictionaries(st.sampled_from(["role", "content", "name", "tool_calls", "audio"]), JUNK, max_size=4)
+GOOD_MESSAGE = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": st.text()})
+CHAT = st.fixed_dictionaries(
+    {
+        "model": st.just("demo") | JUNK,
+        "messages": st.lists(GOOD_MESSAGE, min_size=1, max_size=3) | st.lists(MESSAGE, max_size=3) | JUNK,
+    },
+    optional=dict.fromkeys(NAMES, NUMBER | JUNK),
+)
+COMPLETION = st.fixed_dictionaries(
+    {"model": st.just("demo") | JUNK, "prompt": st.text() | st.lists(st.integers(0, 9)) | JUNK},
+    optional=dict.fromkeys(NAMES, NUMBER | JUNK),
+)
+CALM = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@CALM
+@given(CHAT)
+def test_chat(body: object) -> None:
+    """150 chat bodies."""
+    _check("/v1/chat/completions", httpx.Request("POST", "http://x", json=_clean(body)).content)
+
+
+@CALM
+@given(COMPLETION)
+def test_completions(body: object) -> None:
+    """150 completion bodies."""
+    _check("/v1/completions", httpx.Request("POST", "http://x", json=_clean(body)).content)
+
+
+@CALM
+@given(st.binary(max_size=200))
+def test_bytes(body: bytes) -> None:
+    """150 bodies that are hardly JSON."""
+    _check("/v1/chat/completions", body)
+
+
+def _clean(value: object) -> object:
+    """Without surrogates, which no client can put on the wire."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "ignore").decode()
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    if isinstance(value, dict):
+        return {_clean(name): _clean(item) for name, item in value.items()}
+    return value
+
+
+def _check(path: str, body: bytes) -> None:
+    response = asyncio.run(_send(path, body))
+    assert response.status_code == 200 or 400 <= response.status_code < 500, response.text
+    assert response.headers["x-request-id"]
+    if response.status_code != 200:
+        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+async def _send(path: str, body: bytes) -> httpx.Response:
+    house = build()
+    async with client_of(house) as client:
+        response = await client.post(path, content=body)
+    assert house.backend.running == set()
+    assert house.services.drain.inside == 0
+    return response

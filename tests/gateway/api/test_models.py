@@ -1,0 +1,96 @@
+"""`/v1/models` and the probes."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from backends.api import Health
+from gateway.app import Services, create_app
+from gateway.drain import Drain
+from gateway.metrics import Metrics
+from gateway.routing import Models
+from gateway.tenants.keys import Tenants
+from tests.gateway.api.conftest import TENANTS, House, chat, client_of
+
+
+async def test_list(client: httpx.AsyncClient) -> None:
+    """Every model of the house, as OpenAI lists them."""
+    answer = (await client.get("/v1/models")).json()
+
+    assert answer["object"] == "list"
+    assert answer["data"][0] == {"id": "demo", "object": "model", "created": 1_700_000_000, "owned_by": "hostelry"}
+    assert [model["id"] for model in answer["data"]] == ["demo", "other"]
+
+
+async def test_one(client: httpx.AsyncClient) -> None:
+    """One model by name, also spelt with an escaped character."""
+    assert (await client.get("/v1/models/demo")).json()["id"] == "demo"
+    assert (await client.get("/v1/models/%64emo")).json()["id"] == "demo"
+
+
+async def test_narrow_tenant(house: House) -> None:
+    """A tenant sees its models only; the others read like models that do not exist."""
+    async with client_of(house, key="sk-narrow-0123456789") as client:
+        listed = (await client.get("/v1/models")).json()["data"]
+        hidden = await client.get("/v1/models/demo")
+        missing = await client.get("/v1/models/dema")
+        refused = await client.post("/v1/chat/completions", json=chat())
+
+    assert [model["id"] for model in listed] == ["other"]
+    assert hidden.status_code == missing.status_code == refused.status_code == 404
+    assert hidden.json()["error"]["message"].replace("demo", "dema") == missing.json()["error"]["message"]
+    assert refused.json()["error"]["code"] == "model_not_found"
+    assert house.backend.requests == []
+
+
+@pytest.mark.parametrize("name", ["nope", "demo:adapter", "a/b/c", "x" * 5000, "%00", "..%2f..%2fetc"])
+async def test_missing(name: str, client: httpx.AsyncClient) -> None:
+    """404 with the names that would work."""
+    response = await client.get(f"/v1/models/{name}")
+
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "model_not_found"
+    assert "demo" in response.json()["error"]["message"]
+
+
+async def test_loading_model(client: httpx.AsyncClient, house: House) -> None:
+    """While a model loads, requests are told when to come back, and `ready` shows the progress without a key."""
+    house.backend.current_health = Health(ready=False, detail="/secret/path", progress=0.42)
+
+    refused = await client.post("/v1/chat/completions", json=chat())
+    probe = await client.get("/health/ready")
+
+    assert refused.status_code == 503
+    assert refused.json()["error"]["code"] == "model_not_ready"
+    assert "42%" in refused.json()["error"]["message"]
+    assert refused.headers["retry-after"]
+    assert probe.status_code == 503
+    assert probe.json() == {
+        "status": "loading",
+        "waiting_for": [{"name": "demo", "progress": 0.42}, {"name": "other", "progress": 0.42}],
+    }
+    assert "secret" not in refused.text + probe.text
+    assert (await client.get("/health/live")).json() == {"status": "alive"}
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/ready"])
+async def test_ready(path: str, client: httpx.AsyncClient) -> None:
+    """A house that is well names no model to strangers."""
+    response = await client.get(path)
+
+    assert response.status_code == 200
+    assert response.json() == {"status": "ready", "waiting_for": []}
+
+
+async def test_expected_models() -> None:
+    """A server is not ready before every declared model was added; requests for one are told to wait."""
+    services = Services(
+        models=Models(expected=("big",)), tenants=Tenants(TENANTS), metrics=Metrics(), drain=Drain()
+    )
+    async with client_of(House(create_app(services), services, None)) as client:  # type: ignore[arg-type]  # there is no backend yet
+        probe = await client.get("/health/ready")
+        refused = await client.post("/v1/chat/completions", json=chat(model="big"))
+
+    assert probe.json() == {"status": "loading", "waiting_for": [{"name": "big", "progress": 0.0}]}
+    assert refused.status_code == 503

@@ -1,0 +1,68 @@
+"""The table from exception to answer."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+
+from backends import errors as backend_errors
+from backends.errors import ContextLengthExceeded, Overloaded, RequestError
+from gateway import errors
+from gateway.errors import TABLE, GatewayError, GenerationFailed, problem_of
+
+
+def _raised_at_the_edge() -> list[type[Exception]]:
+    ours = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, GatewayError)]
+    theirs = [kind for _, kind in inspect.getmembers(backend_errors, inspect.isclass) if issubclass(kind, RequestError)]
+    return [kind for kind in ours + theirs if kind is not GatewayError]
+
+
+@pytest.mark.parametrize("kind", _raised_at_the_edge())
+def test_every_class_has_a_rule(kind: type[Exception]) -> None:
+    """Nothing that we raise ends as an unexpected error."""
+    assert any(each in TABLE for each in kind.__mro__)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "param"),
+    [
+        (RequestError("no", param="seed"), 400, None, "seed"),
+        (ContextLengthExceeded("long", param="messages"), 400, "context_length_exceeded", "messages"),
+        (Overloaded("full"), 503, "engine_overloaded", None),
+        (GenerationFailed("died", code="engine_failed"), 500, "engine_failed", None),
+        (GenerationFailed("closing", code="server_shutdown"), 503, "server_shutdown", None),
+        (GenerationFailed("gone", code="upstream_unreachable"), 502, "upstream_unreachable", None),
+        (NotFoundException(), 404, "not_found", None),
+        (MethodNotAllowedException(headers={"allow": "GET, OPTIONS"}), 405, "method_not_allowed", None),
+        (HTTPException(status_code=400, detail="Invalid host header"), 400, None, None),
+    ],
+)
+def test_rules(error: Exception, status: int, code: str | None, param: str | None) -> None:
+    """The most derived rule wins; code and param are the exception's own."""
+    problem = problem_of(error, request_id="r")
+
+    detail = problem.body.error
+    assert (problem.status, detail.code, detail.param) == (status, code, param)
+    assert detail.type == ("server_error" if status >= 500 else "invalid_request_error")
+
+
+@pytest.mark.parametrize("error", [ValueError("secret"), HTTPException(status_code=500, detail="secret")])
+def test_unexpected_errors_are_logged_once(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """The client gets the request id, the log gets the traceback."""
+    problem = problem_of(error, request_id="req_1")
+
+    assert problem.status == 500
+    assert "secret" not in problem.body.error.message
+    assert "req_1" in problem.body.error.message
+    (record,) = caplog.records
+    assert record.exc_info
+    assert record.exc_info[1] is error
+
+
+def test_retry_after_is_whole_seconds_and_exact_milliseconds() -> None:
+    """Seconds are rounded up, so that nobody comes too early."""
+    headers = dict(problem_of(Overloaded("full", retry_after_s=0.25), request_id="r").headers)
+
+    assert headers == {b"retry-after": b"1", b"retry-after-ms": b"250"}

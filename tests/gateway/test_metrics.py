@@ -1,0 +1,101 @@
+"""What `/metrics` shows."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from backends.api import Health
+from backends.generation import Delta, Done, Started, Usage
+from backends.testing.backend import FakeBackend
+from gateway.engine.messages import EngineStats
+from gateway.metrics import MAX_TENANT_LABELS, Metrics
+from gateway.routing import Models, ServedModel
+
+STATS = EngineStats(
+    running=1, waiting=2, steps=3, batched_sequences=4, prefill_tokens=5, generated_tokens=6, kv_tokens=7, step_time_s=8
+)
+
+
+def _samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    families = text_string_to_metric_families(metrics.render().decode())
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+def test_usage_is_the_backends_word_once_it_is_given() -> None:
+    """Deltas are counted until `Done` says what was computed; choices of a prompt bill it once."""
+    meter = Metrics().begin(model="m", tenant="t")
+    for choice in (0, 1):
+        meter.see(choice, Started(10))
+        meter.see(choice, Delta("a", (1, 2)))
+    before = meter.usage(choices_per_prompt=2)
+
+    meter.see(0, Done("stop", Usage(prompt_tokens=10, completion_tokens=3, cached_tokens=4)))
+    after = meter.usage(choices_per_prompt=2)
+
+    assert (before.prompt_tokens, before.completion_tokens) == (10, 4)
+    assert (after.prompt_tokens, after.completion_tokens, after.cached_tokens) == (10, 5, 4)
+    assert meter.usage(choices_per_prompt=1).prompt_tokens == 20
+
+
+def test_a_request_is_counted_once() -> None:
+    """Ending twice changes nothing, and the gauge comes back to zero."""
+    metrics = Metrics()
+    meter = metrics.begin(model="m", tenant="t")
+    meter.see(0, Started(3))
+
+    meter.end("cancelled", choices_per_prompt=1)
+    meter.end("completed", choices_per_prompt=1)
+
+    samples = _samples(metrics)
+    labels = (("model", "m"), ("tenant", "t"))
+    assert samples["hostelry_requests_total", (labels[0], ("outcome", "cancelled"), labels[1])] == 1
+    assert samples["hostelry_prompt_tokens_total", labels] == 3
+    assert samples["hostelry_requests_in_flight", (("model", "m"),)] == 0
+    assert not [name for name, found in samples if ("outcome", "completed") in found]
+
+
+def test_tenant_labels_are_capped() -> None:
+    """Thousands of tenants do not make thousands of series."""
+    metrics = Metrics()
+    for number in range(MAX_TENANT_LABELS + 50):
+        metrics.begin(model="m", tenant=f"t{number}").end("completed", choices_per_prompt=1)
+
+    samples = _samples(metrics)
+
+    tenants = {dict(labels)["tenant"] for name, labels in samples if name == "hostelry_requests_total"}
+    assert len(tenants) == MAX_TENANT_LABELS + 1
+    other = (("model", "m"), ("outcome", "completed"), ("tenant", "other"))
+    assert samples["hostelry_requests_total", other] == 50
+
+
+def test_engine_numbers_are_read_at_each_scrape() -> None:
+    """Every model shows whether it is ready; those with an engine show its numbers."""
+    backend = FakeBackend(health=Health(ready=False))
+    metrics = Metrics()
+    metrics.watch(
+        Models(
+            [
+                ServedModel(name="local", backend=backend, stats=lambda: STATS),
+                ServedModel(name="loading", backend=backend, stats=lambda: None),
+                ServedModel(name="remote", backend=FakeBackend()),
+            ]
+        )
+    )
+
+    samples = _samples(metrics)
+
+    expected = {"running": 1, "waiting": 2, "kv_tokens": 7}
+    expected |= {"steps_total": 3, "batched_sequences_total": 4, "prefill_tokens_total": 5, "generated_tokens_total": 6}
+    for name, value in expected.items():
+        assert samples[f"hostelry_engine_{name}", (("model", "local"),)] == value
+        assert (f"hostelry_engine_{name}", (("model", "loading"),)) not in samples
+    assert samples["hostelry_engine_ready", (("model", "loading"),)] == 0
+    assert samples["hostelry_engine_ready", (("model", "remote"),)] == 1
+
+
+def test_registries_are_apart() -> None:
+    """Two applications in one process do not share numbers."""
+    first, second = Metrics(), Metrics()
+    first.begin(model="m", tenant="t").end("completed", choices_per_prompt=1)
+
+    assert not [name for name, _ in _samples(second) if name == "hostelry_requests_total"]

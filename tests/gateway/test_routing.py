@@ -1,0 +1,72 @@
+"""Requested name → model."""
+
+from __future__ import annotations
+
+import pytest
+
+from backends.api import Health
+from backends.testing.backend import FakeBackend
+from gateway.errors import ModelNotFound, ModelNotReady
+from gateway.routing import Models, ServedModel
+from gateway.tenants.keys import Tenant
+
+ACME = Tenant(name="acme")
+NARROW = Tenant(name="narrow", models=("qwen",))
+
+
+def _served(name: str, *, ready: bool = True) -> ServedModel:
+    return ServedModel(name=name, backend=FakeBackend(health=Health(ready=ready, progress=0.5)))
+
+
+def test_finds_by_name() -> None:
+    """The exact name, in declared order for lists."""
+    models = Models([_served("qwen"), _served("llama")])
+
+    assert models.route("llama", ACME).name == "llama"
+    assert [model.name for model in models.visible_to(ACME)] == ["qwen", "llama"]
+    assert [model.name for model in models.visible_to(NARROW)] == ["qwen"]
+
+
+def test_suggests_the_nearest_names_this_tenant_may_use() -> None:
+    """A typo is answered with what was meant, but never with what is hidden."""
+    models = Models([_served("qwen"), _served("llama")])
+
+    with pytest.raises(ModelNotFound, match=r"did you mean llama\?"):
+        models.route("lama", ACME)
+    with pytest.raises(ModelNotFound, match=r"models you may use: qwen$"):
+        models.route("llama", NARROW)
+
+
+def test_no_models_at_all() -> None:
+    """The message stays a sentence."""
+    with pytest.raises(ModelNotFound, match=r"models you may use: none$"):
+        Models().route("x", ACME)
+
+
+def test_unknown_adapter() -> None:
+    """A known base with an unknown adapter says so, to whom may see the base."""
+    models = Models([_served("qwen"), _served("llama")])
+
+    with pytest.raises(ModelNotFound, match="model llama has no adapter 'law'"):
+        models.route("llama:law", ACME)
+    with pytest.raises(ModelNotFound, match="does not exist"):
+        models.route("llama:law", NARROW)
+
+
+def test_not_ready() -> None:
+    """A loading model can be found and not be asked."""
+    models = Models([_served("qwen", ready=False)], expected=("qwen", "llama"))
+
+    assert models.find("qwen", ACME).name == "qwen"
+    with pytest.raises(ModelNotReady, match="50% loaded"):
+        models.route("qwen", ACME)
+    with pytest.raises(ModelNotReady):
+        models.route("llama", ACME)
+    with pytest.raises(ModelNotFound):
+        models.route("llama", NARROW)
+
+
+def test_one_name_one_model() -> None:
+    """A second model of the same name is refused."""
+    with pytest.raises(ValueError, match="two models are called qwen"):
+        Models([_served("qwen"), _served("qwen")])
