@@ -1,15 +1,15 @@
 """Errors of the two contracts.
 
-    BackendError
-    ├── ModelError             a model cannot be loaded: file, tensor, what was expected
-    │   └── UnsupportedModel   readable, but this build has no rule for it
-    ├── RequestError           this request cannot be served; nothing was accepted
-    │   ├── ContextLengthExceeded
-    │   └── Overloaded         try again later
-    └── RunnerError            a step failed
-        ├── CapacityExceeded   roll back and shrink the batch
-        ├── Retryable          roll back and run the step once more
-        └── Fatal              the engine process must restart
+BackendError
+├── ModelError             a model cannot be loaded: file, tensor, what was expected
+│   └── UnsupportedModel   readable, but this build has no rule for it
+├── RequestError           this request cannot be served; nothing was accepted
+│   ├── ContextLengthExceeded
+│   └── Overloaded         try again later
+└── RunnerError            a step failed
+    ├── CapacityExceeded   roll back and shrink the batch
+    ├── Retryable          roll back and run the step once more
+    └── Fatal              the engine process must restart
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class Socket(Connection):
     """A WebSocket on the chat path."""
 
     def __init__(self, app: App, *, headers: dict[str, str] | None = None, denial: bool = True) -> None:
-        extensions = {"websocket.http.response": {}} if denial else {}
+        extensions: dict[str, dict[str, str]] = {"websocket.http.response": {}} if denial else {}
         scope = scope_of("/v1/chat/completions", headers=headers, type="websocket", extensions=extensions)
         del scope["method"]
         super().__init__(app, scope)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import msgspec
@@ -54,7 +54,7 @@ def build(script: Script | Callable[[GenerateRequest], Script] | None = None, **
 
 def client_of(house: House, *, key: str | None = KEY) -> httpx.AsyncClient:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    transport = httpx.ASGITransport(house.app, client=("203.0.113.7", 50000))
+    transport = httpx.ASGITransport(cast(Any, house.app), client=("203.0.113.7", 50000))
     return httpx.AsyncClient(transport=transport, base_url="http://house", headers=headers)
 
 

@@ -113,7 +113,11 @@ UNSUPPORTED: list[tuple[str, object, str]] = [
     ("messages", [{"role": "tool", "content": "x", "tool_call_id": "1"}], "messages[0].role"),
     ("messages", [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}], "messages[0].tool_calls"),
     ("messages", [{"role": "assistant", "content": "x", "audio": {"id": "1"}}], "messages[0].audio"),
-    ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "messages[0].content[0].type"),
+    (
+        "messages",
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}],
+        "messages[0].content[0].type",
+    ),
     ("messages", [{"role": "user", "content": [{"type": "input_audio"}]}], "messages[0].content[0].type"),
 ]
 
@@ -137,7 +141,8 @@ HARMLESS: list[tuple[str, object]] = [
 ]
 
 BAD_PROMPTS: list[object] = [
-    None, 5, {}, [], [[]], [-1], [2**31], [2**70], [1.5], [1, "a"], [[1], "a"], [["a"]], [[1], 2], ["a"] * 17, [[1]] * 17
+    None, 5, {}, [], [[]], [-1], [2**31], [2**70], [1.5], [1, "a"], [[1], "a"], [["a"]], [[1], 2],
+    ["a"] * 17, [[1]] * 17,
 ]  # fmt: skip
 
 

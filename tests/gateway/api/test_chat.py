@@ -122,7 +122,9 @@ async def test_logprobs() -> None:
 
 async def test_unknown_fields_are_named(client: httpx.AsyncClient) -> None:
     """What has no effect is ignored and listed in one header; odd names cannot break it."""
-    response = await client.post(PATH, json=chat(**{"verbosity": "low", "api_base": "http://x", "a\r\nb": 1, "user": "me"}))
+    response = await client.post(
+        PATH, json=chat(**{"verbosity": "low", "api_base": "http://x", "a\r\nb": 1, "user": "me"})
+    )
 
     assert response.status_code == 200
     assert response.headers["x-hostelry-ignored"] == "api_base,verbosity"
@@ -130,7 +132,11 @@ async def test_unknown_fields_are_named(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize(
     ("failure", "status"),
-    [(("engine_failed", "the engine died"), 500), (("server_shutdown", "closing"), 503), (("upstream_timeout", "late"), 504)],
+    [
+        (("engine_failed", "the engine died"), 500),
+        (("server_shutdown", "closing"), 503),
+        (("upstream_timeout", "late"), 504),
+    ],
 )
 async def test_failed_becomes_an_http_error(failure: tuple[str, str], status: int) -> None:
     """A whole answer that cannot be finished is no answer; the backend's code decides the status."""
@@ -139,7 +145,12 @@ async def test_failed_becomes_an_http_error(failure: tuple[str, str], status: in
         response = await client.post(PATH, json=chat())
 
     assert response.status_code == status
-    assert response.json()["error"] == {"message": failure[1], "type": "server_error", "param": None, "code": failure[0]}
+    assert response.json()["error"] == {
+        "message": failure[1],
+        "type": "server_error",
+        "param": None,
+        "code": failure[0],
+    }
     assert house.metric("hostelry_requests_total", outcome="failed") == 1
     assert house.metric("hostelry_completion_tokens_total") == 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -12,7 +13,12 @@ from gateway.api.door import LOCAL_PATHS, PUBLIC_PATHS
 from tests.gateway.api.asgi import KEY, Connection, Exchange, scope_of
 from tests.gateway.api.conftest import House, build, chat, client_of
 
-GUARDED = (("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("GET", "/v1/models"), ("GET", "/v1/models/x"))
+GUARDED = (
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/x"),
+)
 NOWHERE = (("GET", "/"), ("GET", "/nothing"), ("GET", "/v1/nothing"), ("POST", "/health/live/../../v1/models"))
 
 
@@ -100,9 +106,7 @@ async def test_public_paths(path: str, house: House) -> None:
         ({"client": ("203.0.113.7", 1)}, {"Authorization": f"Bearer {KEY}"}, 200),
     ],
 )
-async def test_metrics_are_local(
-    extra: dict[str, object], headers: dict[str, str], status: int, house: House
-) -> None:
+async def test_metrics_are_local(extra: dict[str, Any], headers: dict[str, str], status: int, house: House) -> None:
     """Metrics are open to this machine only, and not through a proxy; elsewhere they need a key."""
     found, _, _ = await _ask(house, "/metrics", headers=headers, **extra)
 
@@ -117,7 +121,9 @@ async def test_only_exact_paths_are_public(path: str, house: House) -> None:
     assert status == 401
 
 
-@pytest.mark.parametrize("host", ["localhost/health?", "localhost/docs#", "a@b/../health", "[::1", "x:99999999", "", "é"])
+@pytest.mark.parametrize(
+    "host", ["localhost/health?", "localhost/docs#", "a@b/../health", "[::1", "x:99999999", "", "é"]
+)
 @pytest.mark.parametrize("key", [None, KEY])
 async def test_host_header_opens_nothing(host: str, key: str | None, house: House) -> None:
     """A crafted Host neither opens a route nor breaks the server."""
@@ -129,7 +135,8 @@ async def test_host_header_opens_nothing(host: str, key: str | None, house: Hous
 
 
 @pytest.mark.parametrize(
-    ("sent", "kept"), [("my-id_42", True), ("x" * 128, True), ("x" * 129, False), ("a b", False), ("a\n", False), ("", False)]
+    ("sent", "kept"),
+    [("my-id_42", True), ("x" * 128, True), ("x" * 129, False), ("a b", False), ("a\n", False), ("", False)],
 )
 async def test_request_id(sent: str, kept: bool, client: httpx.AsyncClient) -> None:
     """A sane id of the client comes back, anything else is replaced."""

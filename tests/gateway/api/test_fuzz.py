@@ -17,7 +17,33 @@ JUNK = st.recursive(
     max_leaves=6,
 )  # fmt: skip
 NUMBER = st.floats(-3, 3) | st.integers(-5, 5)
-NAMES = ["temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "stream", "stream_options", "logprobs", "top_logprobs", "logit_bias", "presence_penalty", "repetition_penalty", "ignore_eos", "response_format", "tools", "tool_choice", "user", "metadata", "speculative", "echo", "suffix", "best_of", "x"]
+NAMES = [
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "n",
+    "seed",
+    "stop",
+    "stream",
+    "stream_options",
+    "logprobs",
+    "top_logprobs",
+    "logit_bias",
+    "presence_penalty",
+    "repetition_penalty",
+    "ignore_eos",
+    "response_format",
+    "tools",
+    "tool_choice",
+    "user",
+    "metadata",
+    "speculative",
+    "echo",
+    "suffix",
+    "best_of",
+    "x",
+]
 MESSAGE = st.dictionaries(st.sampled_from(["role", "content", "name", "tool_calls", "audio"]), JUNK, max_size=4)
 GOOD_MESSAGE = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": st.text()})
 CHAT = st.fixed_dictionaries(

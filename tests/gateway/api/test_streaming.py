@@ -10,7 +10,6 @@ import pytest
 from backends.errors import ContextLengthExceeded, Overloaded
 from backends.generation import Delta, TokenLogprob
 from backends.testing.backend import Script
-from gateway.api import convert
 from tests.gateway.api.asgi import Exchange
 from tests.gateway.api.conftest import House, build, chat
 
@@ -20,8 +19,8 @@ GOLDEN = Path(__file__).parent / "golden"
 @pytest.fixture
 def _fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ids and times that do not change."""
-    monkeypatch.setattr(convert.secrets, "token_hex", lambda size: "0" * 2 * size)
-    monkeypatch.setattr(convert.time, "time", lambda: 1_700_000_000.5)
+    monkeypatch.setattr("gateway.api.convert.secrets.token_hex", lambda size: "0" * 2 * size)
+    monkeypatch.setattr("gateway.api.convert.time.time", lambda: 1_700_000_000.5)
 
 
 @pytest.mark.usefixtures("_fixed")
