@@ -47,9 +47,10 @@ def load_engine(
     Raises whatever the model or runner is refused with, mostly `ModelError` and `CapacityExceeded`.
     """
     progress(Progress("opening", 0.0))
+    # A damaged file is refused before a tensor library takes its seconds to import.
+    model = open_model(Path(load.model_path))
     runner = create_runner(load.runner, threads=load.threads, exact=load.exact)
     _check_capabilities(runner, load.runner)
-    model = open_model(Path(load.model_path))
     info = runner.load(model, lambda fraction: progress(Progress("loading", fraction)))
     limit = _kv_limit(load, info, model.spec)
     plan = runner.plan_memory(limit)
