@@ -39,6 +39,7 @@ class BuiltIn(msgspec.Struct, frozen=True):
 BUILT_IN_RUNNERS = MappingProxyType(
     {
         "onnx": BuiltIn("backends.onnx:create_runner", requires=("onnxruntime", "onnx"), extra="onnx"),
+        "torch": BuiltIn("backends.torch:create_runner", requires=("torch",), extra="torch"),
         "fake": BuiltIn("backends.testing.fake:create_fake_runner"),
     }
 )

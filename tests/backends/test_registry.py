@@ -32,7 +32,7 @@ def test_known_without_an_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plain checkout has no entry points and still knows its own."""
     monkeypatch.setattr(registry, "_installed", lambda group: {})
 
-    assert runner_names() == ("fake", "onnx")
+    assert runner_names() == ("fake", "onnx", "torch")
     assert isinstance(create_runner("fake"), FakeRunner)
 
 
