@@ -59,7 +59,11 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One completion to generate. `max_tokens=None` means "until the context is full"."""
+    """One completion to generate. `max_tokens=None` means "until the context is full".
+
+    `prompt_logprobs=N` returns the log-probability of each prompt token given those before it, with its N best
+    alternatives; together with `max_tokens=0` it only scores the prompt.
+    """
 
     request_id: str
     prompt: Prompt
@@ -69,14 +73,18 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     tenant: str = "default"
     adapter: str | None = None
+    prompt_logprobs: int | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
-    """Log-probability (natural logarithm) of one token; `utf8` may be half a UTF-8 character."""
+    """Log-probability (natural logarithm) of one token; `utf8` may be half a UTF-8 character.
+
+    `logprob` is None for the first token of a prompt, which nothing predicts.
+    """
 
     token_id: int
     utf8: bytes
-    logprob: float
+    logprob: float | None
     top: tuple[tuple[int, bytes, float], ...] = ()
 
 
@@ -97,7 +105,10 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):
-    """New text. `text` may be empty while a UTF-8 character or a stop string is still undecided."""
+    """New text. `text` may be empty while a UTF-8 character or a stop string is still undecided.
+
+    A prompt's log-probabilities, if asked for, come first, in one delta without text and token ids.
+    """
 
     text: str
     token_ids: tuple[int, ...] = ()

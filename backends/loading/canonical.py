@@ -9,7 +9,7 @@ import numpy as np
 
 from backends.errors import ModelError, UnsupportedModel
 from backends.models.families import Naming
-from backends.models.shapes import expected_shapes
+from backends.models.shapes import Shapes, expected_shapes
 from backends.models.spec import ModelSpec
 from backends.weights.decode import decode
 from backends.weights.tensor import StoredTensor
@@ -27,23 +27,50 @@ def canonical_tensors(
     """
     shapes = expected_shapes(spec)
     tensors: dict[str, StoredTensor] = {}
-    for name, shape in shapes.items():
-        stored_name = naming.stored_name(name)
+    parts = by_stored_name(shapes, naming)
+    for stored_name, wanted in parts.items():
         tensor = stored.get(stored_name)
         if tensor is None:
-            raise ModelError(f"{where}: tensor {stored_name!r} is missing; expected shape {list(shape)}")
-        _check(tensor, shape, where)
-        tensors[name] = msgspec.structs.replace(tensor, name=name)
-    _refuse_unknown(stored, {naming.stored_name(name) for name in shapes}, naming, where=where, ignored=ignored)
-    return tensors
+            expected = stacked_shape(list(wanted.values()))
+            raise ModelError(f"{where}: tensor {stored_name!r} is missing; expected shape {list(expected)}")
+        _check(tensor, list(wanted.values()), where)
+        tensors |= _cut(tensor, wanted)
+    _refuse_unknown(stored, parts.keys(), naming, where=where, ignored=ignored)
+    return {name: tensors[name] for name in shapes}
 
 
-def _check(tensor: StoredTensor, shape: tuple[int, ...], where: str) -> None:
-    if tensor.shape != shape:
+def by_stored_name(shapes: Shapes, naming: Naming) -> dict[str, Shapes]:
+    """Stored name → names and shapes of the canonical tensors that lie in it, one below the other."""
+    parts: dict[str, Shapes] = {}
+    for name, shape in shapes.items():
+        parts.setdefault(naming.stored_name(name), {})[name] = shape
+    return parts
+
+
+def stacked_shape(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape of tensors that lie one below the other."""
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+
+def _cut(tensor: StoredTensor, shapes: Shapes) -> dict[str, StoredTensor]:
+    if len(shapes) == 1:
+        [(name, shape)] = shapes.items()
+        return {name: msgspec.structs.replace(tensor, name=name, shape=shape)}
+    cut, start = {}, 0
+    for name, shape in shapes.items():
+        cut[name] = StoredTensor(name, tensor.format, shape, tensor.data[start : start + shape[0]])
+        start += shape[0]
+    return cut
+
+
+def _check(tensor: StoredTensor, shapes: list[tuple[int, ...]], where: str) -> None:
+    """Several tensors of one shape, such as experts, may be stacked along an axis of their own."""
+    shape = stacked_shape(shapes)
+    if tensor.shape != shape and (len(shapes) == 1 or tensor.shape != (len(shapes), *shapes[0])):
         raise ModelError(
             f"{where}: tensor {tensor.name!r} has shape {list(tensor.shape)}; the configuration implies {list(shape)}"
         )
-    if len(shape) > 1:
+    if len(tensor.shape) > 1:
         return
     if tensor.format not in _VECTOR_FORMATS:
         raise UnsupportedModel(
@@ -55,7 +82,7 @@ def _check(tensor: StoredTensor, shape: tuple[int, ...], where: str) -> None:
 
 
 def _refuse_unknown(
-    stored: Mapping[str, StoredTensor], used: set[str], naming: Naming, *, where: str, ignored: Collection[str]
+    stored: Mapping[str, StoredTensor], used: Collection[str], naming: Naming, *, where: str, ignored: Collection[str]
 ) -> None:
     for name in stored:
         if name in used or name in ignored or name.endswith(naming.harmless_suffixes):

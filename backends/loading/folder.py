@@ -8,8 +8,9 @@ from typing import Any
 from backends.api import LoadableModel
 from backends.errors import ModelError
 from backends.loading.canonical import canonical_tensors
+from backends.loading.norms import plus_one
 from backends.loading.pickles import PICKLE_ADVICE, PICKLE_SUFFIXES
-from backends.models.families import HUGGING_FACE_NAMES, spec_from_config
+from backends.models.families import family_of, spec_from_config
 from backends.weights.json_file import read_json
 from backends.weights.safetensors import INDEX_FILE, SINGLE_FILE, read_safetensors_folder
 
@@ -25,9 +26,10 @@ def open_folder(folder: Path) -> LoadableModel:
     spec = spec_from_config(config, generation, where=str(folder))
     stored = read_safetensors_folder(folder)
     # A tied checkpoint may repeat its embedding as the head; like its authors' code, we use the embedding.
-    ignored = (HUGGING_FACE_NAMES.stored_name("head"),) if spec.tied_head else ()
-    tensors = canonical_tensors(stored, spec, HUGGING_FACE_NAMES, where=str(folder), ignored=ignored)
-    return LoadableModel(spec=spec, tensors=tensors)
+    family = family_of(config, str(folder))
+    ignored = (family.naming.stored_name("head"),) if spec.tied_head else ()
+    tensors = canonical_tensors(stored, spec, family.naming, where=str(folder), ignored=ignored)
+    return LoadableModel(spec=spec, tensors=plus_one(tensors) if family.is_gemma else tensors)
 
 
 def _read_object(path: Path) -> dict[str, Any]:  # a foreign file with open keys; `Fields` checks what is used

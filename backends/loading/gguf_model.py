@@ -8,8 +8,8 @@ from pathlib import Path
 from backends.api import LoadableModel
 from backends.errors import ModelError
 from backends.loading.canonical import canonical_tensors
-from backends.models.families import GGUF_NAMES, spec_from_metadata
-from backends.models.families.gguf import ROPE_FACTORS
+from backends.models.families import spec_from_metadata
+from backends.models.families.gguf import ROPE_FACTORS, SHORT_ROPE_FACTORS
 from backends.models.families.limits import MAX_HEAD_DIM
 from backends.models.spec import ModelSpec
 from backends.weights.decode import decode
@@ -21,9 +21,13 @@ def open_gguf(path: Path) -> LoadableModel:
     """Open and check a GGUF file; weights stay as they are stored."""
     file = read_gguf(path)
     model = spec_from_metadata(
-        file.metadata, tensor_names=file.tensors.keys(), rope_factors=_rope_factors(file), where=str(path)
+        file.metadata,
+        tensor_names=file.tensors.keys(),
+        rope_factors=_rope_factors(file, ROPE_FACTORS),
+        short_rope_factors=_rope_factors(file, SHORT_ROPE_FACTORS),
+        where=str(path),
     )
-    tensors = canonical_tensors(file.tensors, model.spec, GGUF_NAMES, where=str(path))
+    tensors = canonical_tensors(file.tensors, model.spec, model.naming, where=str(path))
     if not model.interleaved_rotary:
         return LoadableModel(spec=model.spec, tensors=tensors)
     return LoadableModel(
@@ -31,14 +35,12 @@ def open_gguf(path: Path) -> LoadableModel:
     )
 
 
-def _rope_factors(file: GgufFile) -> list[float] | None:
-    tensor = file.tensors.get(ROPE_FACTORS)
+def _rope_factors(file: GgufFile, name: str) -> list[float] | None:
+    tensor = file.tensors.get(name)
     if tensor is None:
         return None
     if len(tensor.shape) != 1 or tensor.shape[0] > MAX_HEAD_DIM:
-        raise ModelError(
-            f"{file.path}: tensor {ROPE_FACTORS!r} has shape {list(tensor.shape)}; expected [head_dim / 2]"
-        )
+        raise ModelError(f"{file.path}: tensor {name!r} has shape {list(tensor.shape)}; expected [head_dim / 2]")
     values: list[float] = decode(tensor).reshape(-1).tolist()
     return values
 

@@ -22,8 +22,20 @@ class Ops(Protocol[Value]):
         """RMSNorm over the last axis."""
         ...
 
+    def add(self, branch: Value, residual: Value) -> Value:
+        """branch + residual; nobody uses `branch` afterwards."""
+        ...
+
     def add_norm(self, branch: Value, residual: Value, weight: str) -> tuple[Value, Value]:
-        """(RMSNorm of branch + residual, branch + residual)."""
+        """(RMSNorm of branch + residual, branch + residual); nobody uses `branch` afterwards."""
+        ...
+
+    def scale(self, x: Value, factor: float) -> Value:
+        """x * factor."""
+        ...
+
+    def softcap(self, x: Value, cap: float) -> Value:
+        """cap * tanh(x / cap)."""
         ...
 
     def linear(self, x: Value, names: tuple[str, ...]) -> Value:
@@ -33,13 +45,22 @@ class Ops(Protocol[Value]):
     def attention(self, qkv: Value, layer: int) -> Value:
         """Causal attention of the step's tokens over their sequences' KV, `[T, heads * head_dim]`.
 
-        `qkv` is `[T, (heads + 2 kv_heads) * head_dim]` before the head norms (if the spec has them) and before rotary;
-        new keys and values are written to the layer's KV.
+        `qkv` is `[T, (heads + 2 kv_heads) * head_dim]`. In this order: the norms of queries and keys if the spec has
+        them (`q_norm`, `k_norm`), rotary by `spec.rope(layer)`, new keys and values written to the layer's KV, scores
+        times `spec.score_scale`, `spec.attention_softcap`, the mask of `spec.window(layer)`, softmax.
         """
         ...
 
     def gated(self, gate_up: Value) -> Value:
-        """silu(gate) * up of `[T, 2 ffn]`, gate first: `[T, ffn]`."""
+        """activation(gate) * up of `[T, 2 ffn]`, gate first: `[T, ffn]`; the activation is `spec.activation`."""
+        ...
+
+    def experts(self, normed: Value, layer: int) -> Value:
+        """The MLP of a mixture of experts, `[T, hidden]`.
+
+        A token's weights are softmax(x @ routerᵀ), of which the `spec.experts_per_token` largest count (their sum is
+        made one if `spec.normalized_experts`); its output is their weighted sum of down(gated(gate x, up x)).
+        """
         ...
 
     def head(self, normed: Value, name: str) -> Value:

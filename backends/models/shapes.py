@@ -19,19 +19,40 @@ def expected_shapes(spec: ModelSpec) -> Shapes:
 
 
 def _layer_shapes(spec: ModelSpec) -> Shapes:
+    return (
+        _norm_shapes(spec) | _attention_shapes(spec) | (_expert_shapes(spec) if spec.num_experts else _mlp_shapes(spec))
+    )
+
+
+def _norm_shapes(spec: ModelSpec) -> Shapes:
+    before = ("attn_norm", "mlp_norm") if spec.pre_norm else ()
+    after = ("attn_post_norm", "mlp_post_norm") if spec.post_norm else ()
+    return dict.fromkeys((*before, *after), (spec.hidden_size,))
+
+
+def _attention_shapes(spec: ModelSpec) -> Shapes:
     shapes: Shapes = {
-        "attn_norm": (spec.hidden_size,),
         "q": (spec.q_size, spec.hidden_size),
         "k": (spec.kv_size, spec.hidden_size),
         "v": (spec.kv_size, spec.hidden_size),
         "o": (spec.hidden_size, spec.q_size),
-        "mlp_norm": (spec.hidden_size,),
-        "gate": (spec.ffn_size, spec.hidden_size),
-        "up": (spec.ffn_size, spec.hidden_size),
-        "down": (spec.hidden_size, spec.ffn_size),
     }
     if spec.qkv_bias:
         shapes |= {"q.bias": (spec.q_size,), "k.bias": (spec.kv_size,), "v.bias": (spec.kv_size,)}
     if spec.qk_norm:
         shapes |= {"q_norm": (spec.head_dim,), "k_norm": (spec.head_dim,)}
+    if spec.qk_norm_whole:
+        shapes |= {"q_norm": (spec.q_size,), "k_norm": (spec.kv_size,)}
+    return shapes
+
+
+def _mlp_shapes(spec: ModelSpec) -> Shapes:
+    wide = (spec.ffn_size, spec.hidden_size)
+    return {"gate": wide, "up": wide, "down": (spec.hidden_size, spec.ffn_size)}
+
+
+def _expert_shapes(spec: ModelSpec) -> Shapes:
+    shapes: Shapes = {"router": (spec.num_experts, spec.hidden_size)}
+    for expert in range(spec.num_experts):
+        shapes |= {f"experts.{expert}.{name}": shape for name, shape in _mlp_shapes(spec).items()}
     return shapes

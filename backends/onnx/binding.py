@@ -1,4 +1,4 @@
-"""Binds the arrays of a run to the session by address, and runs it.
+"""Binds the arrays of a run to a session on the CPU by address, and runs it.
 
 Everything bound lies in buffers that outlive the run, so that runs of the same shape (decoding, mostly) bind nothing
 at all: they copy a few small arrays and go.
@@ -11,13 +11,13 @@ from collections import OrderedDict
 import numpy as np
 import onnxruntime as ort
 
-from backends.api import F32, I32, I64
+from backends.api import F32, Step
 from backends.models.spec import ModelSpec
 from backends.onnx.buffers import Array, Buffer
 from backends.onnx.embedding import Embedding
-from backends.onnx.layout import Layout
+from backends.onnx.layout import Layout, lay_out
 from backends.onnx.pool import Pool
-from backends.onnx.rotary import rotary_tables
+from backends.onnx.rotary import distinct_ropes, rotary_tables
 
 _MAX_BINDINGS = 64
 """Ranges of slots whose KV stays bound; binding one anew takes a fraction of a millisecond."""
@@ -49,16 +49,19 @@ class Binding:
         self._session = session
         self._spec = spec
         self._constants: dict[str, Array] = {"total": np.array(pool.slot_tokens, np.int32)}
-        self._constants["cos"], self._constants["sin"] = rotary_tables(spec, pool.slot_tokens)
+        for index, rope in enumerate(distinct_ropes(spec)):
+            tables = rotary_tables(rope, spec.head_dim, num_positions=pool.slot_tokens)
+            self._constants[f"cos_{index}"], self._constants[f"sin_{index}"] = tables
         self._inputs = {name: Buffer(dtype) for name, dtype in _INPUTS.items()}
         self._logits = Buffer(np.float32)
         self._bound: OrderedDict[tuple[int, int], Bound] = OrderedDict()
 
-    def run(self, embedding: Embedding, token_ids: I64, layout: Layout, logit_rows: I32) -> F32:
+    def run(self, embedding: Embedding, step: Step) -> F32:
         """Logits `[R, vocab]`, overwritten by the next run."""
+        layout, logit_rows = lay_out(step), step.logit_rows
         bound = self._bound_to(layout.first_slot, layout.num_rows)
-        embedded = self._input(bound, "embedded", len(token_ids), self._spec.hidden_size)
-        embedding.look_up(token_ids, out=embedded)
+        embedded = self._input(bound, "embedded", step.num_tokens, self._spec.hidden_size)
+        embedding.look_up(step.token_ids, out=embedded)
         # The graph has no empty batch: without a wanted row, row 0 is computed and dropped.
         self._input(bound, "sel", max(1, len(logit_rows)))[:] = logit_rows if len(logit_rows) else 0
         for name in ("pad_idx", "unpad_idx", "seqlens", "qsl"):

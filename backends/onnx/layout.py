@@ -1,4 +1,4 @@
-"""From the packed tokens of a `Step` to rows by slot, as `GroupQueryAttention` wants them."""
+"""From the packed tokens of a `Step` to padded rows, as attention wants them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backends.api import I32, I64, Step
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """Index arrays of one run, named as in `graph`.
+    """Index arrays of one run, named as in `fused`.
 
     The B rows are the slots `first_slot`, `first_slot` + 1 … up to the last one used; S is the longest row. A slot in
     between that is idle brings no new tokens, and what its padding gathers is never read.
@@ -34,14 +34,24 @@ def lay_out(step: Step) -> Layout:
     rows = step.slot.astype(np.int64) - first
     num_rows = end - first
     counts = np.diff(step.q_start)
-    longest = int(counts.max())
     seqlens = np.zeros(num_rows, np.int32)
     seqlens[rows] = step.kv_len - 1
     qsl = np.zeros(num_rows, np.int32)
     qsl[rows] = counts
-    numbers = np.arange(step.num_tokens)
+    pad_idx, unpad_idx = pad(rows, counts, num_rows=num_rows)
+    return Layout(first, num_rows, pad_idx.shape[1], pad_idx.reshape(-1), unpad_idx, seqlens, qsl)
+
+
+def pad(rows: I64, counts: I64, *, num_rows: int) -> tuple[I64, I64]:
+    """(`pad_idx[num_rows, S]`: packed token at each place, `unpad_idx[T]`: place of each packed token).
+
+    Sequence s with its `counts[s]` tokens is row `rows[s]`. Places without a token name token 0.
+    """
+    longest = int(counts.max())
+    starts = np.cumsum(counts) - counts
+    numbers = np.arange(int(counts.sum()))
     # Row start in the padded batch, less the start in the packed one: added to a packed index, it gives the padded.
-    unpad_idx = numbers + np.repeat(rows * longest - step.q_start[:-1], counts)
+    unpad_idx = numbers + np.repeat(rows * longest - starts, counts)
     pad_idx = np.zeros(num_rows * longest, np.int64)
     pad_idx[unpad_idx] = numbers
-    return Layout(first, num_rows, longest, pad_idx, unpad_idx, seqlens, qsl)
+    return pad_idx.reshape(num_rows, longest), unpad_idx

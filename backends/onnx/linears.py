@@ -59,7 +59,7 @@ class Weights:
         self._bytes_done = 0
         self.num_bytes = 0
 
-    def vector(self, name: str) -> F32:
+    def floats(self, name: str) -> F32:
         return decode(self._tensors[name])
 
     def bias(self, names: tuple[str, ...]) -> F32 | None:

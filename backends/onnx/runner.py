@@ -1,4 +1,4 @@
-"""`Runner` on ONNX Runtime, CPU, slot KV."""
+"""`Runner` on ONNX Runtime, slot KV."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from backends.api import (
     StepResult,
     Ticket,
 )
-from backends.errors import CapacityExceeded, Fatal, RunnerError
+from backends.errors import CapacityExceeded, Fatal, ModelError, RunnerError, UnsupportedModel
 from backends.models.spec import ModelSpec
 from backends.onnx.binding import Binding
-from backends.onnx.checks import check_step
 from backends.onnx.cores import physical_cores
+from backends.onnx.device import DeviceBinding
 from backends.onnx.embedding import Embedding
 from backends.onnx.failures import step_errors
 from backends.onnx.heap import trim_heap
-from backends.onnx.layout import lay_out
 from backends.onnx.linears import FORMATS
 from backends.onnx.load import LoadedModel, load_model
 from backends.onnx.pool import Pool
+from backends.onnx.providers import Provider, ProviderChoice
 from backends.onnx.split import split
+from backends.steps import check_step
 
 _MAX_VERIFY_ROWS = 16
 
 
 class DoneTicket:
-    """The CPU computes within `submit`; the ticket only carries the result."""
+    """Everything is computed within `submit`; the ticket only carries the result."""
 
     def __init__(self, logits: F32) -> None:
         self.logits: F32 | None = logits
@@ -51,12 +52,13 @@ class OnnxRunner:
     Logits lie in a buffer that the next `submit` overwrites, so only the last ticket can be collected.
     """
 
-    def __init__(self, *, threads: int, exact: bool) -> None:
+    def __init__(self, choice: ProviderChoice, *, threads: int, exact: bool) -> None:
+        self._choice = choice
         self._threads = threads or physical_cores()
         self._exact = exact
         self._loaded: LoadedModel | None = None
         self._plan: KVPlan | None = None
-        self._binding: Binding | None = None
+        self._binding: Binding | DeviceBinding | None = None
         self._ticket: DoneTicket | None = None
         self._num_steps = 0
         self._num_runs = 0
@@ -69,21 +71,23 @@ class OnnxRunner:
 
     def load(self, model: LoadableModel, progress: Callable[[float], None]) -> ModelInfo:
         self.close()
-        self._loaded = load_model(model, threads=self._threads, exact=self._exact, progress=progress)
+        self._loaded, failed = self._load(model, progress)
         trim_heap()
         progress(1.0)
-        spec = model.spec
+        spec, provider = model.spec, self._loaded.provider
         return ModelInfo(
             vocab_size=spec.vocab_size,
             max_context=spec.max_context,
             num_layers=spec.num_layers,
             weight_bytes=self._loaded.weight_bytes,
-            device=f"cpu, {self._threads} threads",
+            device=f"cpu, {self._threads} threads" if provider.device == "cpu" else provider.device,
             notes=self._loaded.notes,
+            fallbacks=(*self._choice.fallbacks, *failed, *self._loaded.fallbacks),
         )
 
     def plan_memory(self, limit: KVLimit) -> KVPlan:
-        self._plan = _plan(self._require().spec, limit)
+        loaded = self._require()
+        self._plan = _plan(loaded.spec, limit, loaded.provider)
         self.resume()
         return self._plan
 
@@ -95,7 +99,14 @@ class OnnxRunner:
 
     def submit(self, step: Step) -> Ticket:
         loaded, binding = self._require(), self._require_binding()
-        check_step(step, binding.pool, vocab_size=loaded.spec.vocab_size, max_verify_rows=_MAX_VERIFY_ROWS)
+        assert self._plan is not None
+        check_step(
+            step,
+            self._plan,
+            max_context=self._plan.block_tokens,
+            vocab_size=loaded.spec.vocab_size,
+            capabilities=self.capabilities(),
+        )
         if self._ticket is not None:
             self._ticket.cancel()
         with step_errors():
@@ -137,8 +148,7 @@ class OnnxRunner:
             raise Fatal("no KV memory was planned: plan_memory comes first")
         self._binding = None  # the old pool goes before the new one comes
         with step_errors():
-            pool = Pool(loaded.spec, num_slots=self._plan.num_blocks, slot_tokens=self._plan.block_tokens)
-            self._binding = Binding(loaded.session, loaded.spec, pool)
+            self._binding = _bind(loaded, self._plan)
 
     def stats(self) -> dict[str, float]:
         """`steps` and `tokens` so far; `graph_runs` exceeds `steps` where steps were split."""
@@ -155,14 +165,27 @@ class OnnxRunner:
         self._plan = None
         self._loaded = None
 
-    def _run(self, step: Step, embedding: Embedding, binding: Binding) -> F32:
+    def _load(self, model: LoadableModel, progress: Callable[[float], None]) -> tuple[LoadedModel, list[str]]:
+        """On the first device that takes the model, and why others before it did not."""
+        *others, last = self._choice.candidates
+        failed: list[str] = []
+        for provider in others:
+            try:
+                return load_model(model, provider, threads=self._threads, exact=self._exact, progress=progress), failed
+            except UnsupportedModel:
+                raise
+            except ModelError as error:
+                failed.append(f"{provider.device} refused the model: {error}")
+        return load_model(model, last, threads=self._threads, exact=self._exact, progress=progress), failed
+
+    def _run(self, step: Step, embedding: Embedding, binding: Binding | DeviceBinding) -> F32:
         parts = split(step)
         self._num_runs += len(parts)
         if len(parts) == 1:
-            return binding.run(embedding, step.token_ids, lay_out(step), step.logit_rows)
+            return binding.run(embedding, step)
         logits = np.empty((len(step.logit_rows), self._require().spec.vocab_size), np.float32)
         for part, rows in parts:
-            logits[rows] = binding.run(embedding, part.token_ids, lay_out(part), part.logit_rows)
+            logits[rows] = binding.run(embedding, part)
         return logits
 
     def _require(self) -> LoadedModel:
@@ -170,15 +193,23 @@ class OnnxRunner:
             raise Fatal("no model is loaded")
         return self._loaded
 
-    def _require_binding(self) -> Binding:
+    def _require_binding(self) -> Binding | DeviceBinding:
         if self._binding is None:
             raise Fatal("no KV memory: plan_memory or resume comes first")
         return self._binding
 
 
-def _plan(spec: ModelSpec, limit: KVLimit) -> KVPlan:
+def _bind(loaded: LoadedModel, plan: KVPlan) -> Binding | DeviceBinding:
+    if not loaded.provider.on_host:
+        return DeviceBinding(loaded, plan)
+    pool = Pool(loaded.spec, num_slots=plan.num_blocks, slot_tokens=plan.block_tokens)
+    return Binding(loaded.session, loaded.spec, pool)
+
+
+def _plan(spec: ModelSpec, limit: KVLimit, provider: Provider) -> KVPlan:
     slot_tokens = min(limit.max_context, spec.max_context)
-    slot_bytes = slot_tokens * spec.kv_bytes_per_token
+    copies = 1 if provider.in_place else 2
+    slot_bytes = slot_tokens * spec.kv_bytes_per_token * copies
     num_slots = min(limit.max_sequences, limit.max_bytes // slot_bytes) if slot_bytes > 0 else 0
     if num_slots < 1:
         raise CapacityExceeded(

@@ -1,33 +1,69 @@
-"""Opens an ONNX Runtime session on the CPU with the weights beside the graph."""
+"""Opens ONNX Runtime sessions with the weights beside the graph, on the device asked for and nowhere else."""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
-import onnx
 import onnxruntime as ort
 
+from backends.errors import ModelError
 from backends.onnx.failures import load_errors
+from backends.onnx.graph import Graph
+from backends.onnx.providers import Provider
 
-_ERRORS_ONLY = 3
+_ERRORS_ONLY, _FATAL_ONLY = 3, 4
 _SPIN_US = "20"
 """How long idle threads of a running step spin. The default (about a millisecond) doubles the time of a step when the
 cores are shared, as they are with the gateway's event loop; on idle cores it gains 3 to 20 % at one row."""
+_CPU = "CPUExecutionProvider"
 
 
-def open_session(
-    model: onnx.ModelProto, initializers: dict[str, npt.NDArray[np.generic]], *, threads: int
-) -> ort.InferenceSession:
-    """A session with `threads` threads, whose large initializers are the given arrays; it copies them.
+def open_session(graph: Graph, provider: Provider, *, threads: int) -> ort.InferenceSession:
+    """A session whose large initializers are the graph's arrays; it copies them.
 
-    Raises `ModelError` when the graph is refused.
+    Raises `ModelError` when the graph is refused, or when the session is not on the provider, which onnxruntime itself
+    tells nobody.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
+    # A probe that fails is reported by us.
+    options.log_severity_level = _ERRORS_ONLY if provider.name == _CPU else _FATAL_ONLY
     options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_US)
+    if provider.name != _CPU:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if provider.strict:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    names = [provider.name] if provider.strict or provider.name == _CPU else [provider.name, _CPU]
     with load_errors():
-        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in initializers.values()]
-        options.add_external_initializers(list(initializers), values)
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.initializers.values()]
+        options.add_external_initializers(list(graph.initializers), values)
+        model = graph.model().SerializeToString()
+        session = ort.InferenceSession(model, options, providers=names, enable_fallback=False)
+    if provider.name not in session.get_providers():
+        raise ModelError(f"onnxruntime gave up on {provider.device} and fell back to the CPU")
+    return session
+
+
+def fallbacks_of(session: ort.InferenceSession, provider: Provider) -> list[str]:
+    """A sentence if nodes of the graph run on the CPU though another device was chosen."""
+    if provider.name == _CPU:
+        return []
+    parts = session.get_provider_graph_assignment_info()
+    on_cpu = [node.op_type for part in parts if part.ep_name == _CPU for node in part.get_nodes()]
+    if not on_cpu:
+        return []
+    kinds = ", ".join(sorted(set(on_cpu)))
+    return [f"{len(on_cpu)} operations of the graph run on the CPU instead of {provider.device}: {kinds}"]
+
+
+def try_session(provider: Provider) -> None:
+    """Run a small graph. Raises `ModelError` where that fails or computes something else."""
+    graph = Graph()
+    x = graph.input("x", ["T", 4])
+    graph.named("MatMul", [x, graph.constant("w", np.eye(4, dtype=np.float32))], [graph.output("y", ["T", 4])])
+    session = open_session(graph, provider, threads=1)
+    given = np.arange(8, dtype=np.float32).reshape(2, 4)
+    with load_errors():
+        made = session.run(["y"], {"x": given})[0]
+    if not np.array_equal(made, given):
+        raise ModelError(f"{provider.device} computes wrong values")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from backends.api import Runner
 from backends.errors import BackendError
 
@@ -11,7 +9,7 @@ _OLDEST = (2, 5)
 """The first torch whose attention shares key heads between query heads (`enable_gqa`)."""
 
 
-def create_runner(*, threads: int = 0, exact: bool = False, kv_layout: Literal["slot", "paged"] = "slot") -> Runner:
+def create_runner(*, threads: int = 0, exact: bool = False) -> Runner:
     """A runner on CUDA where torch finds a device, else on the CPU, computing in float32.
 
     Written for both and verified on the CPU only. `threads=0` leaves their number to torch; it holds for the whole
@@ -25,4 +23,4 @@ def create_runner(*, threads: int = 0, exact: bool = False, kv_layout: Literal["
         raise BackendError(f'the torch runner needs {error.name}: pip install "hostelry[torch]"') from error
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _OLDEST:
         raise BackendError(f'torch {torch.__version__} is too old: pip install --upgrade "hostelry[torch]"')
-    return TorchRunner(threads=threads, exact=exact, kv_layout=kv_layout)
+    return TorchRunner(threads=threads, exact=exact)

@@ -7,23 +7,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backends.api import I32, I64, Step
+from backends.api import I32, Step
+from backends.models.spec import ModelSpec, Rope
+from backends.steps import flat_indices
+from backends.torch.device import to_device
 from backends.torch.pool import Blocks, Pool
+from backends.torch.rotary import Rotary, Rotation
 
 _MAX_QUERIES = 256
 """Queries of one attention call: bounds its mask, and spares the keys that lie after the last of them."""
 
 
 class Span(msgspec.Struct, frozen=True):
-    """Neighbouring new tokens of one sequence: `tokens` of the step see the first `num_keys` of its blocks.
+    """Neighbouring new tokens of one sequence: `tokens` of the step see `keys` of the tokens in `blocks`.
 
-    `mask` is float32 `[tokens, num_keys]`, 0 or -inf; None where all keys are seen, or where tokens and keys are
-    the same and the mask is the plain causal one.
+    `mask` is float32 `[tokens, keys]`, 0 or -inf; None where all keys are seen, or where tokens and keys are the
+    same and the mask is the plain causal one.
     """
 
     tokens: slice
     blocks: Blocks
-    num_keys: int
+    keys: slice
     mask: Tensor | None = None
 
     @property
@@ -32,72 +36,73 @@ class Span(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """One step on the device; int64 `[T]` except `cos` and `sin`, float32 `[T, 1, head_dim]`, and `logit_rows[R]`."""
+    """One step on the device: int64 `[T]`, `logit_rows[R]`, and the spans of each window that layers have.
+
+    `places`: block, and place in the block, of each new token's keys and values.
+    """
 
     token_ids: Tensor
-    slot_map: Tensor
+    places: tuple[Tensor, Tensor]
     logit_rows: Tensor
-    cos: Tensor
-    sin: Tensor
-    spans: tuple[Span, ...]
+    rotations: dict[Rope, Rotation]
+    spans: dict[int, tuple[Span, ...]]
 
 
-def block_table(step: Step, pool: Pool) -> I32:
-    """`[S, W]` block numbers; with slots, the slot is the only block."""
-    if not pool.is_paged:
-        return step.slot[:, None]
-    assert step.block_table is not None  # `check_step` saw to it
-    return step.block_table
-
-
-def flat_indices(step: Step, pool: Pool) -> I64:
-    """`[T]`: where each new token's keys and values belong, by block table and position."""
-    owner = np.repeat(np.arange(step.num_sequences), np.diff(step.q_start))
-    column, offset = np.divmod(step.positions.astype(np.int64), pool.block_tokens)
-    indices: I64 = block_table(step, pool)[owner, column].astype(np.int64) * pool.block_tokens + offset
-    return indices
-
-
-def make_batch(step: Step, pool: Pool, frequencies: Tensor) -> Batch:
-    """`frequencies`: float64 `[head_dim / 2]` on the pool's device, radians a position. The step was checked."""
-    positions = torch.from_numpy(step.positions.astype(np.float64)).to(pool.device)
-    angles = positions[:, None] * frequencies
-    cos, sin = angles.cos().float(), angles.sin().float()
+def make_batch(step: Step, spec: ModelSpec, pool: Pool, rotary: Rotary, *, picked: Tensor | None) -> Batch:
+    """The step was checked; `picked` as in `Executor.run`."""
+    table = step.block_table if pool.is_paged else step.slot[:, None]
+    assert table is not None  # `check_step` saw to it
+    block, place = np.divmod(flat_indices(step, table, pool.block_tokens), pool.block_tokens)
+    windows = {spec.window(layer) for layer in range(spec.num_layers)}
     return Batch(
-        token_ids=_to_device(step.token_ids, pool.device),
-        slot_map=_to_device(flat_indices(step, pool), pool.device),
-        logit_rows=_to_device(step.logit_rows, pool.device),
-        cos=torch.cat((cos, cos), dim=1).unsqueeze(1),
-        sin=torch.cat((-sin, sin), dim=1).unsqueeze(1),
-        spans=tuple(span for s in range(step.num_sequences) for span in _spans(step, s, pool)),
+        token_ids=_resolve(to_device(step.token_ids, np.int64, pool.device), picked),
+        places=(to_device(block, np.int64, pool.device), to_device(place, np.int64, pool.device)),
+        logit_rows=to_device(step.logit_rows, np.int64, pool.device),
+        rotations=rotary.rotations(to_device(step.positions, np.float64, pool.device)),
+        spans={window: _spans(step, table, pool, window) for window in windows},
     )
 
 
-def _spans(step: Step, sequence: int, pool: Pool) -> list[Span]:
-    start, end = step.q_start[sequence : sequence + 2].tolist()
-    offset = int(step.kv_len[sequence]) - end  # index in the step + offset = position
-    table = block_table(step, pool)[sequence]
-    cuts = range(start, end, _MAX_QUERIES)
-    return [_span(slice(cut, min(cut + _MAX_QUERIES, end)), offset, table, pool) for cut in cuts]
+def _resolve(token_ids: Tensor, picked: Tensor | None) -> Tensor:
+    if picked is None:
+        return token_ids
+    before = picked[(-1 - token_ids).clamp_(min=0)]
+    return torch.where(token_ids < 0, before, token_ids).clamp_(min=0)  # a row that failed picked -1
 
 
-def _span(tokens: slice, offset: int, table: I32, pool: Pool) -> Span:
-    num_keys = tokens.stop + offset
-    num_queries = tokens.stop - tokens.start
-    blocks = _blocks(table[: -(-num_keys // pool.block_tokens)], pool.device)
-    if num_queries in (1, num_keys):
-        return Span(tokens, blocks, num_keys)
-    mask = torch.full((num_queries, num_keys), -torch.inf, device=pool.device).triu_(num_keys - num_queries + 1)
-    return Span(tokens, blocks, num_keys, mask)
+def _spans(step: Step, table: I32, pool: Pool, window: int) -> tuple[Span, ...]:
+    starts, ends = step.q_start[:-1].tolist(), step.q_start[1:].tolist()
+    offsets = (step.kv_len - step.q_start[1:]).tolist()  # index in the step + offset = position
+    return tuple(
+        _span(slice(cut, min(cut + _MAX_QUERIES, end)), offset, blocks, pool, window)
+        for start, end, offset, blocks in zip(starts, ends, offsets, table, strict=True)
+        for cut in range(start, end, _MAX_QUERIES)
+    )
+
+
+def _span(tokens: slice, offset: int, table: I32, pool: Pool, window: int) -> Span:
+    position, end = tokens.start + offset, tokens.stop + offset
+    first = max(0, position + 1 - window) if window else 0
+    first_block = first // pool.block_tokens
+    blocks = _blocks(table[first_block : -(-end // pool.block_tokens)], pool.device)
+    before = first_block * pool.block_tokens
+    keys = slice(first - before, end - before)
+    if end - position == 1 or (position == 0 and not 0 < window < end):
+        return Span(tokens, blocks, keys)
+    return Span(tokens, blocks, keys, _mask(end - position, end - first, window, pool.device))
+
+
+def _mask(num_queries: int, num_keys: int, window: int, device: torch.device) -> Tensor:
+    """The last query sees the last key; each sees `window` keys, the one at its own position included."""
+    future = torch.full((num_queries, num_keys), -torch.inf, device=device).triu_(num_keys - num_queries + 1)
+    if not window:
+        return future
+    past = torch.full_like(future, -torch.inf).tril_(num_keys - num_queries - window)
+    return future.add_(past)
 
 
 def _blocks(numbers: I32, device: torch.device) -> Blocks:
     first = int(numbers[0])
-    if np.array_equal(numbers, np.arange(first, first + len(numbers))):
+    if len(numbers) == 1 or np.array_equal(numbers, np.arange(first, first + len(numbers))):
         return slice(first, first + len(numbers))
-    return _to_device(numbers, device)
-
-
-def _to_device(array: I32 | I64, device: torch.device) -> Tensor:
-    """A copy as int64: the caller may reuse its array."""
-    return torch.from_numpy(array.astype(np.int64)).to(device)
+    return to_device(numbers, np.int64, device)

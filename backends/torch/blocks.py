@@ -45,6 +45,16 @@ def _q8_0(fields: Sequence[Tensor]) -> Tensor:
     return codes.view(torch.int8).float().mul_(_f16(scale))
 
 
+def _q8_1(fields: Sequence[Tensor]) -> Tensor:
+    scale, _sums, codes = fields
+    return codes.view(torch.int8).float().mul_(_f16(scale))
+
+
+def _q8_k(fields: Sequence[Tensor]) -> Tensor:
+    scale, codes, _sums = fields
+    return codes.view(torch.int8).float().mul_(scale.view(torch.float32))
+
+
 def _q4_0(fields: Sequence[Tensor]) -> Tensor:
     scale, codes = fields
     return _centred(_nibbles(codes, group=16), 8).mul_(_f16(scale))
@@ -66,6 +76,23 @@ def _q5_1(fields: Sequence[Tensor]) -> Tensor:
     return torch.addcmul(_f16(minimum), quants.float(), _f16(scale))
 
 
+def _q2_k(fields: Sequence[Tensor]) -> Tensor:
+    levels, codes, scale, minimum = fields
+    lows = (_f16(minimum) * (levels >> 4).float()).neg_().unsqueeze(2)
+    scales = (_f16(scale) * (levels & 0x0F).float()).unsqueeze(2)
+    return torch.addcmul(lows, _pairs(codes).view(-1, 16, 16).float(), scales).view(-1, 256)
+
+
+def _q3_k(fields: Sequence[Tensor]) -> Tensor:
+    high, codes, packed, scale = fields
+    high_levels = (packed[:, 8:].unsqueeze(1) >> _shifts(4, 2, packed).view(1, 4, 1)) & 3
+    levels = _nibbles(packed[:, :8], group=8) | (high_levels.view(-1, 16) << 4)
+    third_bits = ((high.unsqueeze(1) >> _shifts(8, 1, high).view(1, 8, 1)) & 1) << 2
+    quants = _centred(_pairs(codes) | third_bits.view(-1, 256), 4)
+    scales = _f16(scale) * _centred(levels, 32)
+    return quants.view(-1, 16, 16).mul_(scales.unsqueeze(2)).view(-1, 256)
+
+
 def _q4_k(fields: Sequence[Tensor]) -> Tensor:
     scale, minimum, packed, codes = fields
     return _k_values(scale, minimum, packed, _nibbles(codes, group=32).view(-1, 8, 32))
@@ -80,8 +107,7 @@ def _q5_k(fields: Sequence[Tensor]) -> Tensor:
 def _q6_k(fields: Sequence[Tensor]) -> Tensor:
     low, high, packed, scale = fields
     scales = _f16(scale) * packed.view(torch.int8).float()
-    pairs = (high.view(-1, 2, 1, 32) >> _shifts(4, 2, high).view(1, 1, 4, 1)) & 3
-    codes = _nibbles(low, group=64) | (pairs.view(-1, 256) << 4)
+    codes = _nibbles(low, group=64) | (_pairs(high) << 4)
     return _centred(codes, 32).view(-1, 16, 16).mul_(scales.unsqueeze(2)).view(-1, 256)
 
 
@@ -98,6 +124,12 @@ def _nibbles(packed: Tensor, *, group: int) -> Tensor:
     """uint8 `[blocks, n]` → `[blocks, 2n]`: of each group of bytes, first all low nibbles, then all high ones."""
     groups = packed.view(len(packed), -1, group)
     return torch.stack((groups & 0x0F, groups >> 4), dim=2).view(len(packed), -1)
+
+
+def _pairs(packed: Tensor) -> Tensor:
+    """uint8 `[blocks, n]` → `[blocks, 4n]`: of each 32 bytes, first all lowest pairs of bits, and so on."""
+    pairs = (packed.view(len(packed), -1, 1, 32) >> _shifts(4, 2, packed).view(1, 1, 4, 1)) & 3
+    return pairs.view(len(packed), -1)
 
 
 def _fifth_bits(packed: Tensor) -> Tensor:
@@ -120,13 +152,17 @@ BLOCK_FORMATS: Mapping[str, BlockFormat] = MappingProxyType(
         "F16": BlockFormat((2,), _half),
         "BF16": BlockFormat((2,), _bf16),
         "Q8_0": BlockFormat((2, 32), _q8_0),
+        "Q8_1": BlockFormat((2, 2, 32), _q8_1),
         "Q4_0": BlockFormat((2, 16), _q4_0),
         "Q4_1": BlockFormat((2, 2, 16), _q4_1),
         "Q5_0": BlockFormat((2, 4, 16), _q5_0),
         "Q5_1": BlockFormat((2, 2, 4, 16), _q5_1),
+        "Q2_K": BlockFormat((16, 64, 2, 2), _q2_k),
+        "Q3_K": BlockFormat((32, 64, 12, 2), _q3_k),
         "Q4_K": BlockFormat((2, 2, 12, 128), _q4_k),
         "Q5_K": BlockFormat((2, 2, 12, 32, 128), _q5_k),
         "Q6_K": BlockFormat((128, 64, 16, 2), _q6_k),
+        "Q8_K": BlockFormat((4, 256, 32), _q8_k),
     }
 )
 """By the names of `backends.weights.formats`."""

@@ -1,8 +1,11 @@
-"""Where the runner computes."""
+"""Where the runner computes, and the way there."""
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 
 def choose_device() -> torch.device:
@@ -15,3 +18,9 @@ def describe(device: torch.device, *, threads: int) -> str:
     if device.type == "cuda":
         return f"cuda, {torch.cuda.get_device_name(device)}"
     return f"{device.type}, {threads} threads"
+
+
+def to_device(array: npt.NDArray[np.generic], dtype: npt.DTypeLike, device: torch.device) -> Tensor:
+    """A copy as `dtype`: the caller may reuse its array. Does not wait for the device, nor for what it is doing."""
+    tensor = torch.from_numpy(array.astype(dtype))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

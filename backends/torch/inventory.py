@@ -12,6 +12,7 @@ class Inventory:
     def __init__(self, spec: ModelSpec) -> None:
         self.linears: list[tuple[str, ...]] = []
         self.norms: list[str] = []
+        self._num_experts = spec.num_experts
         forward(spec, self)
 
     def embed(self) -> None: ...
@@ -20,10 +21,16 @@ class Inventory:
         del hidden
         self.norms.append(weight)
 
+    def add(self, branch: None, residual: None) -> None: ...
+
     def add_norm(self, branch: None, residual: None, weight: str) -> tuple[None, None]:
         del branch, residual
         self.norms.append(weight)
         return None, None
+
+    def scale(self, x: None, factor: float) -> None: ...
+
+    def softcap(self, x: None, cap: float) -> None: ...
 
     def linear(self, x: None, names: tuple[str, ...]) -> None:
         del x
@@ -32,6 +39,13 @@ class Inventory:
     def attention(self, qkv: None, layer: int) -> None: ...
 
     def gated(self, gate_up: None) -> None: ...
+
+    def experts(self, normed: None, layer: int) -> None:
+        self.linear(normed, (f"layers.{layer}.router",))
+        for expert in range(self._num_experts):
+            prefix = f"layers.{layer}.experts.{expert}"
+            self.linear(normed, (f"{prefix}.gate", f"{prefix}.up"))
+            self.linear(normed, (f"{prefix}.down",))
 
     def head(self, normed: None, name: str) -> None:
         self.linear(normed, (name,))

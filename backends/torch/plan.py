@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from backends.api import KVLimit, KVPlan
 from backends.errors import CapacityExceeded
 from backends.models.spec import ModelSpec
@@ -11,12 +9,13 @@ from backends.models.spec import ModelSpec
 _BLOCK_TOKENS = 16
 
 
-def plan_kv(spec: ModelSpec, limit: KVLimit, *, layout: Literal["slot", "paged"]) -> KVPlan:
+def plan_kv(spec: ModelSpec, limit: KVLimit) -> KVPlan:
     """The most that `limit` allows and all its sequences can use.
 
     Raises `CapacityExceeded` when not even one sequence of `max_context` fits.
     """
     context = min(limit.max_context, spec.max_context)
+    layout = limit.layout
     block_tokens = context if layout == "slot" else _BLOCK_TOKENS
     blocks_each = -(-context // block_tokens) if block_tokens > 0 else 0
     bytes_per_block = block_tokens * spec.kv_bytes_per_token

@@ -1,32 +1,38 @@
-"""Frequencies of the rotary embedding (RoFormer, arXiv:2104.09864), with linear and Llama 3 scaling."""
+"""The rotary embedding, for all kinds of layers of a model."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from backends.errors import UnsupportedModel
-from backends.models.families.rope import llama3_factors
-from backends.models.spec import ModelSpec
+from backends.models.rotary import rotary_amplitude, rotary_frequencies
+from backends.models.spec import ModelSpec, Rope
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosine and sine, float32 `[T, 1, head_dim]`; the first half of the sine is negated."""
 
 
-def rotary_frequencies(spec: ModelSpec, device: torch.device) -> Tensor:
-    """float64 `[head_dim / 2]`, radians a position. Raises `UnsupportedModel` for an unknown kind of scaling."""
-    exponents = torch.arange(0, spec.head_dim, 2, dtype=torch.float64) / spec.head_dim
-    return (spec.rope_theta**-exponents / _factors(spec)).to(device)
+class Rotary:
+    """Frequencies on the device, one set for each distinct `spec.rope(layer)`."""
+
+    def __init__(self, spec: ModelSpec, device: torch.device) -> None:
+        ropes = {spec.rope(layer) for layer in range(spec.num_layers)}
+        self._frequencies = {
+            rope: torch.from_numpy(rotary_frequencies(rope, spec.head_dim)).to(device) for rope in ropes
+        }
+
+    def rotations(self, positions: Tensor) -> dict[Rope, Rotation]:
+        """`positions`: float64 `[T]`, so that angles keep their digits at far ones."""
+        return {rope: _rotation(positions, each, rotary_amplitude(rope)) for rope, each in self._frequencies.items()}
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Half-split rotation of `[T, heads, head_dim]`; the first half of `sin` is negated."""
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Half-split rotation of `[T, heads, head_dim]`."""
+    cos, sin = rotation
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
-def _factors(spec: ModelSpec) -> Tensor:
-    scaling = spec.rope_scaling
-    if scaling is None:
-        return torch.ones(1, dtype=torch.float64)
-    if scaling.kind == "llama3":
-        return torch.tensor(llama3_factors(spec, scaling), dtype=torch.float64)
-    if scaling.kind == "linear":
-        return torch.tensor([scaling.factor], dtype=torch.float64)
-    raise UnsupportedModel(f"rotary scaling {scaling.kind!r} is not supported; supported are linear and llama3")
+def _rotation(positions: Tensor, frequencies: Tensor, amplitude: float) -> Rotation:
+    angles = positions.unsqueeze(1) * frequencies
+    cos, sin = (angles.cos() * amplitude).float(), (angles.sin() * amplitude).float()
+    return torch.cat((cos, cos), dim=1).unsqueeze(1), torch.cat((-sin, sin), dim=1).unsqueeze(1)

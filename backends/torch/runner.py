@@ -1,9 +1,9 @@
-"""`Runner` on eager PyTorch: slot or paged KV, CPU or CUDA, float32. Verified on the CPU only so far."""
+"""`Runner` on PyTorch: slot or paged KV, CPU or CUDA. Verified on the CPU only so far."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from typing import Literal
 
 import msgspec
 import numpy as np
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from backends.api import (
-    F32,
     AdapterWeights,
     KVLimit,
     KVPlan,
@@ -23,71 +22,66 @@ from backends.api import (
     Ticket,
 )
 from backends.errors import Fatal, RunnerError
-from backends.models.decoder import forward
 from backends.models.spec import ModelSpec
-from backends.torch.batch import make_batch
+from backends.steps import check_step
 from backends.torch.blocks import BLOCK_FORMATS
-from backends.torch.checks import check_step
 from backends.torch.device import choose_device, describe
+from backends.torch.execute import Executor, choose_executor
 from backends.torch.failures import load_errors, step_errors
-from backends.torch.ops import TorchOps
 from backends.torch.plan import plan_kv
-from backends.torch.pool import Pool
-from backends.torch.rotary import rotary_frequencies
+from backends.torch.sampling import pick
+from backends.torch.support import check_supported
+from backends.torch.tickets import StepTicket
 from backends.torch.weights import Weights
 
 _MAX_VERIFY_ROWS = 64
 _CUDA_NOTE = "the torch runner was verified on the CPU only; check its answers on CUDA before relying on them"
 
 
-class DoneTicket:
-    """Steps run within `submit`; the ticket only carries the result."""
-
-    def __init__(self, logits: F32) -> None:
-        self.logits: F32 | None = logits
-
-    def cancel(self) -> None:
-        self.logits = None
-
-
 class LoadedModel(msgspec.Struct, frozen=True):
     spec: ModelSpec
     weights: Weights
-    frequencies: Tensor
+
+
+class Planned(msgspec.Struct, frozen=True):
+    plan: KVPlan
+    max_sequences: int
+    max_context: int
 
 
 class TorchRunner:
-    """See `backends.api.Runner`. Steps run inside `submit`, on the calling thread and torch's pool."""
+    """See `backends.api.Runner`. On the CPU a step runs inside `submit`, on the calling thread and torch's pool."""
 
-    def __init__(self, *, threads: int, exact: bool, kv_layout: Literal["slot", "paged"]) -> None:
+    def __init__(self, *, threads: int, exact: bool) -> None:
         self._threads = threads or torch.get_num_threads()
         self._exact = exact
-        self._kv_layout: Literal["slot", "paged"] = kv_layout
         self._device = choose_device()
         self._loaded: LoadedModel | None = None
-        self._plan: KVPlan | None = None
-        self._max_context = 0
-        self._pool: Pool | None = None
-        self._ticket: DoneTicket | None = None
+        self._planned: Planned | None = None
+        self._executor: Executor | None = None
+        self._tickets: deque[StepTicket] = deque()
+        self._picked: Tensor | None = None
         self._num_steps = 0
         self._num_tokens = 0
 
     def capabilities(self) -> RunnerCapabilities:
-        """Either layout; a plan has the one that the runner was made for."""
+        is_cpu = self._device.type == "cpu"
         return RunnerCapabilities(
             kv_layouts=("slot", "paged"),
             formats=tuple(BLOCK_FORMATS),
             max_verify_rows=_MAX_VERIFY_ROWS,
-            deterministic=self._device.type == "cpu",
+            device_sampling=True,
+            async_depth=1 if is_cpu else 2,
+            deterministic=is_cpu,
         )
 
     def load(self, model: LoadableModel, progress: Callable[[float], None]) -> ModelInfo:
         self.close()
+        check_supported(model.spec)
         torch.set_num_threads(self._threads)
         with load_errors(), torch.inference_mode():
             weights = Weights(model, exact=self._exact, device=self._device, progress=progress)
-            frequencies = rotary_frequencies(model.spec, self._device)
-        self._loaded = LoadedModel(model.spec, weights, frequencies)
+        self._loaded = LoadedModel(model.spec, weights)
         progress(1.0)
         return ModelInfo(
             vocab_size=model.spec.vocab_size,
@@ -100,47 +94,59 @@ class TorchRunner:
 
     def plan_memory(self, limit: KVLimit) -> KVPlan:
         spec = self._require().spec
-        self._plan = plan_kv(spec, limit, layout=self._kv_layout)
-        self._max_context = min(limit.max_context, spec.max_context)
+        plan = plan_kv(spec, limit)
+        self._planned = Planned(plan, limit.max_sequences, min(limit.max_context, spec.max_context))
         self.resume()
-        return self._plan
+        return plan
 
     def warmup(self) -> None:
-        """A prefill and a decode step in slot or block 0."""
-        self._require_pool()
+        """What the executor wants, then a prefill and a decode step in slot or block 0."""
+        executor, planned = self._require_executor()
+        with step_errors(), torch.inference_mode():
+            executor.warmup(planned.max_sequences)
         for start, end in ((0, 2), (2, 3)):
-            if end <= self._max_context:
+            if end <= planned.max_context:
                 self.collect(self.submit(_warmup_step(start, end)))
 
     def submit(self, step: Step) -> Ticket:
-        loaded, pool = self._require(), self._require_pool()
-        check_step(step, pool, vocab_size=loaded.spec.vocab_size, max_verify_rows=_MAX_VERIFY_ROWS)
-        if self._ticket is not None:
-            self._ticket.cancel()
+        """Beyond `async_depth` outstanding tickets, the oldest is cancelled."""
+        spec, (executor, planned) = self._require().spec, self._require_executor()
+        capabilities = self.capabilities()
+        check_step(
+            step,
+            planned.plan,
+            max_context=planned.max_context,
+            vocab_size=spec.vocab_size,
+            capabilities=capabilities,
+        )
+        picked = self._referred(step)
         with step_errors(), torch.inference_mode():
-            batch = make_batch(step, pool, loaded.frequencies)
-            logits = forward(loaded.spec, TorchOps(loaded.spec, loaded.weights, pool, batch))
-            self._ticket = DoneTicket(logits.cpu().numpy())
+            logits = executor.run(step, picked)
+            self._picked = None if step.sampling is None else pick(logits, step.sampling)
+            ticket = StepTicket(logits if self._picked is None else self._picked, vocab_size=spec.vocab_size)
         self._num_steps += 1
         self._num_tokens += step.num_tokens
-        return self._ticket
+        self._enqueue(ticket, depth=capabilities.async_depth)
+        return ticket
 
     def collect(self, ticket: Ticket) -> StepResult:
-        if not isinstance(ticket, DoneTicket) or ticket.logits is None:
-            raise Fatal("a ticket is collected once, before the next submit, and not after it was cancelled")
-        logits, ticket.logits = ticket.logits, None
-        return StepResult(logits)
+        while self._tickets and not self._tickets[0].is_open:
+            self._tickets.popleft()
+        if not self._tickets or ticket is not self._tickets[0]:
+            raise Fatal("tickets are collected once, in the order of submit, and not after they were cancelled")
+        with step_errors():
+            return self._tickets.popleft().take()
 
     def truncate(self, slot: int, num_tokens: int) -> None:
         """Nothing to do: the next step's `kv_len` says what is valid."""
 
     def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
-        pool = self._require_pool()
+        executor, planned = self._require_executor()
         for pair in pairs:
-            if min(pair) < 0 or max(pair) >= pool.num_blocks:
-                raise Fatal(f"cannot copy block {pair[0]} to {pair[1]}: there are {pool.num_blocks}")
+            if min(pair) < 0 or max(pair) >= planned.plan.num_blocks:
+                raise Fatal(f"cannot copy block {pair[0]} to {pair[1]}: there are {planned.plan.num_blocks}")
             with step_errors(), torch.inference_mode():
-                pool.copy(*pair)
+                executor.copy(*pair)
 
     def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
         raise RunnerError(f"adapter slot {slot}, rank {weights.rank}: the torch runner declares no LoRA")
@@ -149,18 +155,24 @@ class TorchRunner:
         raise RunnerError(f"adapter slot {slot}: the torch runner declares no LoRA")
 
     def suspend(self) -> None:
-        self._ticket = None
-        self._pool = None
+        for ticket in self._tickets:
+            ticket.cancel()
+        self._tickets.clear()
+        self._picked = None
+        self._executor = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     def resume(self) -> None:
-        spec = self._require().spec
-        if self._plan is None:
+        loaded = self._require()
+        if self._planned is None:
             raise Fatal("no KV memory was planned: plan_memory comes first")
-        self._pool = None  # the old pool goes before the new one comes
+        self.suspend()  # the old memory goes before the new one comes
+        planned = self._planned
         with step_errors(), torch.inference_mode():
-            self._pool = Pool(spec, self._plan, max_context=self._max_context, device=self._device)
+            self._executor = choose_executor(
+                loaded.spec, loaded.weights, planned.plan, max_context=planned.max_context, device=self._device
+            )
 
     def stats(self) -> dict[str, float]:
         """`steps` and `tokens` so far, and torch's `threads`."""
@@ -168,18 +180,32 @@ class TorchRunner:
 
     def close(self) -> None:
         self.suspend()
-        self._plan = None
+        self._planned = None
         self._loaded = None
+
+    def _referred(self, step: Step) -> Tensor | None:
+        """What the step before picked, if this one refers to it."""
+        num_referred = -int(step.token_ids.min())
+        if num_referred <= 0:
+            return None
+        if self._picked is None or num_referred > len(self._picked):
+            raise Fatal(f"a token id refers to row {num_referred - 1}, and the step before picked no such token")
+        return self._picked
+
+    def _enqueue(self, ticket: StepTicket, *, depth: int) -> None:
+        self._tickets.append(ticket)
+        if len(self._tickets) > depth:
+            self._tickets.popleft().cancel()
 
     def _require(self) -> LoadedModel:
         if self._loaded is None:
             raise Fatal("no model is loaded")
         return self._loaded
 
-    def _require_pool(self) -> Pool:
-        if self._pool is None:
+    def _require_executor(self) -> tuple[Executor, Planned]:
+        if self._executor is None or self._planned is None:
             raise Fatal("no KV memory: plan_memory or resume comes first")
-        return self._pool
+        return self._executor, self._planned
 
 
 def _warmup_step(start: int, end: int) -> Step:

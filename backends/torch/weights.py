@@ -25,12 +25,12 @@ class Linear:
 
     def __init__(self, parts: list[Matrix], bias: Tensor | None) -> None:
         self.parts = parts
-        self._bias = bias
+        self.bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
         products = [part.product(x) for part in self.parts]
         y = products[0] if len(products) == 1 else torch.cat(products, dim=1)
-        return y if self._bias is None else y.add_(self._bias)
+        return y if self.bias is None else y.add_(self.bias)
 
 
 class Weights:
@@ -91,12 +91,14 @@ class Weights:
 
     def _head_norms(self, spec: ModelSpec) -> list[Tensor | None]:
         """For each layer `[heads + kv_heads, head_dim]`, the norms of queries, then of keys; None without them."""
-        if not spec.qk_norm:
+        if not (spec.qk_norm or spec.qk_norm_whole):
             return [None] * spec.num_layers
         return [self._head_norm(spec, f"layers.{layer}") for layer in range(spec.num_layers)]
 
     def _head_norm(self, spec: ModelSpec, prefix: str) -> Tensor:
         q, k = self._vector(f"{prefix}.q_norm"), self._vector(f"{prefix}.k_norm")
+        if spec.qk_norm_whole:
+            return torch.cat((q, k)).view(-1, spec.head_dim)
         return torch.cat((q.expand(spec.num_heads, -1), k.expand(spec.num_kv_heads, -1)))
 
 

@@ -27,14 +27,20 @@ TensorSource = Mapping[str, StoredTensor]
 """Canonical name → stored tensor. Canonical names:
 
     embed                         [vocab, hidden]
-    layers.{i}.attn_norm          [hidden]
+    layers.{i}.attn_norm          [hidden]                     before attention, absent without pre-norms
     layers.{i}.q | k | v          [heads * head_dim, hidden]   rows in half-split rotary order
     layers.{i}.q.bias | k.bias | v.bias
-    layers.{i}.q_norm | k_norm    [head_dim]
+    layers.{i}.q_norm | k_norm    [head_dim], or [heads * head_dim] where one norm spans all heads
     layers.{i}.o                  [hidden, heads * head_dim]
+    layers.{i}.attn_post_norm     [hidden]                     after attention, where there are post-norms
     layers.{i}.mlp_norm           [hidden]
     layers.{i}.gate | up          [ffn, hidden]
     layers.{i}.down               [hidden, ffn]
+    layers.{i}.router             [experts, hidden]            instead of the three above, and
+    layers.{i}.experts.{e}.gate | up | down
+    layers.{i}.mlp_post_norm      [hidden]
     final_norm                    [hidden]
     head                          [vocab, hidden]              absent when the head is tied to `embed`
+
+Norm weights are what the normed values are multiplied by (Gemma's stored weights plus one).
 """

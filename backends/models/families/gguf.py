@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
@@ -10,6 +11,7 @@ from backends.errors import UnsupportedModel
 from backends.models.families.fields import Fields
 from backends.models.families.limits import (
     MAX_CONTEXT,
+    MAX_EXPERTS,
     MAX_FFN,
     MAX_HEAD_DIM,
     MAX_HEADS,
@@ -19,25 +21,23 @@ from backends.models.families.limits import (
     check_consistent,
     default_head_dim,
 )
-from backends.models.families.names import GGUF_NAMES
-from backends.models.families.rope import DEFAULT_THETA, scaling_from_factors
+from backends.models.families.names import Naming
+from backends.models.families.rope import DEFAULT_THETA, long_rope_from_factors, scaling_from_factors
 from backends.models.families.table import GGUF, GgufFamily
+from backends.models.families.windows import windows_from_metadata
 from backends.models.spec import ModelSpec, RopeScaling
 
 ROPE_FACTORS = "rope_freqs.weight"
+SHORT_ROPE_FACTORS = "rope_factors_short.weight"
 
 _ONLY_VALUES: dict[str, tuple[object, ...]] = {
-    "expert_count": (0,),
-    "attention.sliding_window": (0,),
     "attention.causal": (True,),
-    "attention.scale": (),
-    "attn_logit_softcapping": (),
-    "final_logit_softcapping": (),
+    "expert_shared_count": (0,),
+    "expert_weights_scale": (0.0, 1.0),
+    "expert_gating_func": (1,),
     "logit_scale": (1.0,),
     "residual_scale": (1.0,),
     "embedding_scale": (1.0,),
-    "rope.scaling.type": ("none", "linear"),
-    "rope.scaling.attn_factor": (1.0,),
 }
 """Keys that would change the mathematics, and the only values (or absence) that leave it alone."""
 
@@ -48,9 +48,10 @@ _CONTROL = 3  # `LLAMA_TOKEN_TYPE_CONTROL`
 
 
 class GgufModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A spec, and what must be done to the stored tensors."""
+    """A spec, and what must be known about the stored tensors."""
 
     spec: ModelSpec
+    naming: Naming
     interleaved_rotary: bool
     """Query and key rows have to be brought into half-split order."""
 
@@ -60,9 +61,10 @@ def spec_from_metadata(
     *,
     tensor_names: Collection[str],
     rope_factors: Sequence[float] | None,
+    short_rope_factors: Sequence[float] | None = None,
     where: str,
 ) -> GgufModel:
-    """The spec of a GGUF file. `rope_factors` are the values of `rope_freqs.weight`, if there is one.
+    """The spec of a GGUF file. The factors are the values of `rope_freqs.weight` and `rope_factors_short.weight`.
 
     Raises `UnsupportedModel` for architectures and switches without a rule and `ModelError` for bad numbers, both
     naming the key. The tensors decide whether the head is tied and whether there are biases.
@@ -77,8 +79,16 @@ def spec_from_metadata(
     for key, accepted in _ONLY_VALUES.items():
         fields.require(key, *accepted)
     spec = _plain_spec(metadata, fields, family, tensor_names=tensor_names, where=where)
-    spec = msgspec.structs.replace(spec, rope_scaling=_scaling(fields, spec, rope_factors, where=where))
-    return GgufModel(spec=check_consistent(spec, where), interleaved_rotary=family.interleaved_rotary)
+    spec = _replaced(spec, **_scores(fields, family, spec), **_experts(fields, family))
+    if short_rope_factors is None:
+        fields.require("rope.scaling.type", "none", "linear")
+        fields.require("rope.scaling.attn_factor", 1.0)
+        spec = _replaced(spec, rope_scaling=_scaling(fields, spec, rope_factors, where=where))
+    else:
+        spec = _replaced(spec, **_long_rope(fields, spec, short_rope_factors, where=where))
+    return GgufModel(
+        spec=check_consistent(spec, where), naming=family.naming, interleaved_rotary=family.interleaved_rotary
+    )
 
 
 def _plain_spec(
@@ -87,27 +97,97 @@ def _plain_spec(
     tokenizer = Fields(metadata, where=where, prefix="tokenizer.ggml.")
     vocab_size = _vocab_size(fields, tokenizer)
     hidden_size = fields.integer("embedding_length", high=MAX_HIDDEN)
+    num_layers = fields.integer("block_count", high=MAX_LAYERS)
     num_heads = fields.integer("attention.head_count", high=MAX_HEADS)
-    has_bias = GGUF_NAMES.stored_name("layers.0.q.bias") in tensor_names
+    has_bias = family.naming.stored_name("layers.0.q.bias") in tensor_names
     bos = tokenizer.token_ids("bos_token_id", vocab_size=vocab_size)
-    return ModelSpec(
+    spec = ModelSpec(
         family=family.name,
         hidden_size=hidden_size,
-        num_layers=fields.integer("block_count", high=MAX_LAYERS),
+        num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=fields.integer("attention.head_count_kv", default=num_heads, high=MAX_HEADS),
         head_dim=_head_dim(fields, where, hidden_size=hidden_size, num_heads=num_heads),
-        ffn_size=fields.integer("feed_forward_length", high=MAX_FFN),
+        ffn_size=fields.integer(_ffn_key(family), high=MAX_FFN),
         vocab_size=vocab_size,
         max_context=fields.integer("context_length", high=MAX_CONTEXT),
         rms_norm_eps=_as_written(fields.number("attention.layer_norm_rms_epsilon")),
         rope_theta=_as_written(fields.number("rope.freq_base", default=DEFAULT_THETA)),
-        tied_head=GGUF_NAMES.stored_name("head") not in tensor_names,
-        qkv_bias=family.qkv_bias == "always" or (family.qkv_bias == "if stored" and has_bias),
-        qk_norm=family.qk_norm,
+        local_rope_theta=_local_theta(fields, family),
+        windows=windows_from_metadata(fields, family.window_period, num_layers=num_layers),
+        tied_head=family.naming.stored_name("head") not in tensor_names,
+        embedding_scale=math.sqrt(hidden_size) if family.is_gemma else 1.0,
         eos_token_ids=_eos_token_ids(tokenizer, vocab_size=vocab_size),
         bos_token_id=bos[0] if bos else None,
+        **msgspec.structs.asdict(family.traits),
     )
+    return _replaced(spec, qkv_bias=family.qkv_bias == "always" or (family.qkv_bias == "if stored" and has_bias))
+
+
+def _replaced(spec: ModelSpec, **changes: object) -> ModelSpec:
+    return msgspec.structs.replace(spec, **changes)
+
+
+def _ffn_key(family: GgufFamily) -> str:
+    return "expert_feed_forward_length" if family.experts == "always" else "feed_forward_length"
+
+
+def _local_theta(fields: Fields, family: GgufFamily) -> float | None:
+    if family.default_local_rope_theta is None:
+        return None
+    return _as_written(fields.number("rope.freq_base_swa", default=family.default_local_rope_theta))
+
+
+def _scores(fields: Fields, family: GgufFamily, spec: ModelSpec) -> dict[str, object]:
+    """What happens to attention scores and logits."""
+    attention, final = family.default_softcaps
+    return {
+        "attention_scale": _attention_scale(fields, family, spec),
+        "attention_softcap": _softcap(fields, "attn_logit_softcapping", attention),
+        "final_softcap": _softcap(fields, "final_logit_softcapping", final),
+    }
+
+
+def _attention_scale(fields: Fields, family: GgufFamily, spec: ModelSpec) -> float | None:
+    if fields.get("attention.scale") not in (None, 0.0):
+        return _as_written(fields.number("attention.scale"))
+    if spec.num_layers == family.wide_score_layers:
+        return 1 / math.sqrt(spec.hidden_size / spec.num_heads)
+    return None
+
+
+def _softcap(fields: Fields, key: str, default: float) -> float:
+    value = fields.get(key)
+    if value == 0.0 or (value is None and not default):
+        return 0.0
+    return _as_written(fields.number(key, default=default))
+
+
+def _experts(fields: Fields, family: GgufFamily) -> dict[str, object]:
+    if family.experts == "never":
+        fields.require("expert_count", 0)
+    if family.experts == "never" or (family.experts == "if counted" and fields.get("expert_count") in (None, 0)):
+        return {}
+    num_experts = fields.integer("expert_count", high=MAX_EXPERTS)
+    return {
+        "num_experts": num_experts,
+        "experts_per_token": fields.integer("expert_used_count", high=num_experts),
+        "normalized_experts": fields.flag("expert_weights_norm", default=True),
+    }
+
+
+def _long_rope(fields: Fields, spec: ModelSpec, factors: Sequence[float], *, where: str) -> dict[str, object]:
+    fields.require("rope.scaling.type", "none", "longrope")
+    amplitude = fields.get("rope.scaling.attn_factor")
+    scaling, max_context, notes = long_rope_from_factors(
+        factors,
+        where=f"{where}: {SHORT_ROPE_FACTORS}",
+        head_dim=spec.head_dim,
+        original=fields.integer("rope.scaling.original_context_length", low=2, high=MAX_CONTEXT),
+        max_context=spec.max_context,
+        amplitude=None if amplitude is None else _as_written(fields.number("rope.scaling.attn_factor")),
+    )
+    return {"rope_scaling": scaling, "max_context": max_context, "notes": notes}
 
 
 def _as_written(value: float) -> float:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+
+import msgspec
 
 from backends.errors import ModelError, UnsupportedModel
 from backends.models.families.fields import Fields
 from backends.models.families.limits import (
-    MAX_CONTEXT,
+    MAX_EXPERTS,
     MAX_FFN,
     MAX_HEAD_DIM,
     MAX_HEADS,
@@ -18,16 +21,20 @@ from backends.models.families.limits import (
     default_head_dim,
 )
 from backends.models.families.rope import rope_from_config
-from backends.models.families.table import HUGGING_FACE, HuggingFaceFamily
+from backends.models.families.table import HUGGING_FACE, ExpertRule, HuggingFaceFamily
+from backends.models.families.windows import windows_from_config
 from backends.models.spec import ModelSpec
 
-_DEFAULT_EPS = 1e-6  # of every supported configuration class
+_ACTIVATIONS = {"silu": ("silu",), "gelu_tanh": ("gelu_pytorch_tanh",)}
 _ONLY_VALUES: dict[str, tuple[object, ...]] = {
-    "hidden_act": ("silu",),
     "attention_bias": (False,),
     "mlp_bias": (False,),
     "partial_rotary_factor": (1, 1.0),
     "quantization_config": (),
+    "use_bidirectional_attention": (False,),
+    "decoder_sparse_step": (1,),
+    "mlp_only_layers": ([],),
+    "router_jitter_noise": (0, 0.0),
 }
 """Fields that would change the mathematics, and the only values (or absence) that leave it alone."""
 
@@ -36,41 +43,107 @@ def spec_from_config(config: Mapping[str, object], generation: Mapping[str, obje
     """The spec of a model folder. `where` is its path; `generation` is empty without generation_config.json.
 
     Raises `UnsupportedModel` for architectures and switches without a rule and `ModelError` for bad numbers, both
-    naming the field. Models that bring their own code (`auto_map`) are refused: it would have to be run.
+    naming the field. Models that bring their own code (`auto_map`) are refused unless it is the code of a supported
+    architecture, which is not needed: code from a model folder is never run.
     """
     config_path = f"{where}/config.json"
-    if config.get("auto_map"):
-        raise ModelError(f"{config_path}: auto_map asks for code from the model folder, and that is never run")
     fields = Fields(config, where=config_path)
     family = _family(config, config_path)
+    _refuse_own_code(config, config_path)
     for key, accepted in _ONLY_VALUES.items():
         fields.require(key, *accepted)
-    _refuse_sliding_window(fields, family)
-    theta, scaling = rope_from_config(fields, config_path)
-    vocab_size = fields.integer("vocab_size", high=MAX_VOCAB)
+    for key in ("hidden_act", "hidden_activation"):
+        fields.require(key, *_ACTIVATIONS[family.traits.activation])
+    spec = _sized(fields, family, config_path)
+    spec = _replaced(spec, **_gemma(fields, family, spec)) if family.is_gemma else spec
+    spec = _replaced(spec, **_experts(fields, family.experts)) if family.experts is not None else spec
+    return check_consistent(_replaced(spec, **_ends(fields, generation, where, spec)), config_path)
+
+
+def _sized(fields: Fields, family: HuggingFaceFamily, config_path: str) -> ModelSpec:
     hidden_size = fields.integer("hidden_size", high=MAX_HIDDEN)
+    num_layers = fields.integer("num_hidden_layers", high=MAX_LAYERS)
     num_heads = fields.integer("num_attention_heads", high=MAX_HEADS)
-    bos = fields.token_ids("bos_token_id", vocab_size=vocab_size)
-    spec = ModelSpec(
+    head_dim = _head_dim(fields, family, config_path, hidden_size=hidden_size, num_heads=num_heads)
+    local = family.default_local_rope_theta
+    rope = rope_from_config(fields, config_path, head_dim=head_dim, default_local_theta=local)
+    return ModelSpec(
         family=family.name,
         hidden_size=hidden_size,
-        num_layers=fields.integer("num_hidden_layers", high=MAX_LAYERS),
+        num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=fields.integer("num_key_value_heads", default=num_heads, high=MAX_HEADS),
-        head_dim=_head_dim(fields, family, config_path, hidden_size=hidden_size, num_heads=num_heads),
-        ffn_size=fields.integer("intermediate_size", high=MAX_FFN),
-        vocab_size=vocab_size,
-        max_context=fields.integer("max_position_embeddings", high=MAX_CONTEXT),
-        rms_norm_eps=fields.number("rms_norm_eps", default=_DEFAULT_EPS),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        tied_head=fields.flag("tie_word_embeddings", default=False),
-        qkv_bias=family.qkv_bias,
-        qk_norm=family.qk_norm,
-        eos_token_ids=_eos_token_ids(fields, generation, where, vocab_size=vocab_size),
-        bos_token_id=bos[0] if bos else None,
+        head_dim=head_dim,
+        ffn_size=fields.integer(family.experts.ffn_size if family.experts else "intermediate_size", high=MAX_FFN),
+        vocab_size=fields.integer("vocab_size", high=MAX_VOCAB),
+        max_context=rope.max_context,
+        rms_norm_eps=fields.number("rms_norm_eps", default=family.default_eps),
+        rope_theta=rope.theta,
+        rope_scaling=rope.scaling,
+        local_rope_theta=rope.local_theta,
+        windows=windows_from_config(fields, family.window, num_layers=num_layers),
+        tied_head=fields.flag("tie_word_embeddings", default=family.default_tied_head),
+        notes=rope.notes,
+        **msgspec.structs.asdict(family.traits),
     )
-    return check_consistent(spec, config_path)
+
+
+def _replaced(spec: ModelSpec, **changes: object) -> ModelSpec:
+    return msgspec.structs.replace(spec, **changes)
+
+
+def _gemma(fields: Fields, family: HuggingFaceFamily, spec: ModelSpec) -> dict[str, object]:
+    attention, final = family.default_softcaps
+    return {
+        "embedding_scale": math.sqrt(spec.hidden_size),
+        "attention_scale": 1 / math.sqrt(fields.number("query_pre_attn_scalar", default=256)),
+        "attention_softcap": _softcap(fields, "attn_logit_softcapping", attention),
+        "final_softcap": _softcap(fields, "final_logit_softcapping", final),
+    }
+
+
+def _softcap(fields: Fields, key: str, default: float) -> float:
+    """An explicit null is off; an absent field takes the class's default."""
+    if fields.get(key) is None and (fields.has(key) or not default):
+        return 0.0
+    return fields.number(key, default=default)
+
+
+def _experts(fields: Fields, rule: ExpertRule) -> dict[str, object]:
+    present = [key for key in rule.count if fields.get(key) is not None]
+    num_experts = fields.integer((present or rule.count)[0], high=MAX_EXPERTS)
+    is_normalized = rule.is_normalized
+    if isinstance(is_normalized, str):
+        is_normalized = fields.flag(is_normalized, default=False)
+    return {
+        "num_experts": num_experts,
+        "experts_per_token": fields.integer("num_experts_per_tok", high=num_experts),
+        "normalized_experts": is_normalized,
+    }
+
+
+def _ends(fields: Fields, generation: Mapping[str, object], where: str, spec: ModelSpec) -> dict[str, object]:
+    bos = fields.token_ids("bos_token_id", vocab_size=spec.vocab_size)
+    return {
+        "eos_token_ids": _eos_token_ids(fields, generation, where, vocab_size=spec.vocab_size),
+        "bos_token_id": bos[0] if bos else None,
+    }
+
+
+def family_of(config: Mapping[str, object], where: str) -> HuggingFaceFamily:
+    """The row of a config.json. Raises `UnsupportedModel`, naming those that there are."""
+    return _family(config, f"{where}/config.json")
+
+
+def _refuse_own_code(config: Mapping[str, object], where: str) -> None:
+    """A checkpoint of an architecture that was once published with code may still name that code."""
+    own = config.get("auto_map")
+    if not own:
+        return
+    stem = str(config["architectures"][0]).removesuffix("ForCausalLM")  # type: ignore[index]  # `_family` looked
+    names = own.values() if isinstance(own, dict) else [own]
+    if not all(str(name).rpartition(".")[2] in (f"{stem}Config", f"{stem}ForCausalLM") for name in names):
+        raise ModelError(f"{where}: auto_map asks for code from the model folder, and that is never run")
 
 
 def _family(config: Mapping[str, object], where: str) -> HuggingFaceFamily:
@@ -80,27 +153,6 @@ def _family(config: Mapping[str, object], where: str) -> HuggingFaceFamily:
     if family is None:
         raise UnsupportedModel(f"{where}: architectures[0] is {name!r}; this build supports {', '.join(HUGGING_FACE)}")
     return family
-
-
-def _refuse_sliding_window(fields: Fields, family: HuggingFaceFamily) -> None:
-    layer_types = fields.get("layer_types")
-    if layer_types is not None and (
-        not isinstance(layer_types, list) or any(kind != "full_attention" for kind in layer_types)
-    ):
-        raise UnsupportedModel(fields.describe("layer_types", "this build supports only full_attention"))
-    if family.sliding_window_switch is not None:
-        fields.require(family.sliding_window_switch, False)
-        return
-    if fields.has("sliding_window"):
-        fields.require("sliding_window")
-    elif family.default_sliding_window is not None:
-        raise UnsupportedModel(
-            fields.describe(
-                "sliding_window",
-                f"{family.name} then uses a window of {family.default_sliding_window}, which this build does not "
-                "support; set it to null if the model was trained without one",
-            )
-        )
 
 
 def _head_dim(fields: Fields, family: HuggingFaceFamily, where: str, *, hidden_size: int, num_heads: int) -> int:

@@ -10,6 +10,7 @@ MAX_LAYERS = 1 << 10
 MAX_HEADS = 1 << 12
 MAX_HEAD_DIM = 1 << 12
 MAX_FFN = 1 << 22
+MAX_EXPERTS = 1 << 10
 MAX_VOCAB = (1 << 24) - 1
 MAX_CONTEXT = 1 << 26
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import msgspec
 
 from backends.errors import UnsupportedModel
 from backends.models.families.fields import Fields
 from backends.models.families.limits import MAX_CONTEXT
-from backends.models.spec import ModelSpec, RopeScaling
+from backends.models.rotary import llama3_factors
+from backends.models.spec import ModelSpec, Rope, RopeScaling
 
 DEFAULT_THETA = 10000.0
 
@@ -22,25 +25,61 @@ _KNOWN_KEYS = frozenset(
         "high_freq_factor",
         "original_max_position_embeddings",
         "partial_rotary_factor",
+        "short_factor",
+        "long_factor",
+        "attention_factor",
     }
 )
+_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 _LLAMA3_CONTEXT = 8192
 _FACTOR_TOLERANCE = 1e-4
 """The stored factors went through float32 arithmetic; a wrong parameter moves them by far more."""
 
 
-def rope_from_config(config: Fields, where: str) -> tuple[float, RopeScaling | None]:
-    """(theta, scaling) of a config.json, old style (`rope_theta`, `rope_scaling`) or new (`rope_parameters`)."""
+class RopeFields(msgspec.Struct, frozen=True, kw_only=True):
+    """What a file says about rotary embeddings. `max_context` is less than the file's under LongRoPE."""
+
+    theta: float
+    scaling: RopeScaling | None
+    local_theta: float | None = None
+    max_context: int
+    notes: tuple[str, ...] = ()
+
+
+def rope_from_config(config: Fields, where: str, *, head_dim: int, default_local_theta: float | None) -> RopeFields:
+    """Of a config.json, old style (`rope_theta`, `rope_scaling`) or new (`rope_parameters`, perhaps by layer type)."""
     key = "rope_parameters" if config.get("rope_parameters") is not None else "rope_scaling"
     values = config.nested(key)
     where = f"{where}: {key}"
+    local_theta = default_local_theta
+    if default_local_theta is not None:
+        local_theta = config.number("rope_local_base_freq", default=default_local_theta)
+    if default_local_theta is not None and values.keys() & _LAYER_TYPES:
+        local_theta = _local_theta(Fields(values, where=where), where, default=local_theta)
+        values = Fields(values, where=where).nested("full_attention")
+    fields = _known(values, where)
+    theta = fields.number("rope_theta", default=config.number("rope_theta", default=DEFAULT_THETA))
+    max_context = config.integer("max_position_embeddings", high=MAX_CONTEXT)
+    kind_key = "type" if fields.get("rope_type") is None else "rope_type"
+    if fields.get(kind_key) in ("longrope", "su"):
+        return _long_rope(config, fields, theta, head_dim=head_dim, max_context=max_context)
+    scaling = _scaling(fields, kind_key=kind_key)
+    return RopeFields(theta=theta, scaling=scaling, local_theta=local_theta, max_context=max_context)
+
+
+def _known(values: Mapping[str, object], where: str) -> Fields:
     unknown = sorted(values.keys() - _KNOWN_KEYS)
     if unknown:
         raise UnsupportedModel(f"{where} has the field {unknown[0]!r}, for which this build has no rule")
     fields = Fields(values, where=where)
     fields.require("partial_rotary_factor", 1, 1.0)
-    theta = fields.number("rope_theta", default=config.number("rope_theta", default=DEFAULT_THETA))
-    return theta, _scaling(fields, kind_key="type" if fields.get("rope_type") is None else "rope_type")
+    return fields
+
+
+def _local_theta(fields: Fields, where: str, *, default: float | None) -> float:
+    local = _known(fields.nested("sliding_attention"), f"{where}: sliding_attention")
+    local.require("rope_type", "default")
+    return local.number("rope_theta", default=default)
 
 
 def _scaling(fields: Fields, *, kind_key: str) -> RopeScaling | None:
@@ -64,21 +103,56 @@ def _scaling(fields: Fields, *, kind_key: str) -> RopeScaling | None:
     return None
 
 
-def llama3_factors(spec: ModelSpec, scaling: RopeScaling) -> list[float]:
-    """What each of the `head_dim / 2` rotary frequencies is divided by (Llama 3.1's frequency blend)."""
-    return [_llama3_factor(spec.rope_theta ** (-2 * i / spec.head_dim), scaling) for i in range(spec.head_dim // 2)]
+def _long_rope(config: Fields, fields: Fields, theta: float, *, head_dim: int, max_context: int) -> RopeFields:
+    """LongRoPE within the original context, where the short factors hold (arXiv:2402.13753).
 
-
-def _llama3_factor(frequency: float, scaling: RopeScaling) -> float:
-    wavelength = 2 * math.pi / frequency
-    if wavelength < scaling.original_context / scaling.high_freq_factor:
-        return 1.0
-    if wavelength > scaling.original_context / scaling.low_freq_factor:
-        return scaling.factor
-    blend = (scaling.original_context / wavelength - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
+    Beyond it, every cached key would have to be turned anew by the long factors; so the context ends there.
+    """
+    key = "original_max_position_embeddings"
+    original = (config if config.get(key) is not None else fields).integer(key, low=2, high=MAX_CONTEXT)
+    factors = _factors(fields, "short_factor", head_dim // 2)
+    amplitude = fields.number("attention_factor", default=long_rope_amplitude(max_context / original, original))
+    return RopeFields(
+        theta=theta,
+        scaling=RopeScaling(kind="factors", factors=factors, attention_factor=amplitude),
+        max_context=min(original, max_context),
+        notes=_long_rope_notes(original, max_context),
     )
-    return 1.0 / ((1.0 - blend) / scaling.factor + blend)
+
+
+def long_rope_amplitude(factor: float, original: int) -> float:
+    """What LongRoPE multiplies sine and cosine by when the context grew by `factor`."""
+    return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+
+
+def _long_rope_notes(original: int, max_context: int) -> tuple[str, ...]:
+    if max_context <= original:
+        return ()
+    return (f"context is {original} of the model's {max_context} tokens: LongRoPE's long factors are not supported",)
+
+
+def _factors(fields: Fields, key: str, count: int) -> tuple[float, ...]:
+    values = fields.get(key)
+    good = isinstance(values, list | tuple) and len(values) == count
+    if not isinstance(values, list | tuple) or not good or not all(_is_factor(value) for value in values):
+        fields.refuse(key, f"expected {count} positive factors")
+    return tuple(float(value) for value in values)
+
+
+def _is_factor(value: object) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf  # type: ignore[operator]  # a number by now
+
+
+def long_rope_from_factors(
+    factors: Sequence[float], *, where: str, head_dim: int, original: int, max_context: int, amplitude: float | None
+) -> tuple[RopeScaling, int, tuple[str, ...]]:
+    """(scaling, context, notes) of a GGUF file's `rope_factors_short.weight`."""
+    if len(factors) != head_dim // 2 or not all(0 < factor < math.inf for factor in factors):
+        raise UnsupportedModel(f"{where}: expected {head_dim // 2} positive factors, found {len(factors)}")
+    if amplitude is None:
+        amplitude = long_rope_amplitude(max_context / original, original)
+    scaling = RopeScaling(kind="factors", factors=tuple(factors), attention_factor=amplitude)
+    return scaling, min(original, max_context), _long_rope_notes(original, max_context)
 
 
 def scaling_from_factors(
@@ -98,7 +172,7 @@ def scaling_from_factors(
         return RopeScaling(kind="linear", factor=largest)
     for context in dict.fromkeys([original_context or _LLAMA3_CONTEXT, _LLAMA3_CONTEXT]):
         scaling = RopeScaling(kind="llama3", factor=largest, original_context=context)
-        if _close(factors, llama3_factors(spec, scaling)):
+        if _close(factors, llama3_factors(Rope(spec.rope_theta, scaling), spec.head_dim)):
             return scaling
     raise UnsupportedModel(f"{where}: these rotary factors follow neither the llama3 blend nor a constant")
 

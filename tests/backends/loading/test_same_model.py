@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from backends.loading import open_model
-from backends.models.families import GGUF_NAMES, HUGGING_FACE_NAMES
+from backends.models.families.names import GGUF_NAMES, HUGGING_FACE_NAMES
 from backends.models.shapes import expected_shapes
 from backends.models.spec import ModelSpec, RopeScaling
 from backends.testing.models import FamilyName, ModelSizes, make_random_model, write_gguf_of

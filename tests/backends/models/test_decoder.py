@@ -5,18 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 
-from backends.api import F32
 from backends.loading import open_model
 from backends.models.decoder import forward
 from backends.models.shapes import expected_shapes
 from backends.models.spec import ModelSpec
-from backends.testing.models import FamilyName, make_random_model
-from backends.testing.oracle import Oracle
+from backends.testing.models import FAMILY_NAMES, FamilyName, ModelSizes, make_random_model
 
-TOKENS = [11, 200, 45, 301, 7, 93]
 SPEC = ModelSpec(
     family="any",
     hidden_size=8,
@@ -42,6 +38,16 @@ class NameOps:
     def norm(self, hidden: None, weight: str) -> None:
         self.asked.append(weight)
 
+    def add(self, branch: None, residual: None) -> None: ...
+
+    def scale(self, x: None, factor: float) -> None:
+        self.asked.append(f"scale {factor}")
+
+    def softcap(self, x: None, cap: float) -> None:
+        self.asked.append(f"softcap {cap}")
+
+    def experts(self, normed: None, layer: int) -> None: ...
+
     def add_norm(self, branch: None, residual: None, weight: str) -> tuple[None, None]:
         self.asked.append(weight)
         return None, None
@@ -59,67 +65,31 @@ class NameOps:
         self.asked.append(name)
 
 
-class EagerOps:
-    """One sequence from its start, without cache, on NumPy arrays: attention and norms borrowed from the oracle."""
-
-    def __init__(self, oracle: Oracle, tokens: list[int]) -> None:
-        self._oracle, self._spec, self._weights, self._tokens = oracle, oracle.spec, oracle._weights, tokens
-
-    def embed(self) -> F32:
-        return self._weights["embed"][self._tokens]
-
-    def norm(self, hidden: F32, weight: str) -> F32:
-        return self._oracle._rms_norm(hidden, self._weights[weight])
-
-    def add_norm(self, branch: F32, residual: F32, weight: str) -> tuple[F32, F32]:
-        total = branch + residual
-        return self.norm(total, weight), total
-
-    def linear(self, x: F32, names: tuple[str, ...]) -> F32:
-        parts = [x @ self._weights[name].T + self._weights.get(f"{name}.bias", np.float32(0)) for name in names]
-        return np.concatenate(parts, axis=-1)
-
-    def attention(self, qkv: F32, layer: int) -> F32:
-        spec, length = self._spec, len(qkv)
-        q, k, v = np.split(qkv, [spec.q_size, spec.q_size + spec.kv_size], axis=-1)
-        queries, keys, values = (x.reshape(length, -1, spec.head_dim).transpose(1, 0, 2) for x in (q, k, v))
-        if spec.qk_norm:
-            queries = self.norm(queries, f"layers.{layer}.q_norm")
-            keys = self.norm(keys, f"layers.{layer}.k_norm")
-        queries, keys = self._oracle._rotate(queries), self._oracle._rotate(keys)
-        shared = spec.num_heads // spec.num_kv_heads
-        scores = queries @ np.repeat(keys, shared, axis=0).transpose(0, 2, 1) / np.sqrt(np.float32(spec.head_dim))
-        weights = np.exp(np.where(np.tri(length, dtype=bool), scores, np.float32(-1e9)))
-        mixed = weights / weights.sum(axis=-1, keepdims=True) @ np.repeat(values, shared, axis=0)
-        attended: F32 = mixed.transpose(1, 0, 2).reshape(length, -1)
-        return attended
-
-    def gated(self, gate_up: F32) -> F32:
-        gate, up = np.split(gate_up, 2, axis=-1)
-        gated: F32 = gate / (1 + np.exp(-gate)) * up
-        return gated
-
-    def head(self, normed: F32, name: str) -> F32:
-        logits: F32 = normed[-1:] @ self._weights[name].T
-        return logits
-
-
+@pytest.mark.parametrize("family", FAMILY_NAMES)
 @pytest.mark.parametrize("tied", [False, True])
-def test_every_weight_is_asked_for_once(tied: bool) -> None:
-    """No tensor of the canonical list is forgotten or used twice, but for a tied head."""
-    spec = msgspec.structs.replace(SPEC, tied_head=tied)
+def test_every_weight_is_asked_for_once(tmp_path: Path, family: FamilyName, tied: bool) -> None:
+    """No matrix or norm around the blocks is forgotten or used twice, but for a tied head.
+
+    Biases, head norms and experts are looked up inside an operation.
+    """
+    sizes = ModelSizes(num_layers=3, hidden_size=64, ffn_size=64, tied_head=tied)
+    spec = open_model(make_random_model(tmp_path / family, sizes=sizes, family=family)).spec
     ops = NameOps()
 
     forward(spec, ops)
 
-    assert sorted(ops.asked) == sorted([*expected_shapes(spec), *(["embed"] if tied else [])])
+    inner = (".bias", "q_norm", "k_norm", ".router")
+    outer = [name for name in expected_shapes(spec) if not name.endswith(inner) and ".experts." not in name]
+    asked = [name for name in ops.asked if " " not in name]
+    assert sorted(asked) == sorted([*outer, *(["embed"] if tied else [])])
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_eager_operations_give_the_oracles_logits(tmp_path: Path, family: FamilyName) -> None:
-    """The same decoder computes at once with arrays; biases and head norms are matters of the operations."""
-    oracle = Oracle(open_model(make_random_model(tmp_path / family, family=family)))
+def test_switches_become_operations() -> None:
+    """Scaled embeddings and capped logits are asked for where the spec has them, and not otherwise."""
+    plain, gemma = NameOps(), NameOps()
 
-    logits = forward(oracle.spec, EagerOps(oracle, TOKENS))
+    forward(SPEC, plain)
+    forward(msgspec.structs.replace(SPEC, embedding_scale=8.0, final_softcap=30.0), gemma)
 
-    np.testing.assert_allclose(logits[0], oracle.logits(TOKENS)[-1], atol=1e-4)
+    assert not {"scale 8.0", "softcap 30.0"} & set(plain.asked)
+    assert {"scale 8.0", "softcap 30.0"} <= set(gemma.asked)

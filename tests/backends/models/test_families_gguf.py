@@ -117,20 +117,68 @@ def test_linear_scaling(changes: Metadata, expected: RopeScaling | None) -> None
     assert model_of({**LLAMA, **changes}).spec.rope_scaling == expected
 
 
+GEMMA2: Metadata = {**renamed("gemma2"), "gemma2.attention.sliding_window": 8}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "windows"),
+    [
+        (GEMMA2, (8, 0)),
+        ({**GEMMA2, "gemma2.attention.sliding_window_pattern": (False, True)}, (0, 8)),
+        ({**LLAMA, "llama.attention.sliding_window": 8}, (8, 8)),
+        ({**renamed("gemma3"), "gemma3.attention.sliding_window": 8, "gemma3.block_count": 7}, (8,) * 5 + (0, 8)),
+        ({**renamed("qwen2"), "qwen2.attention.sliding_window": 0}, ()),
+    ],
+)
+def test_windows_by_each_architectures_rule(metadata: Metadata, windows: tuple[int, ...]) -> None:
+    """In a pattern that llama.cpp knows by heart, or as the file lists them."""
+    assert model_of(metadata).spec.windows == windows
+
+
+@pytest.mark.parametrize(("layers", "scale"), [(2, None), (46, 0.25)])
+def test_the_largest_gemma2_scales_scores_by_its_width(layers: int, scale: float | None) -> None:
+    """The file does not say so; llama.cpp tells the model by its number of layers."""
+    spec = model_of({**GEMMA2, "gemma2.block_count": layers, "gemma2.attention.key_length": 32}).spec
+
+    assert (spec.attention_scale, spec.embedding_scale) == (scale, 8.0)
+    assert (spec.attention_softcap, spec.final_softcap) == (50.0, 30.0)
+
+
+def test_long_rope() -> None:
+    """The context ends where the short factors end."""
+    metadata = {**renamed("phi3"), "phi3.rope.scaling.original_context_length": 64}
+
+    spec = spec_from_metadata(
+        metadata, tensor_names=HEAD, rope_factors=None, short_rope_factors=[1.5] * 8, where="m.gguf"
+    ).spec
+
+    assert spec.max_context == 64
+    assert spec.rope_scaling is not None
+    assert spec.rope_scaling.factors == (1.5,) * 8
+    assert len(spec.notes) == 1
+
+
+def test_mixtures_are_counted() -> None:
+    """Mixtral files call themselves llama and count their experts."""
+    spec = model_of({**LLAMA, "llama.expert_count": 8, "llama.expert_used_count": 2}).spec
+
+    assert (spec.num_experts, spec.experts_per_token, spec.normalized_experts) == (8, 2, True)
+
+
 UNSUPPORTED: dict[str, tuple[Metadata, str]] = {
     "architecture": (
         {"general.architecture": "gpt2"},
         "general.architecture is 'gpt2'; this build supports llama, qwen2",
     ),
     "architecture is a number": ({"general.architecture": 5}, "general.architecture is 5"),
-    "experts": ({"llama.expert_count": 8}, "llama.expert_count is 8"),
-    "window": ({"llama.attention.sliding_window": 4096}, "llama.attention.sliding_window is 4096"),
+    "window of unknown layers": (
+        {**renamed("qwen2"), "qwen2.attention.sliding_window": 8},
+        "qwen2.attention.sliding_window is 8",
+    ),
+    "shared experts": ({"llama.expert_shared_count": 1}, "llama.expert_shared_count is 1"),
+    "gating": ({"llama.expert_gating_func": 2}, "llama.expert_gating_func is 2"),
     "not causal": ({"llama.attention.causal": False}, "llama.attention.causal is False"),
     "yarn": ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'"),
-    "softcap": (
-        {"llama.final_logit_softcapping": 30.0},
-        "softcapping is 30.0; this build supports only models without it",
-    ),
     "unequal values": ({"llama.attention.value_length": 32}, "llama.attention.value_length is 32"),
     "partial rotary": ({"llama.rope.dimension_count": 8}, "llama.rope.dimension_count is 8"),
 }

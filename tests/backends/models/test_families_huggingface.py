@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from backends.errors import ModelError, UnsupportedModel
 from backends.models.families import spec_from_config
-from backends.models.spec import ModelSpec, RopeScaling
+from backends.models.spec import ModelSpec, Rope, RopeScaling
 
 Config = dict[str, object]
 
@@ -31,6 +33,16 @@ LLAMA3_ROPE: Config = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+GEMMA2: Config = {"architectures": ["Gemma2ForCausalLM"], "hidden_act": "gelu_pytorch_tanh", "head_dim": 16}
+GEMMA3: Config = {**GEMMA2, "architectures": ["Gemma3ForCausalLM"], "num_hidden_layers": 7}
+QWEN3_MOE: Config = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+}
+PHI3: Config = {"architectures": ["Phi3ForCausalLM"]}
+LONG_ROPE: Config = {"type": "longrope", "short_factor": [1.5] * 8, "long_factor": [4] * 8}
 
 
 def spec_of(config: Config, generation: Config | None = None) -> ModelSpec:
@@ -86,6 +98,92 @@ def test_mistral_without_a_window_is_supported() -> None:
     spec = spec_of({**LLAMA, "architectures": ["MistralForCausalLM"], "sliding_window": None})
 
     assert spec.family == "mistral"
+
+
+@pytest.mark.parametrize(
+    ("changes", "windows"),
+    [
+        ({"architectures": ["MistralForCausalLM"]}, (4096, 4096)),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 8}, (8, 8)),
+        ({"architectures": ["Qwen2ForCausalLM"], "sliding_window": 8}, ()),
+        ({"architectures": ["Qwen2ForCausalLM"], "sliding_window": 8, "use_sliding_window": True}, ()),
+        (
+            {
+                "architectures": ["Qwen2ForCausalLM"],
+                "sliding_window": 8,
+                "use_sliding_window": True,
+                "max_window_layers": 1,
+            },
+            (0, 8),
+        ),
+        ({**GEMMA2, "sliding_window": 8}, (8, 0)),
+        ({**GEMMA2, "sliding_window": 8, "layer_types": ["full_attention", "sliding_attention"]}, (0, 8)),
+        ({**GEMMA3, "sliding_window": 8}, (8, 8, 8, 8, 8, 0, 8)),
+        ({**GEMMA3, "sliding_window": 8, "sliding_window_pattern": 2}, (8, 0, 8, 0, 8, 0, 8)),
+        ({**PHI3, "sliding_window": 2047}, (2047, 2047)),
+        (PHI3, ()),
+    ],
+)
+def test_windows_by_each_architectures_rule(changes: Config, windows: tuple[int, ...]) -> None:
+    """Layers are windowed all, from one on, in a pattern, or as `layer_types` says."""
+    assert spec_of({**LLAMA, **changes}).windows == windows
+
+
+def test_gemma2_scales_and_caps() -> None:
+    """Its fields have defaults of their own; an explicit null switches a cap off."""
+    spec = spec_of({**LLAMA, **GEMMA2, "query_pre_attn_scalar": 64, "attn_logit_softcapping": None})
+
+    assert (spec.embedding_scale, spec.attention_scale, spec.tied_head) == (8.0, 0.125, True)
+    assert (spec.attention_softcap, spec.final_softcap) == (0.0, 30.0)
+    assert (spec.post_norm, spec.activation) == (True, "gelu_tanh")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_theta": 1e6, "rope_local_base_freq": 5e3, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+        {
+            "rope_parameters": {
+                "full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0},
+                "sliding_attention": {"rope_theta": 5e3, "rope_type": "default"},
+            }
+        },
+    ],
+    ids=["old", "new"],
+)
+def test_gemma3_turns_its_windowed_layers_at_another_base(changes: Config) -> None:
+    """Scaling belongs to the layers that see everything."""
+    spec = spec_of({**LLAMA, **GEMMA3, "sliding_window": 8, **changes})
+
+    assert spec.rope(0) == Rope(5e3)
+    assert spec.rope(5) == Rope(1e6, RopeScaling(kind="linear", factor=8.0))
+
+
+def test_experts_have_a_width_of_their_own() -> None:
+    """Qwen3-MoE names it `moe_intermediate_size`, Mixtral `intermediate_size`."""
+    qwen = spec_of({**LLAMA, **QWEN3_MOE, "norm_topk_prob": True})
+    mixtral = {"architectures": ["MixtralForCausalLM"], "num_local_experts": 4, "num_experts_per_tok": 1}
+
+    assert (qwen.num_experts, qwen.experts_per_token, qwen.ffn_size, qwen.normalized_experts) == (8, 2, 32, True)
+    assert spec_of({**LLAMA, **mixtral}).ffn_size == 96
+
+
+def test_long_rope_ends_the_context_where_its_short_factors_end() -> None:
+    """The amplitude is LongRoPE's, and the shortened context is noted."""
+    spec = spec_of({**LLAMA, **PHI3, "rope_scaling": LONG_ROPE, "original_max_position_embeddings": 64})
+
+    assert spec.max_context == 64
+    assert spec.rope_scaling is not None
+    assert spec.rope_scaling.factors == (1.5,) * 8
+    assert spec.rope_scaling.attention_factor == pytest.approx((1 + math.log(2) / math.log(64)) ** 0.5)
+    assert "64 of the model's 128 tokens" in spec.notes[0]
+
+
+def test_code_of_a_supported_architecture_is_not_needed() -> None:
+    """Phi-3 was published with code that transformers has long taken in; it is neither run nor an obstacle."""
+    own = {"AutoConfig": "configuration_phi3.Phi3Config", "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"}
+
+    assert spec_of({**LLAMA, **PHI3, "auto_map": own}).family == "phi3"
 
 
 @pytest.mark.parametrize(
@@ -150,14 +248,13 @@ UNSUPPORTED: dict[str, tuple[Config, str]] = {
     "yarn": ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling: rope_type is 'yarn'"),
     "dynamic": ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "rope_scaling: type is 'dynamic'"),
     "rope per layer type": ({"rope_parameters": {"full_attention": {}}}, "field 'full_attention'"),
-    "window": ({"architectures": ["MistralForCausalLM"], "sliding_window": 4096}, "sliding_window is 4096"),
-    "window by default": ({"architectures": ["MistralForCausalLM"]}, "sliding_window is missing; mistral then uses"),
-    "window switched on": (
-        {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True},
-        "use_sliding_window is True",
+    "partial rotary of one kind": (
+        {**GEMMA3, "rope_parameters": {"full_attention": {}, "sliding_attention": {"partial_rotary_factor": 0.5}}},
+        "sliding_attention: partial_rotary_factor is 0.5",
     ),
-    "window in layer types": ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
-    "layer types of no list": ({"layer_types": 5}, "layer_types is 5"),
+    "gemma with another activation": ({**GEMMA2, "hidden_activation": "gelu"}, "hidden_activation is 'gelu'"),
+    "dense layers between experts": ({**QWEN3_MOE, "decoder_sparse_step": 2}, "decoder_sparse_step is 2"),
+    "dense layers listed": ({**QWEN3_MOE, "mlp_only_layers": [1]}, r"mlp_only_layers is \[1\]"),
 }
 
 
@@ -172,6 +269,26 @@ def test_switches_without_a_rule_are_unsupported(changes: Config, message: str) 
 
 BAD: dict[str, tuple[Config, str]] = {
     "own code": ({"auto_map": {"AutoModel": "evil.Model"}}, "auto_map .* never run"),
+    "own code of another": ({**PHI3, "auto_map": {"AutoModel": "evil.LlamaForCausalLM"}}, "auto_map .* never run"),
+    "layer types of no list": ({"layer_types": 5}, "layer_types is 5"),
+    "layer types too few": ({"layer_types": ["full_attention"]}, "expected 2 times full_attention"),
+    "layer types unknown": ({"layer_types": ["full_attention", "chunked"]}, "expected 2 times full_attention"),
+    "windows without a size": (
+        {"layer_types": ["full_attention", "sliding_attention"]},
+        "sliding_window is missing; expected the size",
+    ),
+    "window 0": ({"architectures": ["MistralForCausalLM"], "sliding_window": 0}, "sliding_window is 0"),
+    "more experts a token than experts": ({**QWEN3_MOE, "num_experts_per_tok": 9}, "num_experts_per_tok is 9"),
+    "experts without a number": ({**QWEN3_MOE, "num_experts": None}, "num_local_experts is missing"),
+    "softcap negative": ({**GEMMA2, "final_logit_softcapping": -1}, "final_logit_softcapping is -1"),
+    "long factors of another size": (
+        {**PHI3, "rope_scaling": {**LONG_ROPE, "short_factor": [1.0]}, "original_max_position_embeddings": 64},
+        "short_factor is .*expected 8 positive factors",
+    ),
+    "long factors of text": (
+        {**PHI3, "rope_scaling": {**LONG_ROPE, "short_factor": ["1"] * 8}, "original_max_position_embeddings": 64},
+        "expected 8 positive factors",
+    ),
     "hidden size missing": ({"hidden_size": None}, "hidden_size is missing; expected a whole number"),
     "hidden size 0": ({"hidden_size": 0}, "hidden_size is 0"),
     "hidden size negative": ({"hidden_size": -64}, "hidden_size is -64"),

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from backends.errors import UnsupportedModel
-from backends.models.families.rope import llama3_factors, scaling_from_factors
-from backends.models.spec import ModelSpec, RopeScaling
+from backends.models.families.rope import scaling_from_factors
+from backends.models.rotary import llama3_factors
+from backends.models.spec import ModelSpec, Rope, RopeScaling
 
 SPEC = ModelSpec(
     family="llama",
@@ -24,6 +25,10 @@ SPEC = ModelSpec(
 )
 LLAMA31 = RopeScaling(kind="llama3", factor=8.0)
 LLAMA32 = RopeScaling(kind="llama3", factor=32.0)
+
+
+def factors_of(scaling: RopeScaling) -> list[float]:
+    return llama3_factors(Rope(SPEC.rope_theta, scaling), SPEC.head_dim)
 
 
 def recover(factors: list[float], *, context: int | None = None) -> RopeScaling | None:
@@ -53,7 +58,7 @@ def test_factors_are_those_of_transformers(scaling: RopeScaling) -> None:
     expected, _ = ROPE_INIT_FUNCTIONS["llama3"](config, device="cpu")
     plain = 500000.0 ** (-np.arange(0, 64, 2) / 64)
 
-    found = plain / llama3_factors(SPEC, scaling)
+    found = plain / factors_of(scaling)
 
     assert np.allclose(found, expected.numpy(), rtol=1e-5)
 
@@ -61,14 +66,14 @@ def test_factors_are_those_of_transformers(scaling: RopeScaling) -> None:
 @pytest.mark.parametrize("scaling", [LLAMA31, LLAMA32], ids=["3.1", "3.2"])
 def test_llama3_is_recovered_from_its_factors(scaling: RopeScaling) -> None:
     """The parameters of published models come back from the float32 factors alone."""
-    assert recover(llama3_factors(SPEC, scaling)) == scaling
+    assert recover(factors_of(scaling)) == scaling
 
 
 def test_another_original_context_is_recovered_with_its_metadata() -> None:
     """`rope.scaling.original_context_length` says where the blend lies."""
     scaling = msgspec.structs.replace(LLAMA31, original_context=4096)
 
-    assert recover(llama3_factors(SPEC, scaling), context=4096) == scaling
+    assert recover(factors_of(scaling), context=4096) == scaling
 
 
 def test_constant_factors_are_linear_or_nothing() -> None:
@@ -82,12 +87,12 @@ def test_constant_factors_are_linear_or_nothing() -> None:
     [
         [1.0] * 31,
         [1.0] * 31 + [8.0],
-        [*llama3_factors(SPEC, LLAMA31)[:-1], 8.5],
+        [*factors_of(LLAMA31)[:-1], 8.5],
         [0.0] * 32,
         [-1.0] * 32,
         [float("nan")] * 32,
         [float("inf")] * 32,
-        llama3_factors(SPEC, RopeScaling(kind="llama3", factor=8.0, original_context=4096)),
+        factors_of(RopeScaling(kind="llama3", factor=8.0, original_context=4096)),
     ],
     ids=["too few", "one off", "wrong end", "zero", "negative", "nan", "infinite", "unknown context"],
 )

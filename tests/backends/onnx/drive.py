@@ -6,7 +6,15 @@ import msgspec
 import numpy as np
 
 from backends.api import F32, KVLimit, LoadableModel, Runner, Step
-from backends.onnx import create_runner
+from backends.onnx.providers import PROVIDERS, Provider, ProviderChoice
+from backends.onnx.runner import OnnxRunner
+
+CPU = PROVIDERS[-1]
+DEVICE_ON_CPU = Provider(device="cpu", name=CPU.name, extra="onnx")
+COPYING_DEVICE_ON_CPU = Provider(device="cpu", name=CPU.name, extra="onnx", in_place=False)
+PROVIDER_OF = {"cpu": CPU, "device": DEVICE_ON_CPU, "copying device": COPYING_DEVICE_ON_CPU}
+"""The graph and binding of devices run on the CPU as well: all that cannot be had here is the hardware."""
+DEVICES = ("cpu", "device")
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -18,8 +26,11 @@ class Part(msgspec.Struct, frozen=True):
     rows: int = 1
 
 
-def make_runner(model: LoadableModel, *, exact: bool = False, slots: int = 4, context: int = 256) -> Runner:
-    runner = create_runner(threads=2, exact=exact)
+def make_runner(
+    model: LoadableModel, *, exact: bool = False, slots: int = 4, context: int = 256, device: str = "cpu"
+) -> Runner:
+    choice = ProviderChoice(candidates=(PROVIDER_OF[device],), reason="a test")
+    runner = OnnxRunner(choice, threads=2, exact=exact)
     runner.load(model, lambda _: None)
     runner.plan_memory(KVLimit(max_bytes=2**30, max_sequences=slots, max_context=context))
     runner.warmup()

@@ -37,7 +37,7 @@ def ints(*values: int) -> np.ndarray:
         ({"positions": ints(0, 1, 2, 3, 4)}, "speak of"),
         ({"logit_rows": ints(6)}, "logit row"),
         ({"logit_rows": ints(-1)}, "logit row"),
-        ({"lora": ints(-1, 0)}, "no LoRA"),
+        ({"lora": ints(-1, 0)}, "adapter slots"),
         ({"kv_len": ints()}, "at least one"),
     ],
 )
@@ -51,7 +51,7 @@ def test_a_sequence_longer_than_its_slot_is_a_matter_of_capacity(runner: Runner,
     """The engine can shrink, and the sequences that were there stay intact."""
     run(runner, Part(0, A))
 
-    with pytest.raises(CapacityExceeded, match=r"260 tokens exceeds its slot of 256"):
+    with pytest.raises(CapacityExceeded, match=r"260 tokens exceeds the planned context of 256"):
         runner.submit(step_of(Part(1, [1] * 5, start=255)))
 
     np.testing.assert_allclose(run(runner, Part(0, [9], start=5))[0], oracle.logits([*A, 9])[-1], atol=1e-4)

@@ -10,6 +10,7 @@ import torch
 
 from backends.api import F32, I32, KVLimit, LoadableModel, Runner, Step
 from backends.torch import create_runner
+from backends.torch.execute import EagerExecutor
 from backends.torch.pool import Pool
 from backends.torch.runner import TorchRunner
 
@@ -30,9 +31,9 @@ class Part(msgspec.Struct, frozen=True):
 def make_runner(
     model: LoadableModel, *, exact: bool = False, layout: Literal["slot", "paged"] = "slot", threads: int = 1
 ) -> Runner:
-    runner = create_runner(threads=threads, exact=exact, kv_layout=layout)
+    runner = create_runner(threads=threads, exact=exact)
     runner.load(model, lambda _: None)
-    runner.plan_memory(KVLimit(max_bytes=2**30, max_sequences=SLOTS, max_context=CONTEXT))
+    runner.plan_memory(KVLimit(max_bytes=2**30, max_sequences=SLOTS, max_context=CONTEXT, layout=layout))
     runner.warmup()
     return runner
 
@@ -67,8 +68,8 @@ def step_of(*parts: Part, tables: I32 = TABLES) -> Step:
 
 def pool_of(runner: Runner) -> Pool:
     assert isinstance(runner, TorchRunner)
-    assert runner._pool is not None
-    return runner._pool
+    assert isinstance(runner._executor, EagerExecutor)
+    return runner._executor.pool
 
 
 def poison(runner: Runner) -> None:

@@ -1,4 +1,4 @@
-"""A step that breaks the contract is refused before it indexes memory."""
+"""A step that breaks the contract is refused before it indexes memory; all rules are in `backends.steps`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ def ints(*values: int) -> npt.NDArray[np.int32]:
         ({"kv_len": ints(4, 1)}, "less than the new tokens"),
         ({"slot": ints(0)}, "speak of"),
         ({"token_ids": np.array([11, 200, 45, 301, 7, 512])}, "token id"),
-        ({"token_ids": np.array([11, 200, 45, 301, 7, -1])}, "token id"),
+        ({"token_ids": np.array([11, 200, 45, 301, 7, -1])}, "refers to row 0, and the step before picked no"),
         ({"positions": ints(0, 1, 2, 3, 5, 0)}, "positions"),
         ({"positions": ints(0, 1, 2, 3, 4)}, "speak of"),
         ({"logit_rows": ints(6)}, "logit row"),
         ({"logit_rows": ints(-1)}, "logit row"),
-        ({"lora": ints(-1, 0)}, "no LoRA"),
+        ({"logit_rows": ints(3, 3)}, "logit row"),
+        ({"lora": ints(-1, 0)}, "adapter slots"),
         ({"kv_len": ints()}, "at least one"),
     ],
 )
@@ -63,8 +64,8 @@ def test_broken_slots_are_fatal(slotted: Runner, slots: tuple[int, int]) -> None
         ({"block_table": TABLES[:2, :0]}, "does not hold"),
         ({"block_table": np.full((2, 1), 64, np.int32)}, "outside 0 to 63"),
         ({"block_table": np.full((2, 1), -1, np.int32)}, "outside 0 to 63"),
-        ({"slot_map": GOOD.slot_map + 1}, "slot_map is not"),
-        ({"slot_map": GOOD.slot_map[:-1]}, "slot_map is not"),
+        ({"slot_map": GOOD.slot_map + 1}, "slot_map does not follow"),
+        ({"slot_map": GOOD.slot_map[:-1]}, "slot_map does not follow"),
     ],
 )
 def test_broken_blocks_are_fatal(paged: Runner, change: Change, message: str) -> None:
@@ -78,7 +79,7 @@ def test_two_writers_of_one_place_are_fatal(paged: Runner) -> None:
     tables = TABLES.copy()
     tables[2] = tables[0]
 
-    with pytest.raises(Fatal, match="two sequences write to the same place"):
+    with pytest.raises(Fatal, match="two sequences of the step write the same block"):
         paged.submit(step_of(Part(0, A), Part(2, [1]), tables=tables))
 
 

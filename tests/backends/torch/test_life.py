@@ -10,13 +10,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from backends.api import AdapterWeights, KVLimit, LoadableModel, Runner
+from backends.api import AdapterWeights, KVLimit, LoadableModel, Runner, RunnerCapabilities
 from backends.errors import BackendError, CapacityExceeded, Fatal, ModelError, RunnerError, UnsupportedModel
 from backends.models.spec import RopeScaling
 from backends.registry import create_runner as create_by_name
 from backends.testing.oracle import Oracle
 from backends.torch import create_runner
 from backends.torch.failures import load_errors, step_errors
+from backends.torch.runner import TorchRunner
 from tests.backends.torch.drive import Part, make_runner, pool_of, run, step_of
 
 A = [11, 200, 45, 301, 7, 93, 128, 64, 5, 77]
@@ -71,12 +72,24 @@ def test_loading_tells_what_the_model_is(model: LoadableModel) -> None:
     assert info.notes == ()
 
 
-def test_an_unknown_rotary_scaling_is_refused(model: LoadableModel) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rope_scaling": RopeScaling(kind="yarn", factor=2.0)}, "'yarn' is not supported; supported are linear"),
+        ({"activation": "relu"}, "'relu' is not supported; supported are silu, gelu_tanh"),
+        ({"windows": (8, 0)}, "do not fit 4 layers"),
+        ({"windows": (8, 0, -1, 0)}, "do not fit 4 layers"),
+        ({"num_kv_heads": 3}, "4 heads cannot share 3 key heads"),
+        ({"num_experts": 4}, "cannot have 0 of 4 experts"),
+        ({"num_experts": 4, "experts_per_token": 5}, "cannot have 5 of 4 experts"),
+    ],
+)
+def test_what_is_not_known_is_refused(model: LoadableModel, change: dict[str, object], message: str) -> None:
     """At load, not by wrong answers."""
-    odd = msgspec.structs.replace(model.spec, rope_scaling=RopeScaling(kind="yarn", factor=2.0))
+    odd = msgspec.structs.replace(model.spec, **change)
 
-    with pytest.raises(UnsupportedModel, match="'yarn' is not supported"):
-        create_runner().load(LoadableModel(spec=odd, tensors=model.tensors), lambda _: None)
+    with pytest.raises(UnsupportedModel, match=message):
+        create_runner(threads=1).load(LoadableModel(spec=odd, tensors=model.tensors), lambda _: None)
 
 
 @pytest.mark.parametrize(("layout", "blocks", "block_tokens"), [("slot", 4, 512), ("paged", 152, 16)])
@@ -84,10 +97,10 @@ def test_little_memory_gives_fewer_blocks(
     model: LoadableModel, layout: Literal["slot", "paged"], blocks: int, block_tokens: int
 ) -> None:
     """The plan stays within the limit and serves what fits."""
-    runner = create_runner(threads=1, kv_layout=layout)
+    runner = create_runner(threads=1)
     runner.load(model, lambda _: None)
 
-    plan = runner.plan_memory(KVLimit(max_bytes=10_000_000, max_sequences=8, max_context=512))
+    plan = runner.plan_memory(KVLimit(max_bytes=10_000_000, max_sequences=8, max_context=512, layout=layout))
 
     assert (plan.layout, plan.num_blocks, plan.block_tokens) == (layout, blocks, block_tokens)
     assert plan.num_blocks * plan.bytes_per_block <= 10_000_000
@@ -97,11 +110,11 @@ def test_little_memory_gives_fewer_blocks(
 @pytest.mark.parametrize("layout", ["slot", "paged"])
 def test_too_little_memory_says_how_much_is_needed(model: LoadableModel, layout: Literal["slot", "paged"]) -> None:
     """The numbers are in the message."""
-    runner = create_runner(threads=1, kv_layout=layout)
+    runner = create_runner(threads=1)
     runner.load(model, lambda _: None)
 
     with pytest.raises(CapacityExceeded, match=r"512 tokens needs 2\.1 MB.*1\.0 MB are allowed"):
-        runner.plan_memory(KVLimit(max_bytes=1_000_000, max_sequences=4, max_context=512))
+        runner.plan_memory(KVLimit(max_bytes=1_000_000, max_sequences=4, max_context=512, layout=layout))
 
 
 def test_context_is_never_longer_than_the_models(model: LoadableModel) -> None:
@@ -148,15 +161,41 @@ def test_close_may_be_called_twice(model: LoadableModel) -> None:
 
 
 def test_tickets_are_collected_once(slotted: Runner) -> None:
-    """Not twice, not after a cancel, not after the next submit, and not those of others."""
+    """Not twice, not after a cancel, not after so many submits that they exceed the depth, and not those of others."""
     stale, cancelled = slotted.submit(step_of(Part(0, A))), slotted.submit(step_of(Part(0, A)))
     cancelled.cancel()
     collected = slotted.submit(step_of(Part(0, A)))
     slotted.collect(collected)
 
     for ticket in (stale, cancelled, collected, object()):
-        with pytest.raises(Fatal, match="collected once"):
+        with pytest.raises(Fatal, match="collected once, in the order of submit"):
             slotted.collect(ticket)  # type: ignore[arg-type]  # a stranger's ticket is the point
+
+
+class DeepRunner(TorchRunner):
+    """As deep as on CUDA, where a step may still be running when the next one comes."""
+
+    def capabilities(self) -> RunnerCapabilities:
+        return msgspec.structs.replace(super().capabilities(), async_depth=2)
+
+
+def test_two_tickets_are_collected_in_order(model: LoadableModel, oracle: Oracle) -> None:
+    """Cancelled ones are passed over; the third submit gives up the oldest."""
+    runner = DeepRunner(threads=1, exact=False)
+    runner.load(model, lambda _: None)
+    runner.plan_memory(KVLimit(max_bytes=2**30, max_sequences=4, max_context=256))
+    lost, first, second = (runner.submit(step_of(Part(slot, A[: slot + 1]))) for slot in range(3))
+    for early in (lost, second):
+        with pytest.raises(Fatal, match="in the order of submit"):
+            runner.collect(early)
+
+    results = [runner.collect(first).logits, runner.collect(second).logits]
+    cancelled, third = runner.submit(step_of(Part(0, A))), runner.submit(step_of(Part(1, A)))
+    cancelled.cancel()
+    results.append(runner.collect(third).logits)
+
+    expected = oracle.logits(A)
+    np.testing.assert_allclose(np.concatenate(results), expected[[1, 2, -1]], atol=1e-4)
 
 
 def test_adapters_are_not_declared_and_refused(slotted: Runner) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import psutil
 import pytest
 import torch
 
-from backends import onnx
 from backends.api import KVLimit, LoadableModel, Runner
 from backends.loading import open_model
-from backends.models.spec import RopeScaling
-from backends.testing.models import FamilyName, make_random_model
+from backends.testing.models import make_random_model
 from backends.testing.oracle import Oracle
 from tests.backends.torch.drive import Part, make_runner, poison, run, step_of
 
@@ -65,10 +64,9 @@ def test_verify_and_truncate(runner: Runner, oracle: Oracle) -> None:
     np.testing.assert_allclose(after, oracle.logits(A)[7:], atol=TOLERANCE)
 
 
-def test_rows_come_in_the_order_asked(runner: Runner, oracle: Oracle) -> None:
-    """Also backwards and twice."""
-    step = step_of(Part(0, A, rows=10))
-    step.logit_rows[:] = [9, 0, 3, 3, 8, 7, 1, 2, 4, 5]
+def test_any_rows_may_be_asked(runner: Runner, oracle: Oracle) -> None:
+    """Not only the last ones."""
+    step = msgspec.structs.replace(step_of(Part(0, A)), logit_rows=np.array([0, 3, 4, 8], np.int32))
 
     logits = runner.collect(runner.submit(step)).logits
 
@@ -98,12 +96,12 @@ def test_more_queries_than_one_attention_call_takes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["slot", "paged"])
 def test_sequences_come_and_go_at_random(model: LoadableModel, oracle: Oracle, layout: str) -> None:
-    """60 steps of any sequences in any order; memory that was never written is NaN and never shows."""
+    """30 steps of any sequences in any order; memory that was never written is NaN and never shows."""
     runner = make_runner(model, layout=layout)  # type: ignore[arg-type]  # the two layouts of the list above
     poison(runner)
     rng = np.random.default_rng(7)
     sequences: dict[int, list[int]] = {}
-    for _ in range(60):
+    for _ in range(30):
         parts = []
         for slot in rng.permutation(4)[: rng.integers(1, 5)].tolist():
             if slot in sequences and (rng.random() < 0.1 or len(sequences[slot]) > 60):
@@ -144,45 +142,8 @@ def test_the_same_step_gives_the_same_bits(model: LoadableModel, threads: int) -
         np.testing.assert_array_equal(logits, first)
 
 
-@pytest.mark.parametrize(
-    "scaling",
-    [
-        RopeScaling(kind="linear", factor=4.0),
-        RopeScaling(kind="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=64),
-    ],
-)
-def test_scaled_rotary(tmp_path: Path, scaling: RopeScaling) -> None:
-    """Both kinds of frequency scaling, far beyond the original context."""
-    model = open_model(make_random_model(tmp_path / "model", rope_scaling=scaling))
-    tokens = A * 20
-    runner = make_runner(model)
-    run(runner, Part(0, tokens[:-1]))
-
-    logits = run(runner, Part(0, tokens[-1:], start=len(tokens) - 1))
-
-    np.testing.assert_allclose(logits[0], Oracle(model).logits(tokens)[-1], atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_families_equal_the_oracle_and_the_onnx_runner(family: FamilyName, tmp_path: Path) -> None:
-    """Biases and head norms included: greedy ids over 64 tokens, and the logits along the way."""
-    model = open_model(make_random_model(tmp_path / family, family=family, seed=3))
-    runner, other = make_runner(model, layout="paged"), onnx.create_runner(threads=1)
-    other.load(model, lambda _: None)
-    other.plan_memory(KVLimit(max_bytes=2**30, max_sequences=1, max_context=128))
-    tokens, others, logits = list(A), list(A), []
-    for step in range(64):
-        start = 0 if step == 0 else len(tokens) - 1
-        logits.append(run(runner, Part(0, tokens[start:], start=start))[0])
-        others.append(int(run(other, Part(0, others[start:], start=start))[0].argmax()))
-        tokens.append(int(logits[-1].argmax()))
-
-    assert tokens == others
-    np.testing.assert_allclose(logits, Oracle(model).logits(tokens)[len(A) - 1 : -1], atol=TOLERANCE)
-
-
 def test_memory_does_not_grow(runner: Runner) -> None:
-    """300 mixed steps leave the process as large as the first 50 made it."""
+    """150 mixed steps leave the process as large as the first 50 made it."""
 
     def steps(count: int) -> int:
         for i in range(count):
@@ -191,4 +152,4 @@ def test_memory_does_not_grow(runner: Runner) -> None:
 
     settled = steps(50)
 
-    assert steps(300) - settled < 4 * 2**20
+    assert steps(150) - settled < 4 * 2**20

@@ -1,0 +1,123 @@
+"""Execution providers of onnxruntime, by the name of the device, and which of them work here.
+
+Verified on the CPU; `webgpu` in software only (SwiftShader), the others not on such hardware yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from backends.errors import BackendError
+from backends.registry import AUTO, RunnerUnavailable
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True):
+    """`name` is onnxruntime's, `extra` installs a package that offers it."""
+
+    device: str
+    name: str
+    extra: str
+    on_host: bool = False
+    """Works on the host's memory, so attention is the CPU's one operator; else the plain one, with KV on the device."""
+    in_place: bool = True
+    """An output may be bound to the memory of an input."""
+    strict: bool = False
+    """Gives nodes to the CPU without a word, unless that is forbidden."""
+    automatic: bool = True
+
+
+PROVIDERS = (
+    Provider(device="cuda", name="CUDAExecutionProvider", extra="onnx-gpu"),
+    Provider(device="webgpu", name="WebGpuExecutionProvider", extra="onnx-webgpu", strict=True),
+    Provider(device="dml", name="DmlExecutionProvider", extra="onnx-directml", in_place=False),
+    # It takes neither attention nor quantized weights: half of each layer stays on the CPU, and every seam is a copy.
+    Provider(device="coreml", name="CoreMLExecutionProvider", extra="onnx", on_host=True, automatic=False),
+    Provider(device="cpu", name="CPUExecutionProvider", extra="onnx", on_host=True),
+)
+"""Best first."""
+
+
+class ProviderChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """Providers to try in this order, why, and what was passed over though the installed package offers it."""
+
+    candidates: tuple[Provider, ...]
+    reason: str
+    fallbacks: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> str:
+        return self.candidates[0].device
+
+
+def available_providers() -> tuple[str, ...]:
+    """Devices that the installed onnxruntime was built for, best first; whether they are there is another matter."""
+    return tuple(provider.device for provider in PROVIDERS if provider.name in _offered())
+
+
+def choose_provider(
+    device: str = AUTO,
+    *,
+    offered: Sequence[str] | None = None,
+    failure_of: Callable[[Provider], str] | None = None,
+) -> ProviderChoice:
+    """What `device` stands for here. `auto` is every provider that can run a small graph, best first.
+
+    `offered` are onnxruntime's names of providers and `failure_of` says why one fails, empty if it works; both are
+    asked of the installed package by default. Raises `RunnerUnavailable` for a device that was asked for by name and
+    cannot be had, with the extra to install.
+    """
+    names = _offered() if offered is None else offered
+    failure = failure_of or _failure
+    if device != AUTO:
+        return ProviderChoice(candidates=(_asked_for(device, names, failure),), reason="it was asked for")
+    candidates, fallbacks = [], []
+    for provider in PROVIDERS:
+        if provider.name not in names or not provider.automatic:
+            continue
+        problem = failure(provider) if provider.device != "cpu" else ""
+        candidates += [] if problem else [provider]
+        fallbacks += [f"the installed onnxruntime offers {provider.device}, which fails: {problem}"] if problem else []
+    if not candidates:
+        raise RunnerUnavailable('the installed onnxruntime offers no known device: pip install "hostelry[onnx]"')
+    reason = f"the best device on which a small graph ran, of {', '.join(available_in(names))}"
+    return ProviderChoice(candidates=tuple(candidates), reason=reason, fallbacks=tuple(fallbacks))
+
+
+def available_in(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(provider.device for provider in PROVIDERS if provider.name in names)
+
+
+def _asked_for(device: str, names: Sequence[str], failure: Callable[[Provider], str]) -> Provider:
+    found = [provider for provider in PROVIDERS if provider.device == device]
+    if not found:
+        known = ", ".join(provider.device for provider in PROVIDERS)
+        raise RunnerUnavailable(f"the onnx runner has no device {device!r}; it has {known}")
+    provider = found[0]
+    if provider.name not in names:
+        raise RunnerUnavailable(
+            f"the installed onnxruntime was built without {device}; uninstall it, then "
+            f'pip install "hostelry[{provider.extra}]"'
+        )
+    problem = failure(provider) if device != "cpu" else ""
+    if problem:
+        raise RunnerUnavailable(f"device {device} does not work here: {problem}")
+    return provider
+
+
+def _offered() -> Sequence[str]:
+    import onnxruntime  # late: listing the table above needs no library
+
+    names: list[str] = onnxruntime.get_available_providers()
+    return names
+
+
+def _failure(provider: Provider) -> str:
+    from backends.onnx.session import try_session
+
+    try:
+        try_session(provider)
+    except BackendError as error:
+        return " ".join(str(error).split())
+    return ""

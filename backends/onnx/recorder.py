@@ -1,0 +1,139 @@
+"""Records the decoder into one ONNX graph that serves every step: decode, chunk, verify and mixtures of them.
+
+Linears run on the packed T rows of all sequences; padding to [B, S] exists only within attention, of which there are
+two: `fused` for the CPU, `plain` for devices. Inputs and outputs beside theirs:
+
+    embedded [T, hidden] f32 · sel [R] i64 → logits [R, vocab] f32
+"""
+
+from __future__ import annotations
+
+from backends.models.decoder import forward
+from backends.models.spec import ModelSpec
+from backends.onnx.experts import record_experts
+from backends.onnx.fused import FusedAttention
+from backends.onnx.graph import MICROSOFT, Graph
+from backends.onnx.linears import Packed, Weights
+from backends.onnx.plain import PlainAttention
+
+
+def record(spec: ModelSpec, weights: Weights, *, fused: bool) -> Graph:
+    """The whole decoder as a graph. Raises `UnsupportedModel` for a tensor in a format that is not declared."""
+    recorder = Recorder(spec, weights, fused=fused)
+    logits = forward(spec, recorder)
+    recorder.graph.named("Identity", [logits], [recorder.graph.output("logits", ["R", spec.vocab_size])])
+    return recorder.graph
+
+
+class Recorder:
+    """`Ops` over names of graph values."""
+
+    def __init__(self, spec: ModelSpec, weights: Weights, *, fused: bool) -> None:
+        self.graph = Graph()
+        self._spec = spec
+        self._weights = weights
+        self._sums: dict[tuple[str, int], str] = {}
+        self.graph.input("embedded", ["T", spec.hidden_size])
+        self.graph.input("sel", ["R"], "int64")
+        self._attention = FusedAttention(spec, self.graph) if fused else PlainAttention(spec, self.graph)
+
+    def embed(self) -> str:
+        return "embedded"
+
+    def norm(self, hidden: str, weight: str) -> str:
+        inputs = [hidden, self._floats(weight)]
+        return self.graph.node("SimplifiedLayerNormalization", inputs, axis=-1, epsilon=self._spec.rms_norm_eps)
+
+    def add(self, branch: str, residual: str) -> str:
+        return self.graph.node("Add", [branch, residual])
+
+    def add_norm(self, branch: str, residual: str, weight: str) -> tuple[str, str]:
+        normed, total = f"{weight}.normed", f"{weight}.sum"
+        self.graph.named(
+            "SkipSimplifiedLayerNormalization",
+            [branch, residual, self._floats(weight)],
+            [normed, "", "", total],
+            domain=MICROSOFT,
+            epsilon=self._spec.rms_norm_eps,
+        )
+        return normed, total
+
+    def scale(self, x: str, factor: float) -> str:
+        return self.graph.node("Mul", [x, self.graph.number(factor)])
+
+    def softcap(self, x: str, cap: float) -> str:
+        return self.scale(self.graph.node("Tanh", [self.scale(x, 1 / cap)]), cap)
+
+    def linear(self, x: str, names: tuple[str, ...]) -> str:
+        parts = [self._product(x, packed) for packed in self._weights.linears(names)]
+        y = parts[0] if len(parts) == 1 else self.graph.node("Concat", parts, axis=-1)
+        bias = self._weights.bias(names)
+        return y if bias is None else self.graph.node("Add", [y, self.graph.constant(f"{names[0]}.bias", bias)])
+
+    def attention(self, qkv: str, layer: int) -> str:
+        if self._spec.qk_norm or self._spec.qk_norm_whole:
+            qkv = self._normed_queries_and_keys(qkv, layer)
+        return self._attention.record(qkv, layer)
+
+    def gated(self, gate_up: str) -> str:
+        gate, up = self._split(gate_up, (self._spec.ffn_size, self._spec.ffn_size))
+        if self._spec.activation == "gelu_tanh":
+            return self.graph.node("Mul", [self.graph.node("FastGelu", [gate], domain=MICROSOFT), up])
+        return self.graph.node("Mul", [self.graph.node("QuickGelu", [gate], domain=MICROSOFT, alpha=1.0), up])
+
+    def experts(self, normed: str, layer: int) -> str:
+        router = f"layers.{layer}.router"
+        # As float32 whatever its format: it is tiny, and rounding its input could choose other experts.
+        router_weight = self.graph.constant(router, self._weights.floats(router).T.copy())
+        return record_experts(self, self._spec, normed, layer, router=router_weight)
+
+    def head(self, normed: str, name: str) -> str:
+        return self.linear(self.graph.node("Gather", [normed, "sel"], axis=0), (name,))
+
+    def _product(self, x: str, packed: Packed) -> str:
+        if packed.bits is None:
+            return self.graph.node("MatMul", [x, self.graph.constant(packed.name, packed.data)])
+        assert packed.scales is not None
+        data = self.graph.constant(packed.name, packed.data)
+        y = self.graph.node(
+            "MatMulNBits",
+            [x, data, self.graph.constant(f"{packed.name}.scales", packed.scales)],
+            domain=MICROSOFT,
+            K=packed.columns,
+            N=packed.rows,
+            bits=packed.bits,
+            block_size=packed.group,
+            accuracy_level=4,
+        )
+        if packed.offsets is None:
+            return y
+        offsets = self.graph.constant(f"{packed.name}.offsets", packed.offsets)
+        return self.graph.node("Gemm", [self._block_sums(x, packed), offsets, y])
+
+    def _block_sums(self, x: str, packed: Packed) -> str:
+        """Sums of x over groups `[T, K / group]`, shared by all linears with the same input."""
+        key = (x, packed.group)
+        if key not in self._sums:
+            shape = self.graph.ints(-1, packed.columns // packed.group, packed.group)
+            groups = self.graph.node("Reshape", [x, shape])
+            self._sums[key] = self.graph.node("ReduceSum", [groups, self.graph.ints(2)], keepdims=0)
+        return self._sums[key]
+
+    def _normed_queries_and_keys(self, qkv: str, layer: int) -> str:
+        spec = self._spec
+        q, k, v = self._split(qkv, (spec.q_size, spec.kv_size, spec.kv_size))
+        normed = [self._normed(q, f"layers.{layer}.q_norm"), self._normed(k, f"layers.{layer}.k_norm")]
+        return self.graph.node("Concat", [*normed, v], axis=-1)
+
+    def _normed(self, x: str, weight: str) -> str:
+        """Over each head, or over all at once."""
+        if self._spec.qk_norm_whole:
+            return self.norm(x, weight)
+        heads = self.graph.node("Reshape", [x, self.graph.ints(0, -1, self._spec.head_dim)])
+        return self.graph.node("Reshape", [self.norm(heads, weight), self.graph.ints(0, -1)])
+
+    def _split(self, x: str, sizes: tuple[int, ...]) -> list[str]:
+        return self.graph.nodes("Split", [x, self.graph.ints(*sizes)], len(sizes), axis=-1)
+
+    def _floats(self, name: str) -> str:
+        return self.graph.constant(name, self._weights.floats(name))

@@ -1,0 +1,71 @@
+"""The seam between the runner and what computes its steps on a device."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from backends.api import KVPlan, Step
+from backends.models.decoder import forward
+from backends.models.spec import ModelSpec
+from backends.torch.batch import make_batch
+from backends.torch.ops import TorchOps
+from backends.torch.pool import Pool
+from backends.torch.rotary import Rotary
+from backends.torch.weights import Weights
+
+
+class Executor(Protocol):
+    """Owns the KV memory of one plan. Called under `torch.inference_mode`, with steps that `check_step` let pass."""
+
+    def run(self, step: Step, picked: Tensor | None = None) -> Tensor:
+        """Logits float32 `[R, vocab]` on the device, perhaps still being computed; valid until the next `run`.
+
+        The token id -1 - r stands for `picked[r]`, int64 on the device, or for any valid id where that is negative.
+        Sampling is the caller's business, and the step names no adapter.
+        """
+        ...
+
+    def copy(self, source: int, destination: int) -> None:
+        """Copy a whole block or slot in all layers, after all steps so far and before the next."""
+        ...
+
+    def warmup(self, max_sequences: int) -> None:
+        """Make ready what steps of up to `max_sequences` sequences need; may write to block or slot 0."""
+        ...
+
+
+class EagerExecutor:
+    """One torch operation after the other: the CPU's executor, and the reference for others."""
+
+    def __init__(
+        self, spec: ModelSpec, weights: Weights, plan: KVPlan, *, max_context: int, device: torch.device
+    ) -> None:
+        del max_context  # no buffer here depends on it
+        self._spec = spec
+        self._weights = weights
+        self._rotary = Rotary(spec, device)
+        self.pool = Pool(spec, plan, device=device)
+
+    def run(self, step: Step, picked: Tensor | None = None) -> Tensor:
+        batch = make_batch(step, self._spec, self.pool, self._rotary, picked=picked)
+        return forward(self._spec, TorchOps(self._spec, self._weights, self.pool, batch))
+
+    def copy(self, source: int, destination: int) -> None:
+        self.pool.copy(source, destination)
+
+    def warmup(self, max_sequences: int) -> None:
+        """Nothing depends on the number of sequences."""
+
+
+def choose_executor(
+    spec: ModelSpec, weights: Weights, plan: KVPlan, *, max_context: int, device: torch.device
+) -> Executor:
+    """Allocates the plan's KV memory on the device. Raises what torch raises for want of it."""
+    if device.type != "cuda":
+        return EagerExecutor(spec, weights, plan, max_context=max_context, device=device)
+    from backends.torch.cuda import make_executor  # needs triton, which only CUDA builds of torch bring
+
+    return make_executor(spec, weights, plan, max_context=max_context, device=device)
