@@ -1,0 +1,32 @@
+"""The kernels' own tests, under Triton's interpreter, on any machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent
+TESTS = [str(FOLDER / name) for name in ("test_attention.py", "test_fused.py", "test_executor.py", "test_benchmark.py")]
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter runs already")
+def test_kernels_are_right_under_the_interpreter() -> None:
+    """In a process of its own: Triton decides when it is imported whether it interprets."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
+
+    done = subprocess.run(
+        command,
+        cwd=FOLDER.parents[3],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "passed" in done.stdout
