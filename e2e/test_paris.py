@@ -50,6 +50,11 @@ def test_p4_random_model_is_exact(target: Target, known: Known) -> None:
     answers.check_p4(target, known)
 
 
+def test_scored_prompts(target: Target, known: Known) -> None:
+    """A prompt's own log-probabilities are those of the reference."""
+    answers.check_scores(target, known)
+
+
 @pytest.mark.parametrize("name", DAMAGES)
 def test_p5_refuses_damage(name: str, launch: Launch, known: Known, tmp_path: Path) -> None:
     """A model that cannot be read ends the start within 2 s, names the fault and answers nothing."""

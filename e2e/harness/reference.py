@@ -58,6 +58,11 @@ class Reference:
                 return prompts
         raise AssertionError(f"only {len(prompts)} of {4 * count} random prompts have no near tie")
 
+    def logprobs(self, tokens: list[int]) -> list[float]:
+        """Of every token but the first, given those before it."""
+        rows = self.model.logits(tokens[:-1], last=len(tokens) - 1)
+        return [float(row[token]) - _log_sum_exp(row) for row, token in zip(rows, tokens[1:], strict=True)]
+
     def _greedy(self, prompt: list[int], max_tokens: int, ignore_eos: bool) -> Expected:
         ids, logits = self._judged(prompt, max_tokens)
         ends = [place for place, index in enumerate(ids) if index in self.vocabulary.eos]

@@ -63,6 +63,23 @@ def check_p4(target: Target, known: Known) -> None:
     assert_exact(target, known.random, model="random-gguf", prompts=4, max_tokens=64)
 
 
+def check_scores(target: Target, known: Known) -> None:
+    """`echo`, `logprobs` and `max_tokens: 0` score a prompt: every token as the reference does, alone and streamed."""
+    chosen = known.random.steady_prompts(rng("scored prompts"), 4, max_tokens=40, lengths=range(4, 25))
+    for prompt in chosen:
+        tokens = prompt + known.random.greedy(prompt, 40, ignore_eos=True).ids
+        body = {"model": "random", "prompt": tokens, "max_tokens": 0, "echo": True, "logprobs": 3}
+
+        choice = post_ok(f"{target.api}/completions", body, target.keys.acme)["choices"][0]
+
+        first, *others = choice["logprobs"]["token_logprobs"]
+        assert first is None, first
+        _assert_close(others, known.random.logprobs(tokens))
+        assert choice["logprobs"]["top_logprobs"][0] is None
+        assert {len(top) for top in choice["logprobs"]["top_logprobs"][1:]} == {3}
+        assert choice["finish_reason"] == "length", choice["finish_reason"]
+
+
 def assert_exact(target: Target, reference: Reference, *, model: str, prompts: int, max_tokens: int) -> list[str]:
     """Greedy answers to random token prompts equal the reference. Returns them."""
     chosen = reference.steady_prompts(rng("token prompts"), prompts, max_tokens=max_tokens, lengths=range(4, 25))

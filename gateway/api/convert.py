@@ -84,8 +84,6 @@ def plan_completion(wire: CompletionRequest, *, served: ServedModel, tenant: Ten
     n = wire.n or 1
     if wire.best_of is not None and wire.best_of != n:
         raise UnsupportedParameter("best_of is not supported unless it equals n", param="best_of")
-    if wire.echo and wire.logprobs is not None:
-        raise UnsupportedParameter("echo cannot be combined with logprobs", param="echo")
     return Plan(
         kind="completion",
         id=f"cmpl-{secrets.token_hex(12)}",
@@ -101,6 +99,7 @@ def plan_completion(wire: CompletionRequest, *, served: ServedModel, tenant: Ten
             max_tokens=_DEFAULT_COMPLETION_TOKENS if wire.max_tokens is None else wire.max_tokens,
             tenant=tenant,
             request_id=request_id,
+            prompt_logprobs=wire.logprobs if wire.echo else None,
         ),
         choices_per_prompt=n,
         is_streamed=bool(wire.stream),
@@ -127,6 +126,7 @@ def _choices(
     max_tokens: int | None,
     tenant: Tenant,
     request_id: str,
+    prompt_logprobs: int | None = None,
 ) -> tuple[GenerateRequest, ...]:
     """One request a choice; choices of one prompt are neighbours."""
     stop = _stop(wire)
@@ -139,6 +139,7 @@ def _choices(
             stop=stop,
             ignore_eos=bool(wire.ignore_eos),
             tenant=tenant.name,
+            prompt_logprobs=prompt_logprobs,
         )
         for index, prompt in enumerate(prompts)
         for choice in range(n)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
-from gateway.api.schemas.health import Live, Loading, Readiness
+from gateway.api.schemas.health import Fallback, Live, Loading, Readiness
 from gateway.services import Services
 
 
@@ -28,11 +28,13 @@ def readiness(services: Services) -> Readiness:
     """Ready once every declared model can answer, until the server drains or an engine fails."""
     models = services.models
     waiting_for = [Loading(name=name, progress=0.0) for name in models.missing]
+    fallbacks: list[Fallback] = []
     for model in models:
         health = model.backend.health()
+        fallbacks += [Fallback(name=model.name, detail=detail) for detail in health.fallbacks]
         if not health.ready:
             waiting_for.append(Loading(name=model.name, progress=round(health.progress, 3)))
     if not services.drain.accepting():
-        return Readiness(status="draining", waiting_for=waiting_for)
+        return Readiness(status="draining", waiting_for=waiting_for, fallbacks=fallbacks)
     is_ready = len(models) > 0 and not waiting_for
-    return Readiness(status="ready" if is_ready else "loading", waiting_for=waiting_for)
+    return Readiness(status="ready" if is_ready else "loading", waiting_for=waiting_for, fallbacks=fallbacks)

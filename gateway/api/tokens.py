@@ -26,7 +26,7 @@ class CompletionTokens:
     def take(self, tokens: tuple[TokenLogprob, ...], *, with_top: bool) -> CompletionLogprobs:
         return CompletionLogprobs(
             tokens=[token_text(token.utf8) for token in tokens],
-            token_logprobs=[_finite(token.logprob) for token in tokens],
+            token_logprobs=[None if token.logprob is None else _finite(token.logprob) for token in tokens],
             top_logprobs=[_top_by_text(token) for token in tokens] if with_top else None,
             text_offset=[self._offset(token) for token in tokens],
         )
@@ -46,6 +46,7 @@ def token_text(utf8: bytes) -> str:
 
 
 def _token(token: TokenLogprob) -> TokenLogprobObject:
+    assert token.logprob is not None  # prompts of conversations are not scored
     return TokenLogprobObject(
         token=token_text(token.utf8),
         logprob=_finite(token.logprob),
@@ -57,7 +58,9 @@ def _token(token: TokenLogprob) -> TokenLogprobObject:
     )
 
 
-def _top_by_text(token: TokenLogprob) -> dict[str, float]:
+def _top_by_text(token: TokenLogprob) -> dict[str, float] | None:
+    if token.logprob is None:
+        return None
     return {token_text(utf8): _finite(logprob) for _, utf8, logprob in token.top}
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 
-from backends.api import F32, Runner, Step
+from backends.api import F32, Runner, Step, StepResult
 from backends.errors import CapacityExceeded, Fatal, Retryable
 from gateway.batching.admission import AdmissionOrder
 from gateway.batching.assembly import assemble
 from gateway.batching.blocks import KVRooms
-from gateway.batching.sampling import Sampled, sample
+from gateway.batching.device_sampling import picked, row_sampling
+from gateway.batching.sampling import NOT_FINITE, Sampled, sample
 from gateway.batching.scheduler import Chunk, Limits, Scheduler
+from gateway.batching.scoring import take_scores
 from gateway.batching.sequence import Sequence
 from gateway.engine.messages import Add, EngineStats, Output
 
@@ -24,6 +27,7 @@ class Loop:
         self, runner: Runner, *, limits: Limits, rooms: KVRooms, order: AdmissionOrder, vocab_size: int
     ) -> None:
         self._runner = runner
+        self._runner_samples = runner.capabilities().device_sampling
         self._limits = limits
         self._rooms = rooms
         self._vocab_size = vocab_size
@@ -46,8 +50,7 @@ class Loop:
         """
         try:
             plan = self._scheduler.plan()
-            logits = self._execute(plan)
-            return self._commit(plan, logits)
+            return self._commit(plan, self._execute(plan))
         except CapacityExceeded as error:
             return self._shrink(error)
 
@@ -80,39 +83,47 @@ class Loop:
         """Raise `RuntimeError` if a room is lost, doubled or held by nobody."""
         self._scheduler.check_integrity()
 
-    def _execute(self, plan: list[Chunk]) -> F32:
-        """Logits of the chunks that sample, in plan order. A failed step left KV only behind what is computed."""
-        step = assemble(plan, self._rooms)
+    def _execute(self, plan: list[Chunk]) -> list[Sampled]:
+        """What the chunks that sample get, in plan order. A failed step left KV only behind what is computed."""
+        sampling = row_sampling(plan) if self._runner_samples else None
+        step = assemble(plan, self._rooms, sampling)
         started = time.perf_counter()
         try:
-            return self._run(step)
+            result = self._run(step)
         except Retryable:
-            return self._run_again(step)
+            result = self._run_again(step)
         finally:
             self._step_time_s += time.perf_counter() - started
+        if sampling is not None:
+            return picked(result, num_rows=len(step.logit_rows), vocab_size=self._vocab_size)
+        logits = take_scores(plan, self._checked(result.logits, step))
+        return sample(logits, [chunk.sequence for chunk in plan if chunk.samples]) if len(logits) else []
 
-    def _run(self, step: Step) -> F32:
-        logits = self._runner.collect(self._runner.submit(step)).logits
-        if logits.shape != (len(step.logit_rows), self._vocab_size):
-            wanted = (len(step.logit_rows), self._vocab_size)
-            raise Fatal(f"the runner returned logits of shape {logits.shape}, expected {wanted}")
-        return logits
+    def _run(self, step: Step) -> StepResult:
+        return self._runner.collect(self._runner.submit(step))
 
-    def _run_again(self, step: Step) -> F32:
+    def _run_again(self, step: Step) -> StepResult:
         try:
             return self._run(step)
         except Retryable as error:
             raise Fatal(f"the step failed twice: {error}") from error
 
-    def _commit(self, plan: list[Chunk], logits: F32) -> list[Output]:
+    def _checked(self, logits: F32, step: Step) -> F32:
+        wanted = (len(step.logit_rows), self._vocab_size)
+        if logits.shape != wanted:
+            raise Fatal(f"the runner returned logits of shape {logits.shape}, expected {wanted}")
+        return logits
+
+    def _commit(self, plan: list[Chunk], sampled: list[Sampled]) -> list[Output]:
         # A chunk samples or not by what is known now; appending changes that, so decide first.
         sampling = [chunk.sequence for chunk in plan if chunk.samples]
+        scored = [chunk.sequence for chunk in plan if chunk.ends_scoring]
         for chunk in plan:
             self._advance(chunk)
         self._num_steps += 1
         self._num_batched += len(plan)
-        sampled = sample(logits, sampling) if sampling else []
-        return [self._append(sequence, token) for sequence, token in zip(sampling, sampled, strict=True)]
+        outputs = [self._append(sequence, token) for sequence, token in zip(sampling, sampled, strict=True)]
+        return outputs + [self._end_scoring(sequence) for sequence in scored]
 
     def _advance(self, chunk: Chunk) -> None:
         chunk.sequence.num_computed = chunk.end
@@ -128,7 +139,22 @@ class Loop:
         if reason is not None:
             self._scheduler.finish(sequence)
         logprobs = () if sampled.logprob is None else (sampled.logprob,)
-        return Output(sequence.id, (sampled.token_id,), logprobs, reason)
+        scores = sequence.take_scores()
+        if any(math.isnan(score.logprob) for score in scores):
+            return self._fail_not_finite(sequence, is_finished=reason is not None)
+        return Output(sequence.id, (sampled.token_id,), logprobs, reason, prompt_logprobs=scores)
+
+    def _end_scoring(self, sequence: Sequence) -> Output:
+        scores = sequence.take_scores()
+        if any(math.isnan(score.logprob) for score in scores):
+            return self._fail_not_finite(sequence, is_finished=False)
+        self._scheduler.finish(sequence)
+        return Output(sequence.id, (), finish_reason="length", prompt_logprobs=scores)
+
+    def _fail_not_finite(self, sequence: Sequence, *, is_finished: bool) -> Output:
+        if not is_finished:
+            self._scheduler.finish(sequence)
+        return Output(sequence.id, (), error=NOT_FINITE)
 
     def _shrink(self, error: CapacityExceeded) -> list[Output]:
         """Preempt the youngest. One that fails alone again and again gets the error."""
@@ -150,6 +176,7 @@ class Loop:
         if any(not 0 <= token_id < self._vocab_size for token_id in add.sampling.logit_bias):
             return f"logit_bias ids must lie within 0 to {self._vocab_size - 1}"
         num_tokens = len(add.token_ids) + add.max_tokens
-        if add.max_tokens < 1 or num_tokens > self._limits.max_context or not self._rooms.can_ever_reserve(num_tokens):
+        is_too_short = add.max_tokens < (1 if add.prompt_logprobs is None else 0)
+        if is_too_short or num_tokens > self._limits.max_context or not self._rooms.can_ever_reserve(num_tokens):
             return f"{len(add.token_ids)} prompt and {add.max_tokens} new tokens exceed {self._limits.max_context}"
         return None

@@ -19,7 +19,7 @@ F32 = npt.NDArray[np.float32]
 
 _GREEDY_BELOW = 1e-5
 """Temperatures below this cannot be told from greedy in float32."""
-_NOT_FINITE = "engine_failed: non-finite logits"
+NOT_FINITE = "engine_failed: non-finite logits"
 _ALL_BANNED = "engine_failed: logit_bias leaves no token"
 
 
@@ -46,7 +46,7 @@ def sample(logits: F32, sequences: list[Sequence]) -> list[Sampled]:
 
 def _sample_row(row: F32, best: int, peak: float, sequence: Sequence) -> Sampled:
     if not math.isfinite(peak):
-        return Sampled(-1, error=_NOT_FINITE)
+        return Sampled(-1, error=NOT_FINITE)
     token_id = _choose(row, best, peak, sequence)
     if token_id is None:
         return Sampled(-1, error=_ALL_BANNED)

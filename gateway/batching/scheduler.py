@@ -15,6 +15,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_sequences: int
     max_step_tokens: int
     max_context: int
+    max_logit_rows: int = 1
+    """Logit rows that one sequence may ask for in a step: how fast a prompt can be scored."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_sequences <= self.max_step_tokens:
@@ -35,7 +37,20 @@ class Chunk(msgspec.Struct, frozen=True):
     @property
     def samples(self) -> bool:
         """Whether it reaches the last known token, so that its logits give the next one."""
-        return self.end == self.sequence.num_known
+        return self.end == self.sequence.num_known and not self.sequence.only_scores
+
+    @property
+    def ends_scoring(self) -> bool:
+        """Whether nothing is left to do for a sequence that only scores its prompt."""
+        return self.end == self.sequence.num_known and self.sequence.only_scores
+
+    @property
+    def scored(self) -> range:
+        """Positions whose logits score the prompt token that follows; after a preemption, the rest of them."""
+        if not self.sequence.is_scoring:
+            return range(0)
+        first = max(self.start, len(self.sequence.prompt_scores))
+        return range(first, min(self.end, self.sequence.num_prompt - 1))
 
 
 class Scheduler:
@@ -74,11 +89,12 @@ class Scheduler:
         """The next step, possibly empty; admits. Nothing counts as computed before the step is committed."""
         chunks: list[Chunk] = []
         budget = self._limits.max_step_tokens
+        rows = self._limits.max_logit_rows
         # sorted is stable: decoding sequences move to the front, the rest stays in order of admission.
         for sequence in sorted(self._running.values(), key=lambda running: not running.is_decoding):
-            budget -= _give(sequence, budget, chunks)
+            budget -= _give(sequence, budget, chunks, max_rows=rows)
         while budget > 0 and self._can_admit():
-            budget -= _give(self._admit(), budget, chunks)
+            budget -= _give(self._admit(), budget, chunks, max_rows=rows)
         return chunks
 
     def finish(self, sequence: Sequence) -> None:
@@ -123,8 +139,8 @@ class Scheduler:
         return sequence
 
 
-def _give(sequence: Sequence, budget: int, chunks: list[Chunk]) -> int:
-    num_tokens = min(sequence.num_pending, budget)
+def _give(sequence: Sequence, budget: int, chunks: list[Chunk], *, max_rows: int) -> int:
+    num_tokens = min(sequence.num_pending, budget, max_rows if sequence.is_scoring else budget)
     if num_tokens > 0:
         chunks.append(Chunk(sequence, sequence.num_computed, num_tokens))
     return num_tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.batching.adjustments import Adjustments, are_needed
-from gateway.engine.messages import Add
+from gateway.engine.messages import Add, Logprob
 
 
 class Sequence:
@@ -27,6 +27,9 @@ class Sequence:
         self.token_ids = list(add.token_ids)
         self.num_prompt = len(self.token_ids)
         self.num_computed = 0
+        self.prompt_logprobs = add.prompt_logprobs
+        self.prompt_scores: list[Logprob] = []
+        """Of prompt tokens from the second on, as far as computed; kept until the first output takes them along."""
         self.num_lonely_failures = 0
         """Steps that ran out of memory with this sequence alone in the batch."""
         self.adjustments = (
@@ -51,8 +54,22 @@ class Sequence:
         return self.num_prompt + self.max_tokens
 
     @property
+    def is_scoring(self) -> bool:
+        """Whether log-probabilities of its prompt are still to be computed."""
+        return self.prompt_logprobs is not None and len(self.prompt_scores) < self.num_prompt - 1
+
+    @property
+    def only_scores(self) -> bool:
+        return self.max_tokens == 0
+
+    @property
     def is_decoding(self) -> bool:
         return self.num_pending == 1
+
+    def take_scores(self) -> tuple[Logprob, ...]:
+        """All scores of the prompt, once."""
+        scores, self.prompt_logprobs, self.prompt_scores = tuple(self.prompt_scores), None, []
+        return scores
 
     def append(self, token_id: int) -> None:
         self.token_ids.append(token_id)

@@ -55,6 +55,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     kv_bytes: int = 4096 * 1024 * 1024
     threads: int = 0
     exact: bool = False
+    device: str = "auto"
     max_waiting: int = 1024
     hang_timeout_s: float = 30.0
 
@@ -104,7 +105,7 @@ class EngineBackend:
         if self._failure is not None:
             return Health(ready=False, detail=str(self._failure), progress=0.0)
         if state.phase == "running" and self._served is not None:
-            return Health(ready=True)
+            return Health(ready=True, fallbacks=self._client.facts.fallbacks if self._client.facts else ())
         detail = f"{state.phase}: {state.detail}" if state.detail else state.phase
         return Health(ready=False, detail=detail, progress=state.fraction)
 
@@ -134,12 +135,17 @@ class EngineBackend:
             token_ids, prompt_text = await _encode(served, request.prompt)
             max_tokens = max_new_tokens(request, num_prompt=len(token_ids), max_context=facts.max_context)
             started = Started(len(token_ids), prompt_text)
-            if max_tokens == 0:
+            if max_tokens == 0 and request.prompt_logprobs is None:
                 yield started
                 yield Done("length", Usage(prompt_tokens=len(token_ids), completion_tokens=0))
                 return
             # Before the engine hears of it: a bad stop string is refused, too.
-            transcript = Transcript(served.text.tokenizer, num_prompt=len(token_ids), stops=request.stop)
+            transcript = Transcript(
+                served.text.tokenizer,
+                prompt_ids=token_ids,
+                stops=request.stop,
+                is_scored=request.prompt_logprobs is not None,
+            )
             add = make_add(request, token_ids, max_tokens=max_tokens, eos_ids=_eos_ids(facts, served))
             stream = self._client.submit(add)
             try:
@@ -195,6 +201,7 @@ async def start_engine_backend(options: EngineOptions, *, start: StartEngine = s
         kv_bytes=options.kv_bytes,
         threads=options.threads,
         exact=options.exact,
+        device=options.device,
     )
     client = EngineClient(load, name=options.name, start=start, hang_timeout_s=options.hang_timeout_s)
     path = Path(options.model_path)

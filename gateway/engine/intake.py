@@ -55,4 +55,5 @@ def make_add(request: GenerateRequest, token_ids: list[int], *, max_tokens: int,
         seed=secrets.randbits(63) if seed is None else seed & _MASK64,
         stop_token_ids=() if request.ignore_eos else eos_ids,
         tenant=request.tenant,
+        prompt_logprobs=request.prompt_logprobs,
     )

@@ -8,9 +8,11 @@ from typing import Protocol
 
 import msgspec
 
-from backends.api import KVLimit, KVPlan, LoadableModel, ModelInfo, Runner
+from backends.api import KVLimit, KVPlan, LoadableModel, ModelInfo, Runner, RunnerCapabilities
+from backends.choice import Choice, choose_runner
 from backends.errors import UnsupportedModel
 from backends.models.spec import ModelSpec
+from backends.registry import AUTO
 from gateway.batching.admission import FirstComeFirstServed
 from gateway.batching.blocks import Slots
 from gateway.batching.loop import Loop
@@ -24,7 +26,7 @@ _COMFORTABLE_CONTEXT = 4096
 class CreateRunner(Protocol):
     """What `backends.registry.create_runner` does."""
 
-    def __call__(self, name: str, *, threads: int, exact: bool) -> Runner: ...
+    def __call__(self, name: str, *, threads: int, exact: bool, device: str) -> Runner: ...
 
 
 class LoadedEngine(msgspec.Struct, frozen=True):
@@ -49,14 +51,15 @@ def load_engine(
     progress(Progress("opening", 0.0))
     # A damaged file is refused before a tensor library takes its seconds to import.
     model = open_model(Path(load.model_path))
-    runner = create_runner(load.runner, threads=load.threads, exact=load.exact)
-    _check_capabilities(runner, load.runner)
+    choice = choose_runner() if load.runner == AUTO else Choice(runner=load.runner, reason="")
+    runner = create_runner(choice.runner, threads=load.threads, exact=load.exact, device=load.device)
+    _check_capabilities(runner, choice.runner)
     info = runner.load(model, lambda fraction: progress(Progress("loading", fraction)))
     limit = _kv_limit(load, info, model.spec)
     plan = runner.plan_memory(limit)
     progress(Progress("warming up", 1.0))
     runner.warmup()
-    limits = _limits(load, info, plan)
+    limits = _limits(load, info, plan, runner.capabilities())
     loop = Loop(
         runner,
         limits=limits,
@@ -64,7 +67,7 @@ def load_engine(
         order=FirstComeFirstServed(),
         vocab_size=info.vocab_size,
     )
-    return LoadedEngine(runner, loop, _ready(load, model.spec, info, plan, limits))
+    return LoadedEngine(runner, loop, _ready(load, choice, model.spec, info, plan, limits))
 
 
 def _check_capabilities(runner: Runner, name: str) -> None:
@@ -87,15 +90,16 @@ def _default_context(load: Load, spec: ModelSpec, max_sequences: int) -> int:
     return max(tokens_each, _COMFORTABLE_CONTEXT)
 
 
-def _limits(load: Load, info: ModelInfo, plan: KVPlan) -> Limits:
+def _limits(load: Load, info: ModelInfo, plan: KVPlan, capabilities: RunnerCapabilities) -> Limits:
     return Limits(
         max_sequences=min(load.max_batch, load.max_step_tokens, plan.num_blocks),
         max_step_tokens=load.max_step_tokens,
         max_context=min(plan.block_tokens, info.max_context),
+        max_logit_rows=capabilities.max_verify_rows,
     )
 
 
-def _ready(load: Load, spec: ModelSpec, info: ModelInfo, plan: KVPlan, limits: Limits) -> Ready:
+def _ready(load: Load, choice: Choice, spec: ModelSpec, info: ModelInfo, plan: KVPlan, limits: Limits) -> Ready:
     return Ready(
         vocab_size=info.vocab_size,
         max_context=limits.max_context,
@@ -103,8 +107,11 @@ def _ready(load: Load, spec: ModelSpec, info: ModelInfo, plan: KVPlan, limits: L
         weight_bytes=info.weight_bytes,
         kv_bytes=plan.num_blocks * plan.bytes_per_block,
         device=info.device,
+        runner=choice.runner,
+        reason=choice.reason,
         eos_token_ids=spec.eos_token_ids,
-        notes=(*info.notes, *_notes(load, info, limits)),
+        notes=(*spec.notes, *info.notes, *_notes(load, info, limits)),
+        fallbacks=tuple(text for text in (choice.fallback, *info.fallbacks) if text),
     )
 
 

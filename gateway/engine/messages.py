@@ -26,6 +26,7 @@ class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
     kv_bytes: int
     threads: int
     exact: bool = False
+    device: str = "auto"
 
 
 class Add(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=True):
@@ -39,6 +40,7 @@ class Add(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=Tr
     stop_token_ids: tuple[int, ...] = ()
     tenant: str = "default"
     adapter: str | None = None
+    prompt_logprobs: int | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -65,8 +67,13 @@ class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
     weight_bytes: int
     kv_bytes: int
     device: str
+    runner: str = ""
+    reason: str = ""
+    """Why this runner, if it was not asked for by name."""
     eos_token_ids: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    fallbacks: tuple[str, ...] = ()
+    """What was asked for or is there and could not be had."""
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
@@ -94,6 +101,8 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
     finish_reason: str | None = None
     error: str | None = None
     cached_tokens: int = 0
+    prompt_logprobs: tuple[Logprob, ...] = ()
+    """Of the prompt's tokens from the second on, all at once, with the first output."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):

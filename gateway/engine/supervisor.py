@@ -180,6 +180,8 @@ class Supervisor:
         return ""
 
     def _become_ready(self, ready: Ready, connection: EngineConnection) -> None:
+        for fallback in ready.fallbacks:
+            _log.warning("engine %s: fallback: %s", self._name, fallback)
         for note in ready.notes:
             _log.info("engine %s: %s", self._name, note)
         self.ready = ready

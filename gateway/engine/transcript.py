@@ -19,11 +19,15 @@ class Transcript:
     token is counted but shown nowhere.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, num_prompt: int, stops: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, prompt_ids: Sequence[int], stops: Sequence[str], is_scored: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
+        self._prompt_ids = prompt_ids
+        self._is_scored = is_scored
         self._detokenizer = Detokenizer(tokenizer)
         self._matcher = StopMatcher(stops)
-        self._num_prompt = num_prompt
+        self._num_prompt = len(prompt_ids)
         self._num_cached = 0
         self._num_tokens = 0
         self._texts: list[str] = []
@@ -37,13 +41,27 @@ class Transcript:
         return Usage(prompt_tokens=self._num_prompt, completion_tokens=self._num_tokens, cached_tokens=self._num_cached)
 
     def take(self, outputs: list[Output]) -> list[Event]:
-        """At most one `Delta` for all outputs together, then the end if they hold it. Not to be called after that."""
+        """At most one `Delta` for all outputs together, then the end if they hold it. Not to be called after that.
+
+        What was asked about the prompt comes before them, in a delta of its own.
+        """
+        scores = self._scores(outputs)
         for output in outputs:
             end = self._take_one(output)
             if end is not None:
                 self.is_finished = True
-                return [*self._delta(), end]
-        return self._delta()
+                return [*scores, *self._delta(), end]
+        return [*scores, *self._delta()]
+
+    def _scores(self, outputs: list[Output]) -> list[Event]:
+        """They come with the first output, unless that is an error."""
+        if not self._is_scored or outputs[0].error is not None:
+            return []
+        self._is_scored = False
+        first, *others = self._prompt_ids
+        logprobs = outputs[0].prompt_logprobs
+        scored = [self._with_bytes(token, logprob) for token, logprob in zip(others, logprobs, strict=True)]
+        return [Delta("", logprobs=(TokenLogprob(first, self._tokenizer.token_bytes(first), None), *scored))]
 
     def _take_one(self, output: Output) -> Done | Failed | None:
         self._num_cached = max(self._num_cached, output.cached_tokens)

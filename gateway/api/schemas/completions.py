@@ -58,11 +58,14 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompletionLogprobs(msgspec.Struct, frozen=True, kw_only=True):
-    """Parallel lists over tokens. `text_offset` counts characters from the start of the choice's text."""
+    """Parallel lists over tokens. `text_offset` counts characters from the start of the choice's text.
+
+    With `echo`, the prompt's tokens come first; nothing predicts the first of them, whose entries are null.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 

@@ -20,8 +20,20 @@ class Loading(msgspec.Struct, frozen=True, kw_only=True):
     progress: float
 
 
-class Readiness(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether requests can be answered, and which models are missing; models that are well are not named."""
+class Fallback(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that is served, but not by the device or engine that was asked for or is there."""
+
+    name: str
+    detail: str
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whether requests can be answered, which models are missing, and what runs otherwise than it could.
+
+    Models that are well are not named.
+    """
 
     status: Literal["ready", "loading", "draining"]
     waiting_for: list[Loading]
+    fallbacks: list[Fallback] = []
+    """Left out when empty."""

@@ -237,7 +237,6 @@ async def test_bad_prompt(prompt: object, client: httpx.AsyncClient) -> None:
     [
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 2}, "best_of"),
-        ({"echo": True, "logprobs": 0}, "echo"),
         ({"stop_token_ids": [1]}, "stop_token_ids"),
     ],
 )

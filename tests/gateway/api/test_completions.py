@@ -53,6 +53,25 @@ async def test_echo_streamed_equals_whole(client: httpx.AsyncClient) -> None:
     assert streamed.index('"text":"The"') < streamed.index('"text":"Hello"')
 
 
+async def test_scored_prompt() -> None:
+    """With `echo` and `logprobs` the prompt's tokens come first, the very first without a number; streamed the same."""
+    scores = (TokenLogprob(1, b"a", None), TokenLogprob(2, b"b", -0.5, ((3, b"c", -0.25),)))
+    house = build(Script(prompt_text="ab", pieces=(Delta("", logprobs=scores),)))
+    async with client_of(house) as client:
+        whole = (await client.post(PATH, json=_body("ab", echo=True, logprobs=1, max_tokens=4))).json()["choices"][0]
+        streamed = (await client.post(PATH, json=_body("ab", echo=True, logprobs=1, max_tokens=4, stream=True))).text
+
+    assert [request.prompt_logprobs for request in house.backend.requests] == [1, 1]
+    assert whole["text"] == "ab"
+    assert whole["logprobs"] == {
+        "tokens": ["a", "b"],
+        "token_logprobs": [None, -0.5],
+        "top_logprobs": [None, {"c": -0.25}],
+        "text_offset": [0, 1],
+    }
+    assert '"token_logprobs":[null,-0.5]' in streamed
+
+
 async def test_no_tokens_at_all(client: httpx.AsyncClient) -> None:
     """`max_tokens: 0` computes the prompt and nothing else."""
     answer = (await client.post(PATH, json=_body("a", max_tokens=0, echo=True))).json()

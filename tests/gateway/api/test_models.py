@@ -74,6 +74,19 @@ async def test_loading_model(client: httpx.AsyncClient, house: House) -> None:
     assert (await client.get("/health/live")).json() == {"status": "alive"}
 
 
+async def test_a_fallback_is_told_by_health_and_metrics(client: httpx.AsyncClient, house: House) -> None:
+    """Never silent: the probe says what was wanted, and the gauge can raise an alarm."""
+    house.backend.current_health = Health(ready=True, fallbacks=("CUDA was asked for, the CPU serves",))
+
+    house.services.metrics.watch(house.services.models)
+
+    probe = await client.get("/health")
+
+    assert probe.status_code == 200
+    assert probe.json()["fallbacks"][0] == {"name": "demo", "detail": "CUDA was asked for, the CPU serves"}
+    assert b'hostelry_engine_fallbacks{model="demo"} 1.0' in house.services.metrics.render()
+
+
 @pytest.mark.parametrize("path", ["/health", "/health/ready"])
 async def test_ready(path: str, client: httpx.AsyncClient) -> None:
     """A house that is well names no model to strangers."""

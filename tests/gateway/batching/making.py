@@ -36,19 +36,36 @@ def make_spec(*, vocab_size: int = VOCAB, max_context: int = 256) -> ModelSpec:
     )
 
 
-def make_runner(faults: FakeFaults | None = None, *, num_slots: int = 4, max_context: int = 256) -> FakeRunner:
-    runner = FakeRunner(faults)
+def make_runner(
+    faults: FakeFaults | None = None,
+    *,
+    num_slots: int = 4,
+    max_context: int = 256,
+    kind: type[FakeRunner] = FakeRunner,
+) -> FakeRunner:
+    runner = kind(faults)
     runner.load(LoadableModel(spec=make_spec(max_context=max_context), tensors={}), lambda _: None)
     runner.plan_memory(KVLimit(max_bytes=1 << 30, max_sequences=num_slots, max_context=max_context))
     return runner
 
 
 def make_loop(
-    faults: FakeFaults | None = None, *, num_slots: int = 4, max_step_tokens: int = 16, max_context: int = 256
+    faults: FakeFaults | None = None,
+    *,
+    num_slots: int = 4,
+    max_step_tokens: int = 16,
+    max_context: int = 256,
+    max_logit_rows: int = 8,
+    runner: FakeRunner | None = None,
 ) -> Loop:
     return Loop(
-        make_runner(faults, num_slots=num_slots, max_context=max_context),
-        limits=Limits(max_sequences=num_slots, max_step_tokens=max_step_tokens, max_context=max_context),
+        runner or make_runner(faults, num_slots=num_slots, max_context=max_context),
+        limits=Limits(
+            max_sequences=num_slots,
+            max_step_tokens=max_step_tokens,
+            max_context=max_context,
+            max_logit_rows=max_logit_rows,
+        ),
         rooms=Slots(num_slots=num_slots, slot_tokens=max_context),
         order=FirstComeFirstServed(),
         vocab_size=VOCAB,
@@ -62,6 +79,7 @@ def make_add(
     max_tokens: int = 8,
     sampling: Sampling = GREEDY,
     stop_token_ids: tuple[int, ...] = (),
+    prompt_logprobs: int | None = None,
 ) -> Add:
     """Without a prompt: one of 1 to 40 tokens that depends on the number alone."""
     draw = np.random.default_rng(number)
@@ -73,6 +91,7 @@ def make_add(
         sampling=sampling,
         seed=number,
         stop_token_ids=stop_token_ids,
+        prompt_logprobs=prompt_logprobs,
     )
 
 

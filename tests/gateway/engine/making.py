@@ -60,7 +60,7 @@ def make_add(*, prompt: tuple[int, ...] = (1, 2, 3), max_tokens: int = 8, seed: 
 def faulty(faults: FakeFaults) -> CreateRunner:
     """What the registry would do, with a runner that fails as ordered."""
 
-    def create(name: str, *, threads: int, exact: bool) -> Runner:
+    def create(name: str, *, threads: int, exact: bool, device: str) -> Runner:
         return FakeRunner(faults)
 
     return create

@@ -25,7 +25,7 @@ def ids(tokenizer: Tokenizer, text: bytes) -> list[int]:
 
 
 def run(tokenizer: Tokenizer, tokens: list[int], *, stops: tuple[str, ...] = (), reason: str = "length") -> list[Event]:
-    transcript = Transcript(tokenizer, num_prompt=5, stops=stops)
+    transcript = Transcript(tokenizer, prompt_ids=range(5), stops=stops)
     events: list[Event] = []
     for place, token in enumerate(tokens, start=1):
         last = place == len(tokens)
@@ -56,7 +56,7 @@ def test_end_shows_what_was_held_back(tokenizer: Tokenizer) -> None:
 
 def test_tokens_after_a_stop_string_are_not_counted(tokenizer: Tokenizer) -> None:
     """What came in the same message but after the stop string was never offered."""
-    transcript = Transcript(tokenizer, num_prompt=5, stops=("b",))
+    transcript = Transcript(tokenizer, prompt_ids=range(5), stops=("b",))
 
     events = transcript.take([Output(1, tuple(ids(tokenizer, b"abcdef")))])
 
@@ -69,7 +69,7 @@ def test_tokens_after_a_stop_string_are_not_counted(tokenizer: Tokenizer) -> Non
 
 def test_several_outputs_are_one_delta(tokenizer: Tokenizer) -> None:
     """A slow reader gets fewer, larger deltas."""
-    transcript = Transcript(tokenizer, num_prompt=5, stops=())
+    transcript = Transcript(tokenizer, prompt_ids=range(5), stops=())
 
     events = transcript.take([Output(1, (token,)) for token in ids(tokenizer, b"abc")])
 
@@ -78,7 +78,7 @@ def test_several_outputs_are_one_delta(tokenizer: Tokenizer) -> None:
 
 def test_error_follows_what_was_said(tokenizer: Tokenizer) -> None:
     """Code and message are told apart; the usage counts what was offered."""
-    transcript = Transcript(tokenizer, num_prompt=5, stops=())
+    transcript = Transcript(tokenizer, prompt_ids=range(5), stops=())
     (token,) = ids(tokenizer, b"a")
 
     events = transcript.take([Output(1, (token,)), Output(1, (), error="engine_failed: it: died")])
