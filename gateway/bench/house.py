@@ -1,0 +1,76 @@
+"""A server of our own for the time of a benchmark."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from gateway.bench.load import BenchFailed, Target
+
+MODEL = "bench"
+
+
+class House(msgspec.Struct, frozen=True):
+    """A running server: how to ask it, and its process."""
+
+    target: Target
+    pid: int
+
+    def weight_bytes(self) -> int:
+        """Bytes of weights that its engine holds, from `/metrics`."""
+        text = httpx.get(self.target.url.removesuffix("/v1") + "/metrics", headers=self.target.headers).text
+        found = re.search(r"^hostelry_engine_weight_bytes\{.*\} (\S+)$", text, re.MULTILINE)
+        return int(float(found.group(1))) if found else 0
+
+    def resident_bytes(self) -> int:
+        """Memory of the server and its engine; 0 where the system has no `/proc`."""
+        return sum(_resident(pid) for pid in (self.pid, *_children(self.pid)))
+
+
+@contextmanager
+def own_house(arguments: list[str]) -> Iterator[House]:
+    """`hostelry serve` with these arguments on a free port of loopback. Raises `BenchFailed` if it does not start."""
+    key = f"sk-ho-{secrets.token_urlsafe(24)}"
+    with tempfile.TemporaryDirectory() as directory:
+        command = [sys.executable, "-m", "gateway.cli", "serve", "--port", "0", "--data-dir", directory, *arguments]
+        environment = os.environ | {"HOSTELRY_SERVE_API_KEY": key}
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)  # noqa: S603 - our own
+        try:
+            url = _ready_url(server)
+            yield House(Target(label="hostelry", url=f"{url}/v1", model=MODEL, key=key), server.pid)
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.communicate(timeout=60)
+
+
+def _ready_url(server: subprocess.Popen[str]) -> str:
+    assert server.stdout is not None
+    for line in server.stdout:
+        if line.startswith("ready "):
+            return line.split()[1]
+    raise BenchFailed("the server did not start; its messages are above")
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

@@ -1,0 +1,118 @@
+"""Streams of completions against an OpenAI server, timed as a client sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import msgspec
+
+_TIMEOUT = aiohttp.ClientTimeout(total=600)
+
+
+class BenchFailed(Exception):
+    """A server refused, broke off or sent nothing; the message says which and what it said."""
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """A server and a model of it. `url` ends in `/v1`."""
+
+    label: str
+    url: str
+    model: str
+    key: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
+
+class Shot(msgspec.Struct, frozen=True, kw_only=True):
+    """One request: seconds to its first token and to its end, and tokens as the server billed them."""
+
+    first_s: float
+    total_s: float
+    prompt_tokens: int
+    tokens: int
+
+
+class Volley(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests that started together, and the seconds until the last one ended."""
+
+    shots: tuple[Shot, ...]
+    wall_s: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        return sum(shot.tokens for shot in self.shots) / self.wall_s
+
+
+def new_session() -> aiohttp.ClientSession:
+    """A client without limits of its own; must be closed."""
+    return aiohttp.ClientSession(timeout=_TIMEOUT, connector=aiohttp.TCPConnector(limit=0), read_bufsize=1 << 20)
+
+
+async def volley(session: aiohttp.ClientSession, target: Target, prompts: list[str], *, tokens: int) -> Volley:
+    """Ask for all prompts at once. Raises `BenchFailed`."""
+    start = time.perf_counter()
+    shots = await asyncio.gather(*(_shot(session, target, prompt, tokens) for prompt in prompts))
+    return Volley(shots=tuple(shots), wall_s=time.perf_counter() - start)
+
+
+async def complete(session: aiohttp.ClientSession, target: Target, body: dict[str, object]) -> Any:  # Any: JSON
+    """A whole answer. Raises `BenchFailed`."""
+    try:
+        async with session.post(
+            f"{target.url}/completions", json={"model": target.model} | body, headers=target.headers
+        ) as response:
+            await _check(response, target)
+            return await response.json()
+    except aiohttp.ClientError as error:
+        raise BenchFailed(f"{target.label}: no answer from {target.url}: {error}") from error
+
+
+async def _shot(session: aiohttp.ClientSession, target: Target, prompt: str, tokens: int) -> Shot:
+    body = {"model": target.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+    body |= {"stream": True, "stream_options": {"include_usage": True}}
+    start, first, usage = time.perf_counter(), None, None
+    try:
+        async with session.post(f"{target.url}/completions", json=body, headers=target.headers) as response:
+            await _check(response, target)
+            async for event in _events(response, target):
+                if first is None and any(choice.get("text") for choice in event.get("choices", ())):
+                    first = time.perf_counter()
+                usage = event.get("usage") or usage
+    except aiohttp.ClientError as error:
+        raise BenchFailed(f"{target.label}: no answer from {target.url}: {error}") from error
+    end = time.perf_counter()
+    if usage is None:
+        raise BenchFailed(f"{target.label}: the stream told no usage, so its tokens cannot be counted")
+    return Shot(
+        first_s=(first or end) - start,
+        total_s=end - start,
+        prompt_tokens=usage["prompt_tokens"],
+        tokens=usage["completion_tokens"],
+    )
+
+
+async def _events(response: aiohttp.ClientResponse, target: Target) -> AsyncIterator[Any]:  # Any: JSON
+    async for line in response.content:
+        if not line.startswith(b"data:"):
+            continue
+        data = line[5:].strip()
+        if data == b"[DONE]":
+            return
+        event = json.loads(data)
+        if event.get("error"):
+            raise BenchFailed(f"{target.label}: {event['error'].get('message', event['error'])}")
+        yield event
+    raise BenchFailed(f"{target.label}: the stream broke off before [DONE]")
+
+
+async def _check(response: aiohttp.ClientResponse, target: Target) -> None:
+    if response.status != 200:
+        raise BenchFailed(f"{target.label}: HTTP {response.status}: {(await response.text())[:300]}")

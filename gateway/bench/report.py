@@ -1,0 +1,66 @@
+"""What was measured, for programs and for people."""
+
+from __future__ import annotations
+
+import msgspec
+from rich.table import Table
+
+from gateway.bench.sweep import Row
+from gateway.terminal import machine_facts
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One run. The ceiling is this machine's read bandwidth, measured in the same run."""
+
+    machine: str
+    rows: list[Row]
+    weight_bytes: int
+    resident_bytes: int
+    ceiling_bytes_per_s: float
+    bandwidth_share: float
+    """Weights read a second at one stream, as a share of the ceiling; 0 if one stream was not measured."""
+
+
+def make_report(rows: list[Row], *, weight_bytes: int, resident_bytes: int, ceiling: float, label: str) -> Report:
+    alone = [row.tokens_per_s for row in rows if row.streams == 1 and row.label == label]
+    return Report(
+        machine=machine_facts(),
+        rows=rows,
+        weight_bytes=weight_bytes,
+        resident_bytes=resident_bytes,
+        ceiling_bytes_per_s=ceiling,
+        bandwidth_share=alone[0] * weight_bytes / ceiling if alone else 0.0,
+    )
+
+
+def table_of(report: Report) -> Table:
+    """Rows by streams, then server, with the ratio to the other server where there is one."""
+    table = Table(title=report.machine, caption=_caption(report))
+    for name in ("streams", "server", "tokens/s", "prompt tokens/s", "first token ms", "between tokens ms", "ratio"):
+        table.add_column(name, justify="left" if name == "server" else "right")
+    for row in sorted(report.rows, key=lambda row: row.streams):
+        table.add_row(
+            str(row.streams),
+            row.label,
+            f"{row.tokens_per_s:.1f}",
+            f"{row.prompt_tokens_per_s:.0f}",
+            f"{row.first_token_ms:.0f}",
+            f"{row.between_tokens_ms:.1f}",
+            _ratio(row, report.rows),
+        )
+    return table
+
+
+def _ratio(row: Row, rows: list[Row]) -> str:
+    other = [each for each in rows if each.streams == row.streams and each.label != row.label]
+    if not other or row.label != rows[0].label:
+        return ""
+    return f"{row.tokens_per_s / other[0].tokens_per_s:.2f}"
+
+
+def _caption(report: Report) -> str:
+    return (
+        f"{report.weight_bytes / 1e6:.0f} MB of weights, {report.resident_bytes / 1e6:.0f} MB resident; "
+        f"memory reads {report.ceiling_bytes_per_s / 1e9:.1f} GB/s, of which one stream uses "
+        f"{100 * report.bandwidth_share:.0f} %"
+    )

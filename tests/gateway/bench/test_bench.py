@@ -1,0 +1,117 @@
+"""`hostelry bench` against real servers over the fake engine: what it counts, shows and refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.bench.ceiling import read_bytes_per_s
+from gateway.bench.house import House, own_house
+from gateway.bench.load import BenchFailed, Target, new_session, volley
+from gateway.bench.prompts import measured_maker
+from gateway.bench.score import score
+from gateway.demo import model_path
+
+FAKE = ["--backend", "fake"]
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[House]:
+    with own_house(["--model", f"bench={model_path()}", *FAKE]) as running:
+        yield running
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gateway.cli", "bench", *FAKE, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_rows_for_every_server_and_count(house: House) -> None:
+    """Two servers, two numbers of streams: four rows, with what was asked for in them, and the machine."""
+    other = ["--against", house.target.url, "--against-model", "bench", "--against-key", house.target.key]
+    done = bench("--streams", "1,3", "--tokens", "8", "--prompt-tokens", "40", "--rounds", "2", "--json", *other)
+
+    report = json.loads(done.stdout)
+
+    rows = {(row["label"], row["streams"]): row for row in report["rows"]}
+    assert set(rows) == {(label, count) for label in ("hostelry", house.target.url) for count in (1, 3)}
+    assert {row["tokens"] for row in rows.values()} == {8}
+    assert all(25 <= row["prompt_tokens"] <= 60 and row["tokens_per_s"] > 0 for row in rows.values())
+    assert report["resident_bytes"] > 10e6
+    assert report["ceiling_bytes_per_s"] > 1e8
+
+
+def test_the_table_is_for_people() -> None:
+    """Without --json: a line a row."""
+    done = bench("--streams", "2", "--tokens", "4", "--rounds", "1")
+
+    assert done.returncode == 0, done.stderr
+    assert "tokens/s" in done.stdout
+    assert "hostelry" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("--streams", "0"), 2, "expected numbers from 1 to 1024"),
+        (("--streams", "many"), 2, "expected numbers from 1 to 1024"),
+        (("--score", "no-such-file"), 2, "does not exist"),
+        (("--model", "/no/such/model", "--rounds", "1"), 1, "the server did not start"),
+        (("--against", "http://127.0.0.1:9/v1", "--rounds", "1"), 1, "no answer from http://127.0.0.1:9/v1"),
+    ],
+)
+def test_what_cannot_be_measured(arguments: tuple[str, ...], status: int, words: str) -> None:
+    """One line says what is wrong, and the status is an error."""
+    done = bench(*arguments)
+
+    assert done.returncode == status
+    assert words in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+
+
+async def test_tokens_are_those_that_the_server_bills(house: House) -> None:
+    """Counted from usage, and the first token comes before the last."""
+    async with new_session() as session:
+        maker = await measured_maker(session, house.target)
+        fired = await volley(session, house.target, [maker.prompt(50) for _ in range(3)], tokens=6)
+
+    assert [shot.tokens for shot in fired.shots] == [6, 6, 6]
+    assert all(0 < shot.first_s <= shot.total_s <= fired.wall_s for shot in fired.shots)
+
+
+async def test_a_refusal_is_told(house: House) -> None:
+    """The server's own words, not a stack trace."""
+    wrong = Target(label="x", url=house.target.url, model="bench", key="sk-wrong")
+    async with new_session() as session:
+        with pytest.raises(BenchFailed, match="HTTP 401"):
+            await volley(session, wrong, ["hello"], tokens=1)
+
+
+def test_a_score_is_the_mean_over_predicted_tokens(house: House) -> None:
+    """The fake engine predicts nothing: its perplexity is near that of drawing among peaked noise, and repeats."""
+    text = "What is the capital of France? " * 60
+
+    first, again = (asyncio.run(score(house.target, text)) for _ in range(2))
+
+    assert first == again
+    assert first.tokens > 100
+    assert first.perplexity == pytest.approx(math.exp(first.nats))
+    with pytest.raises(BenchFailed, match="too short"):
+        asyncio.run(score(house.target, ""))
+
+
+def test_the_ceiling_is_plausible() -> None:
+    """Faster than a disk, slower than a cache."""
+    assert 1e8 < read_bytes_per_s(threads=1, rounds=1) < 1e13
+
+
+def test_memory_of_a_process_that_is_gone_is_nothing(tmp_path: Path) -> None:
+    """Never a number of another process."""
+    assert House(Target(label="x", url="http://127.0.0.1:9/v1", model="m"), 2**22).resident_bytes() == 0
