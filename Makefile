@@ -4,7 +4,7 @@ VENV := .venv
 DEV := .venv-dev
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: quickstart test lint types unit contract e2e openapi bench clean
+.PHONY: quickstart test lint types unit e2e openapi bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(DEV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/pip install $(PIP_FLAGS) torch==2.13.0
-	$(DEV)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e ".[onnx,dev]"
+	$(DEV)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e ".[onnx,mlx,dev]"
 	touch $@
 
 quickstart: $(VENV)/.installed
@@ -43,6 +43,7 @@ openapi: $(DEV)/.installed
 bench: $(DEV)/.installed
 	$(DEV)/bin/python -m benchmarks.first_day
 	$(DEV)/bin/python -m benchmarks.overhead
+	$(DEV)/bin/python -m benchmarks.runners
 
 clean:
 	rm -rf $(VENV) $(DEV) build *.egg-info

@@ -11,6 +11,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
+from inspect import signature
 from types import MappingProxyType
 from typing import Any
 
@@ -40,12 +41,10 @@ BUILT_IN_RUNNERS = MappingProxyType(
     {
         "onnx": BuiltIn("backends.onnx:create_runner", requires=("onnxruntime", "onnx"), extra="onnx"),
         "torch": BuiltIn("backends.torch:create_runner", requires=("torch",), extra="torch"),
+        "mlx": BuiltIn("backends.mlx:create_runner", requires=("mlx",), extra="mlx"),
         "fake": BuiltIn("backends.testing.fake:create_fake_runner"),
     }
 )
-
-_AUTO_ORDER = ("onnx",)
-"""What `auto` tries, best first. The fake runner is never chosen unasked."""
 
 
 def runner_names() -> tuple[str, ...]:
@@ -58,14 +57,17 @@ def backend_names() -> tuple[str, ...]:
     return tuple(sorted(_installed(BACKENDS_GROUP)))
 
 
-def create_runner(name: str, *, threads: int = 0, exact: bool = False) -> Runner:
-    """A new runner. `auto` takes the best one whose packages are present; `threads=0` leaves the number to it.
+def create_runner(name: str, *, threads: int = 0, exact: bool = False, device: str = AUTO) -> Runner:
+    """A new runner; `threads=0` leaves their number to it.
 
-    `exact` computes quantized weights with float32 activations. Raises `RunnerUnavailable`.
+    `exact` computes quantized weights with float32 activations. `device` is one that the runner documents; runners
+    that know only one need no such parameter. Raises `RunnerUnavailable`.
     """
-    resolved = choose_runner() if name == AUTO else name
-    factory = _runner_factory(resolved)
-    runner: Runner = factory(threads=threads, exact=exact)
+    factory = _runner_factory(name)
+    options = {} if device == AUTO else {"device": device}
+    if options and "device" not in signature(factory).parameters:
+        raise RunnerUnavailable(f"runner {name} has no choice of devices; leave device at {AUTO}")
+    runner: Runner = factory(threads=threads, exact=exact, **options)
     return runner
 
 
@@ -76,14 +78,6 @@ def create_backend(name: str, **options: object) -> Backend:
         raise RunnerUnavailable(_unknown("backend", name, tuple(installed)))
     backend: Backend = _load(installed[name])(**options)
     return backend
-
-
-def choose_runner() -> str:
-    """Name of the runner that `auto` stands for here. Raises `RunnerUnavailable` when no engine is installed."""
-    for name in _AUTO_ORDER:
-        if not _absent_packages(BUILT_IN_RUNNERS[name]):
-            return name
-    raise RunnerUnavailable('no engine is installed; for one on the CPU: pip install "hostelry[onnx]"')
 
 
 def _runner_factory(name: str) -> Callable[..., Any]:  # Any: what a stranger's factory returns is checked by use

@@ -14,6 +14,7 @@ _VERBS = {
     "chat": "Talk to a running server in the terminal.",
     "doctor": "Check this machine and say how to fix what is wrong.",
     "config": "Check a configuration file.",
+    "bench": "Measure what a client gets, beside another server if asked.",
     "openapi": "Print the OpenAPI document.",
 }
 

@@ -37,6 +37,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     path: str
     name: Name | None = None
     backend: str = "auto"
+    device: Annotated[str, Meta(pattern=r"^[a-z0-9:]{1,32}$")] = "auto"
+    """Where the backend computes: one of the devices that it documents; `auto` takes the best that is there."""
     max_batch: Annotated[int, Meta(ge=1, le=1024)] = 16
     max_context: Positive | None = None
     max_step_tokens: Annotated[int, Meta(ge=16, le=65536)] = 256

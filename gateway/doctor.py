@@ -14,8 +14,9 @@ from typing import Literal
 
 import msgspec
 
+from backends.choice import choose_runner
 from backends.errors import BackendError
-from backends.registry import choose_runner, missing_packages, runner_names
+from backends.registry import missing_packages, runner_names
 from gateway.config import ConfigError, load_config
 from gateway.terminal import machine_facts
 
@@ -77,16 +78,20 @@ def _parent(name: str) -> str:
 def _runner(name: str) -> Finding:
     absent, extra = missing_packages(name)
     if absent:
-        fix = f'pip install "hostelry[{extra}]"'
-        return Finding(f"runner {name}", "WARN", f"{' and '.join(absent)} not installed", fix)
+        wanted = " and ".join(absent)
+        return Finding(f"runner {name}", "OK", f'not installed; for it: pip install "hostelry[{extra}]" ({wanted})')
     return Finding(f"runner {name}", "OK", "its packages are installed")
 
 
 def _chosen_runner() -> Finding:
     try:
-        return Finding("backend auto", "OK", f"chooses {choose_runner()}")
+        choice = choose_runner()
     except BackendError as error:
         return Finding("backend auto", "FAIL", str(error), 'pip install "hostelry[onnx]"')
+    detail = f"chooses {choice.runner}: {choice.reason}"
+    if choice.fallback:
+        return Finding("backend auto", "WARN", detail, choice.fallback)
+    return Finding("backend auto", "OK", detail)
 
 
 def _demo_model() -> Finding:

@@ -145,11 +145,29 @@ class EngineCollector(Collector):
         for model in self._models:
             ready.add_metric([model.name], float(model.backend.health().ready))
         yield ready
+        yield self._fallbacks()
+        yield from self._memory()
         stats = [(model.name, found) for model in self._models if (found := _stats_of(model)) is not None]
         for name, text in _TOTALS.items():
             yield _filled(CounterMetricFamily(f"hostelry_engine_{name}", text, labels=["model"]), name, stats)
         for name, text in _GAUGES.items():
             yield _filled(_gauge(name, text), name, stats)
+
+    def _memory(self) -> Iterator[GaugeMetricFamily]:
+        weights, kv = _gauge("weight_bytes", "Resident weights."), _gauge("kv_bytes", "Planned for keys and values.")
+        for model in self._models:
+            facts = model.facts() if model.facts is not None else None
+            if facts is not None:
+                weights.add_metric([model.name], float(facts.weight_bytes))
+                kv.add_metric([model.name], float(facts.kv_bytes))
+        yield weights
+        yield kv
+
+    def _fallbacks(self) -> GaugeMetricFamily:
+        family = _gauge("fallbacks", "Devices or engines that were asked for or are there and could not be had.")
+        for model in self._models:
+            family.add_metric([model.name], float(len(model.backend.health().fallbacks)))
+        return family
 
 
 _TOTALS = {

@@ -9,19 +9,20 @@ from difflib import get_close_matches
 import msgspec
 
 from backends.api import Backend
-from gateway.engine.messages import EngineStats
+from gateway.engine.messages import EngineStats, Ready
 from gateway.errors import ModelNotFound, ModelNotReady
 from gateway.tenants.keys import Tenant
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """One model under its public name. `stats` reads the engine's gauges, `created` is in seconds since 1970."""
+    """One model under its public name. `stats` and `facts` read what the engine tells; `created` is in Unix seconds."""
 
     name: str
     backend: Backend
     owned_by: str = "hostelry"
     created: int = msgspec.field(default_factory=lambda: int(time.time()))
     stats: Callable[[], EngineStats | None] | None = None
+    facts: Callable[[], Ready | None] | None = None
 
 
 class Models:

@@ -139,11 +139,12 @@ async def _start(config: ModelConfig, models: Models, *, cache_dir: Path, progre
         max_step_tokens=max(config.max_step_tokens, config.max_batch),
         kv_bytes=config.kv_cache_mb * 1024 * 1024,
         threads=config.threads,
+        device=config.device,
         exact=config.exact,
         max_waiting=config.max_waiting,
     )
     backend = await start_engine_backend(options)
-    models.add(ServedModel(name=name, backend=backend, stats=backend.stats))
+    models.add(ServedModel(name=name, backend=backend, stats=backend.stats, facts=lambda: backend.facts))
     return backend
 
 
@@ -159,10 +160,14 @@ def _tell_facts(name: str, backend: EngineBackend) -> None:
     facts = backend.facts
     assert facts is not None
     console.print(
-        f"{name}: {facts.weight_bytes / 1e6:.0f} MB of weights on {facts.device}, "
+        f"{name}: {facts.weight_bytes / 1e6:.0f} MB of weights on {facts.runner}, {facts.device}, "
         f"{facts.max_sequences} sequences of {facts.max_context} tokens",
         soft_wrap=True,
     )
+    if facts.reason:
+        console.print(f"{name}: backend auto chose {facts.runner}: {facts.reason}", soft_wrap=True)
+    for fallback in facts.fallbacks:
+        console.print(f"{name}: fallback: {fallback}", style="bold red", soft_wrap=True)
     for note in facts.notes:
         console.print(f"{name}: {note}", style="yellow", soft_wrap=True)
 

@@ -9,6 +9,8 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from backends.models.families.table import GGUF, HUGGING_FACE
+from backends.registry import BUILT_IN_RUNNERS
 from gateway.config import Config
 from gateway.errors import TABLE
 from gateway.metrics import Metrics
@@ -51,6 +53,12 @@ def test_metrics_are_documented() -> None:
 
     assert families
     assert [name for name in families if name not in REFERENCE] == []
+
+
+@pytest.mark.parametrize("name", sorted({*HUGGING_FACE, *GGUF, *BUILT_IN_RUNNERS} - {"fake"}))
+def test_architecture_and_runner_is_documented(name: str) -> None:
+    """Every architecture that can be opened and every engine that can be asked for has a row."""
+    assert f"`{name}`" in REFERENCE
 
 
 def test_routes_are_documented() -> None:

@@ -56,6 +56,8 @@ class FakeFaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Steps with more sequences than this run out of memory; 0 means no limit."""
     delay_s: float = 0.0
     """Each step takes at least this long."""
+    fallback: str = ""
+    """What the runner says it could not have."""
     load_failure: str = ""
     """`load` raises `UnsupportedModel` with this message."""
 
@@ -106,6 +108,7 @@ class FakeRunner:
             weight_bytes=0,
             device="none",
             notes=("the fake runner answers with noise; it is for tests",),
+            fallbacks=(self._faults.fallback,) if self._faults.fallback else (),
         )
 
     def plan_memory(self, limit: KVLimit) -> KVPlan:

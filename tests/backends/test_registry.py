@@ -32,7 +32,7 @@ def test_known_without_an_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plain checkout has no entry points and still knows its own."""
     monkeypatch.setattr(registry, "_installed", lambda group: {})
 
-    assert runner_names() == ("fake", "onnx", "torch")
+    assert runner_names() == ("fake", "mlx", "onnx", "torch")
     assert isinstance(create_runner("fake"), FakeRunner)
 
 
@@ -47,28 +47,35 @@ def test_declared_entry_points_exist() -> None:
 
 
 def test_absent_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for by name or by `auto`: the message is the command to run."""
+    """The message is the command to run."""
     monkeypatch.setattr(registry, "find_spec", lambda package: None)
 
-    for name in ("onnx", "auto"):
-        with pytest.raises(RunnerUnavailable, match=r'pip install "hostelry\[onnx\]"'):
+    for name in ("onnx", "torch", "mlx"):
+        with pytest.raises(RunnerUnavailable, match=rf'pip install "hostelry\[{name}\]"'):
             create_runner(name)
 
 
-def test_auto_never_picks_the_fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its packages present, `auto` is onnx."""
-    chosen: list[str] = []
-    monkeypatch.setattr(registry, "find_spec", lambda package: object())
-    monkeypatch.setattr(registry, "_runner_factory", lambda name: lambda **options: chosen.append(name))
+def test_a_device_reaches_only_runners_that_have_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are asked without it, and refuse to be told one."""
+    with pytest.raises(RunnerUnavailable, match="runner fake has no choice of devices"):
+        create_runner("fake", device="cuda")
+    asked: list[str] = []
 
-    create_runner("auto")
+    def create(*, threads: int, exact: bool, device: str = "auto") -> FakeRunner:
+        asked.append(device)
+        return FakeRunner()
 
-    assert chosen == ["onnx"]
+    monkeypatch.setattr(registry, "_runner_factory", lambda name: create)
+
+    create_runner("any", device="cuda")
+    create_runner("any")
+
+    assert asked == ["cuda", "auto"]
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
     """A typo is answered with what there is."""
-    with pytest.raises(RunnerUnavailable, match="no runner 'onxx'; known are fake, onnx"):
+    with pytest.raises(RunnerUnavailable, match="no runner 'onxx'; known are fake, mlx, onnx"):
         create_runner("onxx")
 
 

@@ -1,0 +1,45 @@
+"""What `--backend auto` stands for on this machine, and why."""
+
+from __future__ import annotations
+
+import msgspec
+
+from backends import hardware
+from backends.registry import RunnerUnavailable, missing_packages
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """A runner, a sentence for operators, and what was passed over though the machine could have it."""
+
+    runner: str
+    reason: str
+    fallback: str = ""
+
+
+def choose_runner() -> Choice:
+    """The fastest installed runner for the best device of this machine.
+
+    Raises `RunnerUnavailable` when no engine is installed.
+    """
+    if hardware.has_cuda_device():
+        return _prefer("torch", "an NVIDIA device is here")
+    if hardware.has_metal_device():
+        return _prefer("mlx", "this is Apple silicon")
+    return _on_cpu("no accelerator was found")
+
+
+def _prefer(runner: str, because: str) -> Choice:
+    absent, extra = missing_packages(runner)
+    if not absent:
+        return Choice(runner=runner, reason=because)
+    choice = _on_cpu(because)
+    missed = f'{because}, but {" and ".join(absent)} is not installed: pip install "hostelry[{extra}]"'
+    return msgspec.structs.replace(choice, fallback=missed)
+
+
+def _on_cpu(because: str) -> Choice:
+    """ONNX Runtime is the fastest on CPUs by far; the others are better than nothing."""
+    for runner in ("onnx", "torch", "mlx"):
+        if not missing_packages(runner)[0]:
+            return Choice(runner=runner, reason=f"{because}, and it is the fastest installed engine on the CPU")
+    raise RunnerUnavailable('no engine is installed; for one on the CPU: pip install "hostelry[onnx]"')
