@@ -1,0 +1,42 @@
+"""Attention of new tokens over their sequences' keys and values, sequence by sequence."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from backends.mlx.batch import Rotation, Span
+from backends.mlx.pool import Pool
+from backends.models.spec import ModelSpec
+
+
+def rotate(x: mx.array, rotation: Rotation) -> mx.array:
+    """Half-split rotary embedding of `[T, heads, head_dim]`."""
+    cos, sin = rotation
+    first, second = mx.split(x, 2, axis=-1)
+    return mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def attend(queries: mx.array, layer: int, spans: tuple[Span, ...], pool: Pool, spec: ModelSpec) -> mx.array:
+    """`[T, heads, head_dim]` → `[T, heads * head_dim]`. The new tokens' keys and values are in the pool already."""
+    parts = []
+    for span in spans:
+        q = queries[span.tokens].transpose(1, 0, 2)[None]
+        k, v = (x.transpose(1, 0, 2)[None] for x in pool.read(layer, span.keys))
+        attended = _capped(q, k, v, span, spec) if spec.attention_softcap else _plain(q, k, v, span, spec)
+        parts.append(attended[0].transpose(1, 0, 2).reshape(-1, spec.q_size))
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts)
+
+
+def _plain(q: mx.array, k: mx.array, v: mx.array, span: Span, spec: ModelSpec) -> mx.array:
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=spec.score_scale, mask=span.mask)
+
+
+def _capped(q: mx.array, k: mx.array, v: mx.array, span: Span, spec: ModelSpec) -> mx.array:
+    """MLX's own attention has no soft cap. `[1, heads, n, head_dim]` over `[1, kv_heads, m, head_dim]`."""
+    cap = spec.attention_softcap
+    grouped = q.reshape(1, spec.num_kv_heads, -1, *q.shape[2:])
+    scores = mx.tanh(grouped @ k[:, :, None].swapaxes(-1, -2) * (spec.score_scale / cap)) * cap
+    if span.mask is not None:
+        scores = mx.where(span.mask, scores, -mx.inf)
+    mixed = mx.softmax(scores, axis=-1) @ v[:, :, None]
+    return mixed.reshape(q.shape)

@@ -1,0 +1,24 @@
+"""Where the runner computes."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from backends.errors import BackendError
+
+DEVICES = ("auto", "cpu", "metal")
+
+
+def choose_device(name: str) -> mx.Device:
+    """The device of that name. Raises `BackendError` for one that is not known or not there."""
+    if name not in DEVICES:
+        raise BackendError(f"the mlx runner has no device {name!r}; it has {', '.join(DEVICES)}")
+    has_metal = mx.metal.is_available()
+    if name == "metal" and not has_metal:
+        raise BackendError("this mlx has no Metal; use device cpu, or run on a Mac with Apple silicon")
+    return mx.Device(mx.DeviceType.gpu if has_metal and name != "cpu" else mx.DeviceType.cpu)
+
+
+def describe(device: mx.Device) -> str:
+    """For operators: `cpu` or `metal`."""
+    return "metal" if device.type == mx.DeviceType.gpu else "cpu"
