@@ -129,7 +129,7 @@ def _make_executor(
 
     from backends.torch.cuda.executor import CudaExecutor
     from backends.torch.cuda.weights import CudaWeights, Dense, MergedLinear
-    from backends.torch.inventory import Inventory
+    from backends.models.inventory import Inventory
 
     shapes, inventory = expected_shapes(spec), Inventory(spec)
 

@@ -9,18 +9,19 @@ _OLDEST = (2, 5)
 """The first torch whose attention shares key heads between query heads (`enable_gqa`)."""
 
 
-def create_runner(*, threads: int = 0, exact: bool = False) -> Runner:
-    """A runner on CUDA where torch finds a device, else on the CPU, computing in float32.
+def create_runner(*, threads: int = 0, exact: bool = False, device: str = "auto") -> Runner:
+    """A runner on `device`: `auto` (CUDA where torch finds some), `cpu` or `cuda`. Verified on the CPU only so far.
 
-    Written for both and verified on the CPU only. `threads=0` leaves their number to torch; it holds for the whole
-    process. `exact` decodes quantized weights once, at load. Raises `BackendError` when torch is missing or too old.
+    `threads=0` leaves their number to torch; it holds for the whole process. `exact` decodes quantized weights once,
+    at load. Raises `BackendError` when torch is missing or too old, or the device is not there.
     """
     try:
         import torch
 
+        from backends.torch.device import choose_device
         from backends.torch.runner import TorchRunner
     except ModuleNotFoundError as error:
         raise BackendError(f'the torch runner needs {error.name}: pip install "hostelry[torch]"') from error
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _OLDEST:
         raise BackendError(f'torch {torch.__version__} is too old: pip install --upgrade "hostelry[torch]"')
-    return TorchRunner(threads=threads, exact=exact)
+    return TorchRunner(device=choose_device(device), threads=threads, exact=exact)

@@ -7,10 +7,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from backends.errors import BackendError
 
-def choose_device() -> torch.device:
-    """The current CUDA device if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the current CUDA device if there is one, else the CPU.
+
+    Raises `BackendError` for a device that is not known or not there.
+    """
+    if name not in DEVICES:
+        raise BackendError(f"the torch runner has no device {name!r}; it has {', '.join(DEVICES)}")
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        raise BackendError("torch finds no CUDA device; use device cpu, or a CUDA build of torch and NVIDIA's driver")
+    return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
 
 
 def describe(device: torch.device, *, threads: int) -> str:

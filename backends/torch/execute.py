@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from backends.api import KVPlan, Step
+from backends.errors import Fatal
 from backends.models.decoder import forward
 from backends.models.spec import ModelSpec
 from backends.torch.batch import make_batch
@@ -60,6 +62,15 @@ class EagerExecutor:
         """Nothing depends on the number of sequences."""
 
 
+def kv_element_bytes(weights: Weights, device: torch.device) -> int:
+    """Bytes of one number among keys and values: float32 on the CPU, the weights' own type on CUDA."""
+    if device.type != "cuda":
+        return 4
+    from backends.torch.cuda.weights import kv_type
+
+    return kv_type(weights).itemsize
+
+
 def choose_executor(
     spec: ModelSpec, weights: Weights, plan: KVPlan, *, max_context: int, device: torch.device
 ) -> Executor:
@@ -68,4 +79,6 @@ def choose_executor(
         return EagerExecutor(spec, weights, plan, max_context=max_context, device=device)
     from backends.torch.cuda import make_executor  # needs triton, which only CUDA builds of torch bring
 
+    if find_spec("triton") is None:
+        raise Fatal("torch on CUDA needs triton, which is not installed; pip install triton, or use device cpu")
     return make_executor(spec, weights, plan, max_context=max_context, device=device)

@@ -23,17 +23,18 @@ from backends.api import (
 )
 from backends.errors import Fatal, RunnerError
 from backends.models.spec import ModelSpec
+from backends.plan import Layouts, context_of, plan_kv
 from backends.steps import check_step
 from backends.torch.blocks import BLOCK_FORMATS
-from backends.torch.device import choose_device, describe
-from backends.torch.execute import Executor, choose_executor
+from backends.torch.device import describe
+from backends.torch.execute import Executor, choose_executor, kv_element_bytes
 from backends.torch.failures import load_errors, step_errors
-from backends.torch.plan import plan_kv
 from backends.torch.sampling import pick
 from backends.torch.support import check_supported
 from backends.torch.tickets import StepTicket
 from backends.torch.weights import Weights
 
+_LAYOUTS: Layouts = ("slot", "paged")
 _MAX_VERIFY_ROWS = 64
 _CUDA_NOTE = "the torch runner was verified on the CPU only; check its answers on CUDA before relying on them"
 
@@ -52,10 +53,10 @@ class Planned(msgspec.Struct, frozen=True):
 class TorchRunner:
     """See `backends.api.Runner`. On the CPU a step runs inside `submit`, on the calling thread and torch's pool."""
 
-    def __init__(self, *, threads: int, exact: bool) -> None:
+    def __init__(self, *, device: torch.device, threads: int, exact: bool) -> None:
         self._threads = threads or torch.get_num_threads()
         self._exact = exact
-        self._device = choose_device()
+        self._device = device
         self._loaded: LoadedModel | None = None
         self._planned: Planned | None = None
         self._executor: Executor | None = None
@@ -67,7 +68,7 @@ class TorchRunner:
     def capabilities(self) -> RunnerCapabilities:
         is_cpu = self._device.type == "cpu"
         return RunnerCapabilities(
-            kv_layouts=("slot", "paged"),
+            kv_layouts=_LAYOUTS,
             formats=tuple(BLOCK_FORMATS),
             max_verify_rows=_MAX_VERIFY_ROWS,
             device_sampling=True,
@@ -93,9 +94,11 @@ class TorchRunner:
         )
 
     def plan_memory(self, limit: KVLimit) -> KVPlan:
-        spec = self._require().spec
-        plan = plan_kv(spec, limit)
-        self._planned = Planned(plan, limit.max_sequences, min(limit.max_context, spec.max_context))
+        loaded = self._require()
+        plan = plan_kv(
+            loaded.spec, limit, layouts=_LAYOUTS, element_bytes=kv_element_bytes(loaded.weights, self._device)
+        )
+        self._planned = Planned(plan, limit.max_sequences, context_of(loaded.spec, limit))
         self.resume()
         return plan
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from backends.api import LoadableModel
 from backends.errors import UnsupportedModel
+from backends.models.inventory import Inventory
 from backends.models.spec import ModelSpec
 from backends.torch.blocks import BLOCK_FORMATS
-from backends.torch.inventory import Inventory
 from backends.torch.matrix import Matrix
 from backends.weights.decode import decode
 from backends.weights.tensor import StoredTensor, TensorSource

@@ -94,10 +94,15 @@ def activation_type(stored: Iterable[torch.dtype | None]) -> torch.dtype:
     return next((dtype for dtype in (torch.bfloat16, torch.float16) if dtype in found), torch.float32)
 
 
+def kv_type(weights: Weights) -> torch.dtype:
+    """The type of activations, keys and values beside these weights."""
+    matrices = [part for linear in weights.linears.values() for part in linear.parts]
+    return activation_type(None if part.floats is None else part.floats.dtype for part in matrices)
+
+
 def take_over(weights: Weights) -> CudaWeights:
     """Matrices become views of what is resident; nothing but biases is copied."""
-    matrices = [part for linear in weights.linears.values() for part in linear.parts]
-    dtype = activation_type(None if part.floats is None else part.floats.dtype for part in matrices)
+    dtype = kv_type(weights)
     return CudaWeights(
         dtype=dtype,
         embedding=_product(weights.embedding, dtype),

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from backends.api import AdapterWeights, KVLimit, LoadableModel, Runner, RunnerCapabilities
 from backends.errors import BackendError, CapacityExceeded, Fatal, ModelError, RunnerError, UnsupportedModel
@@ -181,7 +182,7 @@ class DeepRunner(TorchRunner):
 
 def test_two_tickets_are_collected_in_order(model: LoadableModel, oracle: Oracle) -> None:
     """Cancelled ones are passed over; the third submit gives up the oldest."""
-    runner = DeepRunner(threads=1, exact=False)
+    runner = DeepRunner(device=torch.device("cpu"), threads=1, exact=False)
     runner.load(model, lambda _: None)
     runner.plan_memory(KVLimit(max_bytes=2**30, max_sequences=4, max_context=256))
     lost, first, second = (runner.submit(step_of(Part(slot, A[: slot + 1]))) for slot in range(3))

@@ -42,7 +42,7 @@ class PickingRunner(FakeRunner):
         self._sampling: RowSampling | None = None
 
     def capabilities(self) -> RunnerCapabilities:
-        return msgspec.structs.replace(super().capabilities(), device_sampling=True)
+        return msgspec.structs.replace(super().capabilities(), device_sampling=True, async_depth=2)
 
     def submit(self, step: Step) -> Ticket:
         self._sampling = step.sampling
