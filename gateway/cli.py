@@ -14,6 +14,8 @@ _VERBS = {
     "chat": "Talk to a running server in the terminal.",
     "doctor": "Check this machine and say how to fix what is wrong.",
     "config": "Check a configuration file.",
+    "quantize": "Write a model as a smaller GGUF file.",
+    "models": "Look at model files, and list what a server offers.",
     "bench": "Measure what a client gets, beside another server if asked.",
     "openapi": "Print the OpenAPI document.",
 }

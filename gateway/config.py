@@ -39,6 +39,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     backend: str = "auto"
     device: Annotated[str, Meta(pattern=r"^[a-z0-9:]{1,32}$")] = "auto"
     """Where the backend computes: one of the devices that it documents; `auto` takes the best that is there."""
+    quantize: Annotated[str, Meta(pattern=r"^[A-Z0-9_]{2,16}$")] | None = None
+    """Quantize to this format at load; the result is kept in the data directory and used again."""
     max_batch: Annotated[int, Meta(ge=1, le=1024)] = 16
     max_context: Positive | None = None
     max_step_tokens: Annotated[int, Meta(ge=16, le=65536)] = 256

@@ -18,7 +18,7 @@ from gateway.app import create_app
 from gateway.config import Config, ConfigError, ModelConfig
 from gateway.drain import Drain
 from gateway.engine.backend import EngineBackend, EngineOptions, start_engine_backend
-from gateway.hub import resolve_model
+from gateway.hub import Progress, resolve_model
 from gateway.logs import configure_logs
 from gateway.metrics import Metrics
 from gateway.port import PortInUse, bind, url_of
@@ -58,7 +58,7 @@ async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key
     async with _engines(models), _listening(services, listener):
         stop.on_signals()
         console.print(f"listening {url}", soft_wrap=True)
-        await stop.unless_sooner(_load_all(config.models, models, cache_dir=data_dir / "hub"))
+        await stop.unless_sooner(_load_all(config.models, models, data_dir=data_dir))
         if not stop.wanted:
             announce_ready(url, model=next(iter(models)).name, key_hint=key_hint)
         await stop.wait(timeout_s=config.server.drain_timeout_s)
@@ -111,10 +111,10 @@ class Stop:
         (self._second if self._first.is_set() else self._first).set()
 
 
-async def _load_all(configs: tuple[ModelConfig, ...], models: Models, *, cache_dir: Path) -> None:
+async def _load_all(configs: tuple[ModelConfig, ...], models: Models, *, data_dir: Path) -> None:
     """Start all engines and wait until every one can serve. Raises `BackendError` when one never will."""
     with LoadProgress() as progress:
-        backends = [await _start(config, models, cache_dir=cache_dir, progress=progress) for config in configs]
+        backends = [await _start(config, models, data_dir=data_dir, progress=progress) for config in configs]
         watch = asyncio.create_task(_show_progress(models, progress))
         try:
             for backend in backends:
@@ -125,10 +125,20 @@ async def _load_all(configs: tuple[ModelConfig, ...], models: Models, *, cache_d
         _tell_facts(model.name, backend)
 
 
-async def _start(config: ModelConfig, models: Models, *, cache_dir: Path, progress: LoadProgress) -> EngineBackend:
+def _model_file(config: ModelConfig, *, data_dir: Path, tell: Progress) -> Path:
+    """Where the model lies, downloaded and quantized if need be. Takes as long as that takes. Raises `ModelError`."""
+    path = resolve_model(config.path, cache_dir=data_dir / "hub", progress=tell)
+    if config.quantize is None:
+        return path
+    from gateway.quantized import quantized_model  # needed by few
+
+    return quantized_model(path, format=config.quantize, directory=data_dir / "quantized", progress=tell)
+
+
+async def _start(config: ModelConfig, models: Models, *, data_dir: Path, progress: LoadProgress) -> EngineBackend:
     name = config.name or config.path
     path = await asyncio.to_thread(
-        resolve_model, config.path, cache_dir=cache_dir, progress=lambda part, what: progress.update(name, part, what)
+        _model_file, config, data_dir=data_dir, tell=lambda part, what: progress.update(name, part, what)
     )
     options = EngineOptions(
         name=name,

@@ -1,0 +1,24 @@
+"""Quantizing a model on disk: plan which tensor gets which format, then stream it into a GGUF file."""
+
+from __future__ import annotations
+
+from backends.quantize.destination import DestinationFailed, DestinationRefused
+from backends.quantize.identity import quantized_name
+from backends.quantize.recipes import RECIPES, Recipe, UnknownFormat, recipe_by_name
+from backends.quantize.report import QuantizeReport, TensorReport
+from backends.quantize.run import Check, Progress, quantize_file
+
+__all__ = [
+    "RECIPES",
+    "Check",
+    "DestinationFailed",
+    "DestinationRefused",
+    "Progress",
+    "QuantizeReport",
+    "Recipe",
+    "TensorReport",
+    "UnknownFormat",
+    "quantize_file",
+    "quantized_name",
+    "recipe_by_name",
+]

@@ -1,0 +1,82 @@
+"""What is to be quantized: tensors under their GGUF names, and the metadata to write beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from backends.models.spec import ModelSpec
+from backends.weights.gguf.writer import EncodedValue
+from backends.weights.tensor import StoredTensor
+
+Order = npt.NDArray[np.intp]
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Rows of a stored tensor, in the order given or as they lie."""
+
+    tensor: StoredTensor
+    order: Order | None = None
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.tensor.data)
+
+    def rows(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """uint8 `[stop - start, bytes_per_row]`, a view where the order allows."""
+        if self.order is None:
+            return self.tensor.data[start:stop]
+        rows: npt.NDArray[np.uint8] = self.tensor.data[self.order[start:stop]]
+        return rows
+
+
+class SourceTensor(msgspec.Struct, frozen=True, kw_only=True):
+    """A tensor of the file to write; its parts lie one below the other. A vector is one row."""
+
+    name: str
+    shape: tuple[int, ...]
+    parts: tuple[Part, ...]
+    kept_format: str
+    """Its format where none is chosen for it."""
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats it is stored in, each once."""
+        return tuple(dict.fromkeys(part.tensor.format for part in self.parts))
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(part.tensor.data.nbytes for part in self.parts)
+
+    @property
+    def rows_per_matrix(self) -> int:
+        """Rows that share a row of an importance matrix: those of one expert, or all."""
+        return self.shape[-2] if len(self.shape) > 1 else 1
+
+    def chunks(self, max_rows: int) -> Iterator[tuple[int, Part, int, int]]:
+        """(matrix number, part, first row, end row) of pieces of at most `max_rows` that lie in one matrix."""
+        above = 0
+        for part in self.parts:
+            start = 0
+            while start < part.num_rows:
+                matrix, inside = divmod(above + start, self.rows_per_matrix)
+                stop = min(start + max_rows, part.num_rows, start + self.rows_per_matrix - inside)
+                yield matrix, part, start, stop
+                start = stop
+            above += part.num_rows
+
+
+class QuantizeSource(msgspec.Struct, frozen=True, kw_only=True):
+    """An opened source. `faults` are what the file to be written cannot express; `notes` are worth knowing."""
+
+    path: Path
+    spec: ModelSpec
+    metadata: Mapping[str, EncodedValue]
+    tensors: tuple[SourceTensor, ...]
+    alignment: int
+    notes: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
