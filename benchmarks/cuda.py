@@ -127,9 +127,9 @@ def _make_executor(
     """Also the bytes of the matrices that a token reads."""
     import torch
 
+    from backends.models.inventory import Inventory
     from backends.torch.cuda.executor import CudaExecutor
     from backends.torch.cuda.weights import CudaWeights, Dense, MergedLinear
-    from backends.models.inventory import Inventory
 
     shapes, inventory = expected_shapes(spec), Inventory(spec)
 

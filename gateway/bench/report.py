@@ -22,7 +22,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def make_report(rows: list[Row], *, weight_bytes: int, resident_bytes: int, ceiling: float, label: str) -> Report:
-    alone = [row.tokens_per_s for row in rows if row.streams == 1 and row.label == label]
+    alone = [row.decode_tokens_per_s for row in rows if row.streams == 1 and row.label == label]
     return Report(
         machine=machine_facts(),
         rows=rows,
@@ -33,16 +33,29 @@ def make_report(rows: list[Row], *, weight_bytes: int, resident_bytes: int, ceil
     )
 
 
+_COLUMNS = (
+    "streams",
+    "server",
+    "tokens/s",
+    "decode tokens/s",
+    "prompt tokens/s",
+    "first token ms",
+    "between tokens ms",
+    "ratio",
+)
+
+
 def table_of(report: Report) -> Table:
     """Rows by streams, then server, with the ratio to the other server where there is one."""
     table = Table(title=report.machine, caption=_caption(report))
-    for name in ("streams", "server", "tokens/s", "prompt tokens/s", "first token ms", "between tokens ms", "ratio"):
+    for name in _COLUMNS:
         table.add_column(name, justify="left" if name == "server" else "right")
     for row in sorted(report.rows, key=lambda row: row.streams):
         table.add_row(
             str(row.streams),
             row.label,
             f"{row.tokens_per_s:.1f}",
+            f"{row.decode_tokens_per_s:.1f}",
             f"{row.prompt_tokens_per_s:.0f}",
             f"{row.first_token_ms:.0f}",
             f"{row.between_tokens_ms:.1f}",

@@ -18,6 +18,9 @@ from gateway.bench.score import Score, score
 from gateway.bench.sweep import Shape, sweep
 from gateway.terminal import console
 
+_WIDE = 120
+"""Columns where no terminal tells how many there are."""
+
 
 async def measure(serve: list[str], shape: Shape, other: Target | None, *, as_json: bool) -> None:
     """Serve, measure beside `other`, print. Raises `BenchFailed`."""
@@ -49,4 +52,4 @@ def _show(encoded: bytes, table: Table, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.buffer.write(encoded + b"\n")
     else:
-        Console().print(table)
+        Console(width=None if sys.stdout.isatty() else _WIDE).print(table)

@@ -29,6 +29,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     label: str
     streams: int
     tokens_per_s: float
+    """Of all streams, prompts included."""
+    decode_tokens_per_s: float
+    """Of all streams while all of them generate: streams over the median time between tokens."""
     prompt_tokens_per_s: float
     """Of the streams together, until the first token of the last one that waited."""
     first_token_ms: float
@@ -63,13 +66,15 @@ async def _fire(
 def _row(label: str, streams: int, volleys: list[Volley]) -> Row:
     shots = [shot for each in volleys for shot in each.shots]
     gaps = [(shot.total_s - shot.first_s) / (shot.tokens - 1) for shot in shots if shot.tokens > 1]
+    between_s = _median(gaps) if gaps else 0.0
     return Row(
         label=label,
         streams=streams,
         tokens_per_s=_median(each.tokens_per_s for each in volleys),
+        decode_tokens_per_s=streams / between_s if between_s else 0.0,
         prompt_tokens_per_s=_median(_prompt_rate(each) for each in volleys),
         first_token_ms=1000 * _median(shot.first_s for shot in shots),
-        between_tokens_ms=1000 * _median(gaps) if gaps else 0.0,
+        between_tokens_ms=1000 * between_s,
         prompt_tokens=_median(shot.prompt_tokens for shot in shots),
         tokens=_median(shot.tokens for shot in shots),
     )
