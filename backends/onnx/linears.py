@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.errors import UnsupportedModel
-from backends.onnx.integers import SPLITTERS, integers_of
 from backends.weights.decode import decode
+from backends.weights.integers import SPLITTERS, integers_of
 from backends.weights.tensor import StoredTensor, TensorSource
 
 FLOAT_FORMATS = ("F32", "F16", "BF16")

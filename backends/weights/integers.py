@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.weights.formats import FORMATS
-from backends.weights.formats.bits import read_f16, unpack_fifth_bits, unpack_nibbles
+from backends.weights.formats.bits import read_f16, unpack_fifth_bits, unpack_nibbles, unpack_pairs, unpack_planes
 from backends.weights.formats.k_scales import unpack_scales_and_minima
+from backends.weights.formats.q3_k import unpack_levels
 from backends.weights.tensor import StoredTensor
 
 U8 = npt.NDArray[np.uint8]
@@ -93,19 +94,38 @@ def _q4_k(blocks: U8) -> Parts:
 
 
 def _q5_k(blocks: U8) -> Parts:
-    groups = np.arange(8, dtype=np.uint8).reshape(1, 8, 1)
-    fifth = ((blocks[:, 16:48].reshape(-1, 1, 32) >> groups) & np.uint8(1)) << np.uint8(4)
-    codes = unpack_nibbles(blocks[:, 48:], group_bytes=32) | fifth.reshape(-1, 256)
+    fifth = unpack_planes(blocks[:, 16:48]) << np.uint8(4)
+    codes = unpack_nibbles(blocks[:, 48:], group_bytes=32) | fifth
     scales, minima = _k_scales(blocks)
     return codes + _CENTRE_5, scales, minima + scales * 16
 
 
 def _q6_k(blocks: U8) -> Parts:
-    pairs = np.array([0, 2, 4, 6], np.uint8).reshape(1, 4, 1)
-    high = (blocks[:, 128:192].reshape(-1, 1, 32) >> pairs) & np.uint8(3)
-    codes = unpack_nibbles(blocks[:, :128], group_bytes=64) | (high.reshape(-1, 256) << np.uint8(4))
+    high = unpack_pairs(blocks[:, 128:192]) << np.uint8(4)
+    codes = unpack_nibbles(blocks[:, :128], group_bytes=64) | high
     scales = read_f16(blocks[:, 208:]) * blocks[:, 192:208].view(np.int8).astype(np.float32)
     return codes + np.uint8(128 - 32), scales, None
+
+
+def _q2_k(blocks: U8) -> Parts:
+    scales = read_f16(blocks[:, 80:82]) * (blocks[:, :16] & np.uint8(0x0F))
+    minima = read_f16(blocks[:, 82:84]) * (blocks[:, :16] >> np.uint8(4))
+    return unpack_pairs(blocks[:, 16:80]) + np.uint8(8 - 2), scales, scales * 2 - minima
+
+
+def _q3_k(blocks: U8) -> Parts:
+    codes = unpack_pairs(blocks[:, 32:96]) | (unpack_planes(blocks[:, :32]) << np.uint8(2))
+    scales = read_f16(blocks[:, 108:]) * (unpack_levels(blocks[:, 96:108]).astype(np.float32) - np.float32(32))
+    return codes + np.uint8(8 - 4), scales, None
+
+
+def _q8_1(blocks: U8) -> Parts:
+    return blocks[:, 4:] ^ np.uint8(0x80), read_f16(blocks[:, :2]), None
+
+
+def _q8_k(blocks: U8) -> Parts:
+    scales = np.ascontiguousarray(blocks[:, :4]).view("<f4").astype(np.float32)
+    return blocks[:, 4:260] ^ np.uint8(0x80), scales, None
 
 
 def _k_scales(blocks: U8) -> tuple[F32, F32]:
@@ -124,6 +144,10 @@ SPLITTERS: Mapping[str, Splitter] = MappingProxyType(
         "Q4_K": Splitter(4, 32, _q4_k),
         "Q5_K": Splitter(8, 32, _q5_k),
         "Q6_K": Splitter(8, 16, _q6_k),
+        "Q8_1": Splitter(8, 32, _q8_1),
+        "Q8_K": Splitter(8, 256, _q8_k),
+        "Q2_K": Splitter(4, 16, _q2_k),
+        "Q3_K": Splitter(4, 16, _q3_k),
     }
 )
-"""By format. Five and six bits ride in eight: most kernels have 2, 4 and 8."""
+"""By format. Two and three bits ride in four, five and six in eight: integer kernels have few widths."""

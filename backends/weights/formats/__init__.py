@@ -6,12 +6,28 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from backends.errors import UnsupportedModel
-from backends.weights.formats import bf16, f16, f32, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0
+from backends.weights.formats import (
+    bf16,
+    f16,
+    f32,
+    q2_k,
+    q3_k,
+    q4_0,
+    q4_1,
+    q4_k,
+    q5_0,
+    q5_1,
+    q5_k,
+    q6_k,
+    q8_0,
+    q8_1,
+    q8_k,
+)
 from backends.weights.formats.format import Format
 
 __all__ = ["FORMATS", "Format", "bytes_per_row", "format_by_ggml_type"]
 
-_MODULES = (f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k)
+_MODULES = (f32, f16, bf16, q8_0, q8_1, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, q8_k)
 
 FORMATS: Mapping[str, Format] = MappingProxyType({module.FORMAT.name: module.FORMAT for module in _MODULES})
 """Every known format by name."""

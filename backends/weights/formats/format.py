@@ -13,7 +13,7 @@ from backends.errors import ModelError
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
 
-_CHUNK_ELEMENTS = 1 << 17
+_CHUNK_ELEMENTS = 1 << 16
 """Elements converted at a time, so that the temporaries stay in cache whatever the size of the tensor."""
 
 
@@ -21,7 +21,8 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     """A storage format. Rows are whole blocks of `block_size` elements in `block_bytes` bytes.
 
     `decode_blocks`: uint8 `[blocks, block_bytes]` → float32 `[blocks, block_size]`; `encode_blocks` the reverse,
-    `None` where there is no encoder. Call `decode` and `encode`, which check and work on whole rows.
+    `encode_weighted` the same for whole rows `[rows, columns]` with the importance `[columns]` of each column, `None`
+    where an importance changes nothing. Call `decode` and `encode`, which check and work on whole rows.
     """
 
     name: str
@@ -30,7 +31,10 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int
     block_bytes: int
     decode_blocks: Callable[[U8], F32]
-    encode_blocks: Callable[[F32], U8] | None = None
+    encode_blocks: Callable[[F32], U8]
+    encode_weighted: Callable[[F32, F32], U8] | None = None
+    wider: Format | None = None
+    """Another layout that files hold under the same number, told apart by the room a tensor takes."""
 
     def bytes_per_row(self, columns: int) -> int:
         """Bytes of a row of `columns` elements. Raises `ModelError` if that is not a whole number of blocks."""
@@ -53,27 +57,49 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
                 values[part] = self.decode_blocks(blocks[part])
         return values.reshape(rows, row_bytes // self.block_bytes * self.block_size)
 
-    def encode(self, values: F32) -> U8:
-        """float32 `[rows, columns]` → uint8 `[rows, bytes]`, rounded as the reference implementation does.
+    def encode(self, values: F32, importance: F32 | None = None) -> U8:
+        """float32 `[rows, columns]` → uint8 `[rows, bytes]`, the bytes of the reference implementation.
 
-        Raises `ModelError` without an encoder, for a partial block, and for values beyond the format's range.
+        `importance` (float32 `[columns]`, not negative) weighs the error of each column, as an importance matrix of
+        llama.cpp does; formats that only round ignore it. Raises `ModelError` for a partial block, for values beyond
+        the format's range, and for an importance that does not fit.
         """
-        if self.encode_blocks is None:
-            raise ModelError(f"format {self.name} cannot be encoded, only read")
         if not np.isfinite(values).all():
             raise ModelError(f"cannot encode to {self.name}: the values are not all finite")
-        rows, columns = values.shape
-        row_bytes = self.bytes_per_row(columns)
-        blocks = np.ascontiguousarray(values, dtype=np.float32).reshape(-1, self.block_size)
-        data = np.empty((len(blocks), self.block_bytes), np.uint8)
+        row_bytes = self.bytes_per_row(values.shape[1])
+        rows = np.ascontiguousarray(values, dtype=np.float32)
         try:
             with np.errstate(over="raise"):
-                for part in self._chunks(len(blocks)):
-                    data[part] = self.encode_blocks(blocks[part])
+                data = self._encode_rows(rows, None if importance is None else _checked(importance, values))
         except FloatingPointError as error:
             raise ModelError(f"cannot encode to {self.name}: a value exceeds the format's range") from error
-        return data.reshape(rows, row_bytes)
+        return data.reshape(len(values), row_bytes)
+
+    def _encode_rows(self, rows: F32, importance: F32 | None) -> U8:
+        data = np.empty((rows.size // self.block_size, self.block_bytes), np.uint8)
+        if importance is None or self.encode_weighted is None:
+            blocks = rows.reshape(-1, self.block_size)
+            for part in self._chunks(len(blocks)):
+                data[part] = self.encode_blocks(blocks[part])
+            return data
+        of_rows = data.reshape(len(rows), -1, self.block_bytes)
+        step = max(1, _CHUNK_ELEMENTS // max(1, rows.shape[1]))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            encoded = self.encode_weighted(rows[part], importance)
+            of_rows[part] = encoded.reshape(of_rows[part].shape)
+        return data
 
     def _chunks(self, num_blocks: int) -> list[slice]:
         step = max(1, _CHUNK_ELEMENTS // self.block_size)
         return [slice(start, start + step) for start in range(0, num_blocks, step)]
+
+
+def _checked(importance: F32, values: F32) -> F32:
+    if importance.shape != values.shape[1:]:
+        raise ModelError(
+            f"the importance has shape {importance.shape}; expected one number for each of {values.shape[1]} columns"
+        )
+    if not (np.isfinite(importance).all() and (importance >= 0).all()):
+        raise ModelError("the importance must be finite and not negative")
+    return importance.astype(np.float32)

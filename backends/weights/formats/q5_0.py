@@ -15,8 +15,11 @@ from backends.weights.formats.bits import (
     unpack_fifth_bits,
     unpack_nibbles,
     write_f16,
+    write_finite_f16,
 )
+from backends.weights.formats.fit_scale import fit_scale
 from backends.weights.formats.format import F32, U8, Format
+from backends.weights.formats.groups import from_groups, row_weighted_groups
 
 
 def _decode(blocks: U8) -> F32:
@@ -29,7 +32,24 @@ def _encode(values: F32) -> U8:
     peak = np.take_along_axis(values, np.abs(values).argmax(axis=1, keepdims=True), axis=1)
     scale = peak / np.float32(-16)
     codes = (values * inverse(scale) + np.float32(16.5)).astype(np.uint8).clip(0, 31)
-    return np.concatenate([write_f16(scale), pack_fifth_bits(codes), pack_nibbles(codes)], axis=1)
+    return np.concatenate([write_f16(scale), pack_fifth_bits(codes), pack_nibbles(codes, group_bytes=16)], axis=1)
 
 
-FORMAT = Format(name="Q5_0", ggml_type=6, block_size=32, block_bytes=22, decode_blocks=_decode, encode_blocks=_encode)
+def _encode_weighted(rows: F32, importance: F32) -> U8:
+    # As `quantize_row_q5_0_impl` in ggml-quants.c.
+    groups, weights = row_weighted_groups(rows, importance, 32)
+    fit = fit_scale(groups, weights, half=16)
+    codes = from_groups(fit.codes(groups, 16), 32)
+    scale = write_finite_f16(fit.scale.reshape(-1, 1))
+    return np.concatenate([scale, pack_fifth_bits(codes), pack_nibbles(codes, group_bytes=16)], axis=1)
+
+
+FORMAT = Format(
+    name="Q5_0",
+    ggml_type=6,
+    block_size=32,
+    block_bytes=22,
+    decode_blocks=_decode,
+    encode_blocks=_encode,
+    encode_weighted=_encode_weighted,
+)

@@ -8,20 +8,47 @@ from __future__ import annotations
 
 import numpy as np
 
-from backends.weights.formats.bits import read_f16, unpack_nibbles
+from backends.weights.formats.bits import pack_nibbles, pack_planes, read_f16, unpack_nibbles, unpack_planes
+from backends.weights.formats.fit_affine import Tries
 from backends.weights.formats.format import F32, U8, Format
-from backends.weights.formats.k_scales import unpack_scales_and_minima
+from backends.weights.formats.groups import root_mean_square, to_groups
+from backends.weights.formats.k_affine import AffineBlocks, AffineGroups
+from backends.weights.formats.k_scales import pack_scales_and_minima, unpack_scales_and_minima
 
-_GROUPS = np.arange(8, dtype=np.uint8).reshape(1, 8, 1)
+_GROUPS = AffineGroups(size=32, top=31, level_top=63)
+_TRIES = Tries(-0.5, 0.1, 15)
 
 
 def _decode(blocks: U8) -> F32:
     scales, minima = unpack_scales_and_minima(blocks[:, 4:16])
     scales = read_f16(blocks[:, 0:2])[:, :, None] * scales
     minima = read_f16(blocks[:, 2:4])[:, :, None] * minima
-    fifth = ((blocks[:, 16:48].reshape(-1, 1, 32) >> _GROUPS) & np.uint8(1)) << np.uint8(4)
-    quants = unpack_nibbles(blocks[:, 48:], group_bytes=32).reshape(-1, 8, 32) | fifth
-    return (scales * quants.astype(np.float32) - minima).reshape(-1, 256)
+    codes = unpack_nibbles(blocks[:, 48:], group_bytes=32) | (unpack_planes(blocks[:, 16:48]) << np.uint8(4))
+    return (scales * codes.reshape(-1, 8, 32).astype(np.float32) - minima).reshape(-1, 256)
 
 
-FORMAT = Format(name="Q5_K", ggml_type=13, block_size=256, block_bytes=176, decode_blocks=_decode)
+def _encode(blocks: F32) -> U8:
+    groups = to_groups(blocks, 32)
+    return _packed(_GROUPS.encode(groups, root_mean_square(groups) + np.abs(groups), tries=_TRIES))
+
+
+def _encode_weighted(rows: F32, importance: F32) -> U8:
+    return _packed(_GROUPS.encode_weighted(rows, importance, spread_factor=2))
+
+
+def _packed(blocks: AffineBlocks) -> U8:
+    levels = pack_scales_and_minima(blocks.scales, blocks.minima)
+    fifth = pack_planes(blocks.codes >> np.uint8(4))
+    nibbles = pack_nibbles(blocks.codes, group_bytes=32)
+    return np.concatenate([blocks.scale, blocks.minimum, levels, fifth, nibbles], axis=1)
+
+
+FORMAT = Format(
+    name="Q5_K",
+    ggml_type=13,
+    block_size=256,
+    block_bytes=176,
+    decode_blocks=_decode,
+    encode_blocks=_encode,
+    encode_weighted=_encode_weighted,
+)

@@ -17,11 +17,11 @@ def _decode(blocks: U8) -> F32:
 
 def _encode(values: F32) -> U8:
     scale = np.abs(values).max(axis=1, keepdims=True) / np.float32(127)
-    quants = _round_half_away(values * inverse(scale)).astype(np.int8)
+    quants = round_half_away(values * inverse(scale)).astype(np.int8)
     return np.concatenate([write_f16(scale), quants.view(np.uint8)], axis=1)
 
 
-def _round_half_away(values: F32) -> F32:
+def round_half_away(values: F32) -> F32:
     """C's `roundf`: halves go away from zero."""
     size = np.abs(values)
     floor = np.floor(size)

@@ -11,12 +11,12 @@ from backends.api import LoadableModel
 from backends.errors import UnsupportedModel
 from backends.loading import open_model
 from backends.onnx import create_runner
-from backends.onnx.integers import SPLITTERS, integers_of
 from backends.onnx.linears import FORMATS
 from backends.testing.models import write_gguf_of
 from backends.testing.oracle import Oracle
 from backends.weights.decode import decode
 from backends.weights.formats import FORMATS as STORED
+from backends.weights.integers import SPLITTERS, integers_of
 from backends.weights.tensor import StoredTensor
 from tests.backends.onnx.drive import Part, make_runner, run
 
@@ -25,16 +25,23 @@ EXACT, FAST = 1e-4, 3e-2
 """Relative error of the logits. Fast mode rounds activations to int8 in groups of 32, as llama.cpp does: about 2e-2."""
 
 
+HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "Q8_K": ()} | dict.fromkeys(
+    ("Q4_1", "Q5_1", "Q8_1", "Q4_K", "Q5_K"), (0, 2)
+)
+"""Where a block keeps its float16 scales, if not at 0."""
+
+
 def random_tensor(name: str, *, rows: int = 48, columns: int = 512, seed: int = 0) -> StoredTensor:
     """Random bytes are valid blocks; only the scales are tamed, so that no value is infinite."""
     layout = STORED[name]
     rng = np.random.default_rng(seed)
     data = rng.integers(0, 256, (rows, layout.bytes_per_row(columns)), dtype=np.uint8)
     blocks = data.reshape(-1, layout.block_bytes)
-    halves = {"Q6_K": (208,)}.get(name, (0, 2) if name in ("Q4_1", "Q5_1", "Q4_K", "Q5_K") else (0,))
-    for at in halves:
+    for at in HALVES.get(name, (0,)):
         scale = (rng.standard_normal((len(blocks), 1)) * 0.01).astype("<f2")
         blocks[:, at : at + 2] = scale.view(np.uint8)
+    if name == "Q8_K":
+        blocks[:, :4] = (rng.standard_normal((len(blocks), 1)) * 0.01).astype("<f4").view(np.uint8)
     return StoredTensor("w", name, (rows, columns), data)
 
 
@@ -85,7 +92,7 @@ def test_logits_equal_the_dequantized_forward(quantized: LoadableModel, exact: b
     assert np.linalg.norm(logits - expected) / np.linalg.norm(expected) < tolerance
 
 
-@pytest.mark.parametrize("name", ["Q4_K", "Q5_K", "Q6_K"])
+@pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "Q8_1"])
 def test_k_quants_in_one_model_with_others(model: LoadableModel, name: str) -> None:
     """Mixed files: K-formats beside float ones are merged where they agree and kept apart where not."""
     tensors = dict(model.tensors)

@@ -1,4 +1,7 @@
-"""Every format against the gguf package: decoded values bit for bit, encoded blocks byte for byte."""
+"""Every format against three references: the gguf package, a second reading of the layouts, llama.cpp's own blocks.
+
+Decoded values are equal bit for bit, encoded blocks byte for byte.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,22 @@ from hypothesis import strategies as st
 from backends.errors import ModelError, UnsupportedModel
 from backends.weights.formats import FORMATS, Format, bytes_per_row, format_by_ggml_type
 from backends.weights.formats.format import F32, U8
+from tests.backends.weights.golden.make import BLOCKS
+from tests.backends.weights.second_reading import READERS
 
-ENCODABLE = [form for form in FORMATS.values() if form.encode_blocks is not None]
-READ_ONLY = [form for form in FORMATS.values() if form.encode_blocks is None]
 BLOCK_FORMATS = [form for form in FORMATS.values() if form.block_size > 1]
+ENCODED_BY_GGUF = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+NOT_DECODED_BY_GGUF = ("Q8_1", "Q8_K")
 WIDTH = 512
+GOLDEN = np.load(BLOCKS)
 
 every_format = pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)
-every_encoder = pytest.mark.parametrize("form", ENCODABLE, ids=lambda form: form.name)
+decoded_by_gguf = pytest.mark.parametrize(
+    "form", [form for name, form in FORMATS.items() if name not in NOT_DECODED_BY_GGUF], ids=lambda form: form.name
+)
+encoded_by_gguf = pytest.mark.parametrize(
+    "form", [form for name, form in FORMATS.items() if name in ENCODED_BY_GGUF], ids=lambda form: form.name
+)
 
 
 def reference_decode(form: Format, data: U8) -> F32:
@@ -34,27 +45,28 @@ def reference_encode(form: Format, values: F32) -> U8:
 
 @every_format
 def test_block_layout_is_that_of_ggml(form: Format) -> None:
-    """Type number, block size and block bytes agree with the gguf package's tables."""
+    """Type number, block size and block bytes agree with the gguf package's tables; its Q8_1 is the wider one."""
     kind = gguf.GGMLQuantizationType[form.name]
+    layouts = [form] if form.wider is None else [form, form.wider]
 
     assert form.ggml_type == kind
-    assert (form.block_size, form.block_bytes) == gguf.GGML_QUANT_SIZES[kind]
+    assert (form.block_size, layouts[-1].block_bytes) == gguf.GGML_QUANT_SIZES[kind]
     assert format_by_ggml_type(form.ggml_type) is form
 
 
-@every_format
+@decoded_by_gguf
 def test_random_bytes_decode_like_the_reference(form: Format) -> None:
     """Any bytes at all, infinite and NaN scales included, decode to the reference's bits."""
-    data = np.random.default_rng(1).integers(0, 256, (300, form.bytes_per_row(WIDTH)), dtype=np.uint8)
+    data = np.random.default_rng(1).integers(0, 256, (500, form.bytes_per_row(WIDTH)), dtype=np.uint8)
 
     found = form.decode(data)
 
-    assert found.shape == (300, WIDTH)
+    assert found.shape == (500, WIDTH)
     assert found.dtype == np.float32
     assert np.array_equal(found, reference_decode(form, data), equal_nan=True)
 
 
-@every_format
+@decoded_by_gguf
 @pytest.mark.parametrize("byte", [0x00, 0x01, 0x7F, 0x80, 0xFF])
 def test_uniform_blocks_decode_like_the_reference(form: Format, byte: int) -> None:
     """Blocks of one repeated byte reach the ends of every bit field."""
@@ -63,6 +75,56 @@ def test_uniform_blocks_decode_like_the_reference(form: Format, byte: int) -> No
     found = form.decode(data)
 
     assert np.array_equal(found, reference_decode(form, data), equal_nan=True)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_blocks_decode_as_a_second_reader_reads_them(name: str) -> None:
+    """1,000 blocks where no package decodes the format, fewer elsewhere; scales zero, subnormal, largest and broken."""
+    form = FORMATS[name]
+    count = 1000 if name in NOT_DECODED_BY_GGUF else 60
+    data = np.random.default_rng(5).integers(0, 256, (count, form.block_bytes), dtype=np.uint8)
+    edges = np.array([[0x00, 0x00], [0x01, 0x00], [0xFF, 0x7B], [0x00, 0x7C], [0x01, 0x7E]], np.uint8)
+    data[:5, :2], data[:5, -2:] = edges, edges
+
+    found = form.decode(data)
+
+    with np.errstate(all="ignore"):
+        expected = np.array([list(READERS[name](block.tobytes())) for block in data], np.float32)
+    assert np.array_equal(found, expected, equal_nan=True)
+    assert np.array_equal(np.signbit(found), np.signbit(expected)) or np.isnan(expected).any()
+
+
+@pytest.mark.parametrize("case", [name for name in GOLDEN.files if name not in ("rows", "importance")])
+def test_rows_encode_to_the_blocks_of_llama_cpp(case: str) -> None:
+    """Byte for byte: edges, weights of several sizes, with and without importance."""
+    form = FORMATS[case.split()[0]]
+    importance = GOLDEN["importance"] if case.endswith("weighted") else None
+
+    assert np.array_equal(form.encode(GOLDEN["rows"], importance), GOLDEN[case])
+
+
+def test_every_format_has_golden_blocks() -> None:
+    """Also those that are added later."""
+    assert {form.name for form in BLOCK_FORMATS} <= set(GOLDEN.files)
+
+
+@pytest.mark.parametrize("form", [form for form in BLOCK_FORMATS if form.encode_weighted], ids=lambda form: form.name)
+def test_importance_lowers_the_error_where_it_counts(form: Format) -> None:
+    """Columns that weigh more are nearer to the original than without."""
+    values = np.random.default_rng(7).standard_normal((64, WIDTH)).astype(np.float32)
+    importance = np.where(np.arange(WIDTH) % 4 == 0, np.float32(100), np.float32(0.01)).astype(np.float32)
+
+    def error(data: U8) -> float:
+        return float((importance * (form.decode(data) - values) ** 2).sum())
+
+    assert error(form.encode(values, importance)) < 0.9 * error(form.encode(values))
+
+
+@pytest.mark.parametrize("bad", [np.ones(WIDTH - 1), np.full(WIDTH, -1.0), np.full(WIDTH, np.nan)])
+def test_an_importance_that_does_not_fit_is_refused(bad: F32) -> None:
+    """Wrong length, negative or not a number."""
+    with pytest.raises(ModelError, match="the importance"):
+        FORMATS["Q4_K"].encode(np.ones((1, WIDTH), np.float32), bad.astype(np.float32))
 
 
 @every_format
@@ -76,7 +138,7 @@ def test_decode_accepts_read_only_and_strided_bytes(form: Format) -> None:
     assert np.array_equal(found, form.decode(data)[::2], equal_nan=True)
 
 
-@every_encoder
+@encoded_by_gguf
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
 def test_normal_values_encode_like_the_reference(form: Format, scale: float) -> None:
     """Weights of ordinary sizes give the reference's bytes."""
@@ -85,7 +147,7 @@ def test_normal_values_encode_like_the_reference(form: Format, scale: float) -> 
     assert np.array_equal(form.encode(values), reference_encode(form, values))
 
 
-@every_encoder
+@encoded_by_gguf
 @pytest.mark.parametrize(
     "row",
     [
@@ -107,7 +169,7 @@ def test_edge_rows_encode_like_the_reference(form: Format, row: F32) -> None:
     assert np.array_equal(form.encode(values), reference_encode(form, values))
 
 
-@every_encoder
+@encoded_by_gguf
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), exponents=st.tuples(st.integers(-18, 12), st.integers(-18, 12)))
 def test_mixed_magnitudes_encode_like_the_reference(form: Format, seed: int, exponents: tuple[int, int]) -> None:
@@ -120,7 +182,7 @@ def test_mixed_magnitudes_encode_like_the_reference(form: Format, seed: int, exp
     assert np.array_equal(form.encode(values), reference_encode(form, values))
 
 
-@every_encoder
+@every_format
 def test_encoding_what_was_decoded_loses_nothing_more(form: Format) -> None:
     """Decoded values of encoded weights stay within one quantization step of the originals."""
     values = np.random.default_rng(4).standard_normal((16, WIDTH)).astype(np.float32)
@@ -129,10 +191,17 @@ def test_encoding_what_was_decoded_loses_nothing_more(form: Format) -> None:
         "F16": 3e-3,
         "BF16": 2e-2,
         "Q8_0": 0.03,
+        "Q8_1": 0.03,
+        "Q8_K": 0.03,
+        "Q6_K": 0.15,
         "Q5_0": 0.3,
         "Q5_1": 0.2,
+        "Q5_K": 0.2,
         "Q4_0": 0.6,
         "Q4_1": 0.4,
+        "Q4_K": 0.4,
+        "Q3_K": 1.0,
+        "Q2_K": 1.5,
     }
 
     error = np.abs(form.decode(form.encode(values)) - values).max()
@@ -140,7 +209,7 @@ def test_encoding_what_was_decoded_loses_nothing_more(form: Format) -> None:
     assert error <= tolerance[form.name]
 
 
-@every_encoder
+@every_format
 def test_tiny_values_encode_to_zero(form: Format) -> None:
     """A block so small that its inverse scale would overflow becomes zeros, not garbage."""
     values = np.full((1, WIDTH), 1e-42, np.float32)
@@ -150,7 +219,7 @@ def test_tiny_values_encode_to_zero(form: Format) -> None:
     assert np.abs(found).max() <= 1e-41
 
 
-@every_encoder
+@every_format
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_refused(form: Format, bad: float) -> None:
     """NaN and infinity have no code in a quantized block."""
@@ -161,21 +230,16 @@ def test_values_that_are_not_finite_are_refused(form: Format, bad: float) -> Non
         form.encode(values)
 
 
-@pytest.mark.parametrize("form", [form for form in ENCODABLE if form.name != "F32"], ids=lambda form: form.name)
+@pytest.mark.parametrize(
+    "form", [form for form in FORMATS.values() if form.name not in ("F32", "Q8_K")], ids=lambda form: form.name
+)
 def test_values_beyond_the_range_are_refused(form: Format) -> None:
-    """A scale beyond float16 (or a value beyond bfloat16) is an error, never an infinite weight."""
+    """A scale beyond float16 (or a value beyond bfloat16) is an error, never an infinite weight. Q8_K's is float32."""
     values = np.full((1, WIDTH), 3.4028235e38, np.float32)
     values[0, ::2] *= -1
 
     with pytest.raises(ModelError, match="exceeds the format's range"):
         form.encode(values)
-
-
-@pytest.mark.parametrize("form", READ_ONLY, ids=lambda form: form.name)
-def test_formats_without_encoder_say_so(form: Format) -> None:
-    """K-quants can be read, and encoding to them is a clear error."""
-    with pytest.raises(ModelError, match=f"format {form.name} cannot be encoded"):
-        form.encode(np.zeros((1, WIDTH), np.float32))
 
 
 @pytest.mark.parametrize("form", BLOCK_FORMATS, ids=lambda form: form.name)

@@ -1,0 +1,1 @@
+"""Blocks that llama.cpp's own quantizers made: `blocks.npz`, made by `make`."""
