@@ -6,10 +6,16 @@ from backends.api import Runner
 from backends.errors import BackendError
 from backends.registry import AUTO
 
-_OLDEST_ON_HOST = (1, 32)
-"""The first onnxruntime whose attention takes rows of different lengths in one step (`query_seqlens`)."""
-_OLDEST_ON_DEVICE = (1, 24)
+_OLDEST = (1, 24)
 """The last one that there is for DirectML."""
+
+
+def describe_device() -> str:
+    """The device that `auto` stands for here, and why. Raises `BackendError` where there is none."""
+    from backends.onnx.providers import choose_provider
+
+    choice = choose_provider()
+    return "; ".join([f"{choice.device}: {choice.reason}", *choice.fallbacks])
 
 
 def create_runner(*, threads: int = 0, exact: bool = False, device: str = AUTO) -> Runner:
@@ -22,16 +28,12 @@ def create_runner(*, threads: int = 0, exact: bool = False, device: str = AUTO) 
     try:
         import onnxruntime
 
-        from backends.onnx.providers import choose_provider
+        from backends.onnx.providers import choose_provider, fit_version
         from backends.onnx.runner import OnnxRunner
     except ModuleNotFoundError as error:
         raise BackendError(f'the onnx runner needs {error.name}: pip install "hostelry[onnx]"') from error
-    choice = choose_provider(device)
     found = onnxruntime.__version__
-    oldest = _OLDEST_ON_HOST if choice.candidates[0].on_host else _OLDEST_ON_DEVICE
-    if tuple(int(part) for part in found.split(".")[:2]) < oldest:
-        extra = choice.candidates[0].extra
-        raise BackendError(
-            f'onnxruntime {found} is too old for {choice.device}: pip install --upgrade "hostelry[{extra}]"'
-        )
-    return OnnxRunner(choice, threads=threads, exact=exact)
+    version = tuple(int(part) for part in found.split(".")[:2])
+    if version < _OLDEST:
+        raise BackendError(f'onnxruntime {found} is too old: pip install --upgrade "hostelry[onnx]"')
+    return OnnxRunner(fit_version(choose_provider(device), version), threads=threads, exact=exact)

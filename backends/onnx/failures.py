@@ -29,8 +29,8 @@ def step_errors() -> Iterator[None]:
 
 
 @contextmanager
-def load_errors() -> Iterator[None]:
-    """Everything becomes `ModelError`."""
+def load_errors(device: str) -> Iterator[None]:
+    """Everything becomes `ModelError`, which names the device."""
     try:
         yield
     except MemoryError as error:
@@ -38,7 +38,7 @@ def load_errors() -> Iterator[None]:
     except _NATIVE as error:
         if _is_out_of_memory(error):
             raise ModelError(f"not enough memory to load this model; use a quantized one: {error}") from error
-        raise ModelError(f"onnxruntime refused the graph: {error}") from error
+        raise ModelError(f"onnxruntime refused the graph on {device}: {error}") from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:

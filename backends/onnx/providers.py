@@ -37,6 +37,8 @@ PROVIDERS = (
     Provider(device="cpu", name="CPUExecutionProvider", extra="onnx", on_host=True),
 )
 """Best first."""
+_FUSED_SINCE = (1, 32)
+"""The first onnxruntime whose attention takes rows of different lengths in one step (`query_seqlens`)."""
 
 
 class ProviderChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,9 +53,10 @@ class ProviderChoice(msgspec.Struct, frozen=True, kw_only=True):
         return self.candidates[0].device
 
 
-def available_providers() -> tuple[str, ...]:
+def available_providers(offered: Sequence[str] | None = None) -> tuple[str, ...]:
     """Devices that the installed onnxruntime was built for, best first; whether they are there is another matter."""
-    return tuple(provider.device for provider in PROVIDERS if provider.name in _offered())
+    names = _offered() if offered is None else offered
+    return tuple(provider.device for provider in PROVIDERS if provider.name in names)
 
 
 def choose_provider(
@@ -69,38 +72,43 @@ def choose_provider(
     cannot be had, with the extra to install.
     """
     names = _offered() if offered is None else offered
-    failure = failure_of or _failure
+    failure_of = failure_of or _failure
     if device != AUTO:
-        return ProviderChoice(candidates=(_asked_for(device, names, failure),), reason="it was asked for")
-    candidates, fallbacks = [], []
-    for provider in PROVIDERS:
-        if provider.name not in names or not provider.automatic:
-            continue
-        problem = failure(provider) if provider.device != "cpu" else ""
-        candidates += [] if problem else [provider]
-        fallbacks += [f"the installed onnxruntime offers {provider.device}, which fails: {problem}"] if problem else []
+        return ProviderChoice(candidates=(_asked_for(device, names, failure_of),), reason="it was asked for")
+    problems = {p: failure_of(p) for p in PROVIDERS if p.name in names and p.automatic}
+    candidates = tuple(provider for provider, problem in problems.items() if not problem)
     if not candidates:
-        raise RunnerUnavailable('the installed onnxruntime offers no known device: pip install "hostelry[onnx]"')
-    reason = f"the best device on which a small graph ran, of {', '.join(available_in(names))}"
-    return ProviderChoice(candidates=tuple(candidates), reason=reason, fallbacks=tuple(fallbacks))
+        raise RunnerUnavailable('the installed onnxruntime works on no known device: pip install "hostelry[onnx]"')
+    return ProviderChoice(
+        candidates=candidates,
+        reason=f"the best device on which a small graph ran, of {', '.join(available_providers(names))}",
+        fallbacks=tuple(f"{p.device} is installed and fails: {problem}" for p, problem in problems.items() if problem),
+    )
 
 
-def available_in(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(provider.device for provider in PROVIDERS if provider.name in names)
+def fit_version(choice: ProviderChoice, version: tuple[int, ...]) -> ProviderChoice:
+    """What an older onnxruntime can do: those for WebGPU and DirectML lag behind, and their CPU has to step in."""
+    if version >= _FUSED_SINCE:
+        return choice
+    candidates = tuple(msgspec.structs.replace(p, on_host=False) for p in choice.candidates if p.device != "coreml")
+    if not candidates:
+        raise RunnerUnavailable('device coreml needs a newer onnxruntime: pip install --upgrade "hostelry[onnx]"')
+    slow = f"onnxruntime {'.'.join(map(str, version))} has no attention for ragged steps: slower on the CPU than 1.32"
+    fallbacks = (*choice.fallbacks, slow) if candidates[0].device == "cpu" else choice.fallbacks
+    return msgspec.structs.replace(choice, candidates=candidates, fallbacks=fallbacks)
 
 
-def _asked_for(device: str, names: Sequence[str], failure: Callable[[Provider], str]) -> Provider:
-    found = [provider for provider in PROVIDERS if provider.device == device]
-    if not found:
-        known = ", ".join(provider.device for provider in PROVIDERS)
-        raise RunnerUnavailable(f"the onnx runner has no device {device!r}; it has {known}")
-    provider = found[0]
+def _asked_for(device: str, names: Sequence[str], failure_of: Callable[[Provider], str]) -> Provider:
+    by_device = {provider.device: provider for provider in PROVIDERS}
+    if device not in by_device:
+        raise RunnerUnavailable(f"the onnx runner has no device {device!r}; it has {', '.join(by_device)}")
+    provider = by_device[device]
     if provider.name not in names:
         raise RunnerUnavailable(
             f"the installed onnxruntime was built without {device}; uninstall it, then "
             f'pip install "hostelry[{provider.extra}]"'
         )
-    problem = failure(provider) if device != "cpu" else ""
+    problem = failure_of(provider)
     if problem:
         raise RunnerUnavailable(f"device {device} does not work here: {problem}")
     return provider

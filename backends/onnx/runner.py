@@ -18,8 +18,7 @@ from backends.api import (
     StepResult,
     Ticket,
 )
-from backends.errors import CapacityExceeded, Fatal, ModelError, RunnerError, UnsupportedModel
-from backends.models.spec import ModelSpec
+from backends.errors import CapacityExceeded, Fatal, ModelError, UnsupportedModel
 from backends.onnx.binding import Binding
 from backends.onnx.cores import physical_cores
 from backends.onnx.device import DeviceBinding
@@ -29,8 +28,9 @@ from backends.onnx.heap import trim_heap
 from backends.onnx.linears import FORMATS
 from backends.onnx.load import LoadedModel, load_model
 from backends.onnx.pool import Pool
-from backends.onnx.providers import Provider, ProviderChoice
+from backends.onnx.providers import ProviderChoice
 from backends.onnx.split import split
+from backends.plan import plan_kv
 from backends.steps import check_step
 
 _MAX_VERIFY_ROWS = 16
@@ -66,7 +66,10 @@ class OnnxRunner:
 
     def capabilities(self) -> RunnerCapabilities:
         return RunnerCapabilities(
-            kv_layouts=("slot",), formats=FORMATS, max_verify_rows=_MAX_VERIFY_ROWS, deterministic=True
+            kv_layouts=("slot",),
+            formats=FORMATS,
+            max_verify_rows=_MAX_VERIFY_ROWS,
+            deterministic=all(provider.on_host for provider in self._choice.candidates),
         )
 
     def load(self, model: LoadableModel, progress: Callable[[float], None]) -> ModelInfo:
@@ -87,7 +90,8 @@ class OnnxRunner:
 
     def plan_memory(self, limit: KVLimit) -> KVPlan:
         loaded = self._require()
-        self._plan = _plan(loaded.spec, limit, loaded.provider)
+        copies = 1 if loaded.provider.in_place else 2
+        self._plan = plan_kv(loaded.spec, limit, element_bytes=4 * copies)
         self.resume()
         return self._plan
 
@@ -133,10 +137,10 @@ class OnnxRunner:
             pool.copy(*pair)
 
     def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
-        raise RunnerError(f"adapter slot {slot}, rank {weights.rank}: the onnx runner declares no LoRA")
+        raise CapacityExceeded(f"adapter slot {slot}, rank {weights.rank}: the onnx runner declares no LoRA")
 
     def drop_adapter(self, slot: int) -> None:
-        raise RunnerError(f"adapter slot {slot}: the onnx runner declares no LoRA")
+        """Nothing to do: there are none."""
 
     def suspend(self) -> None:
         self._binding = None
@@ -204,19 +208,6 @@ def _bind(loaded: LoadedModel, plan: KVPlan) -> Binding | DeviceBinding:
         return DeviceBinding(loaded, plan)
     pool = Pool(loaded.spec, num_slots=plan.num_blocks, slot_tokens=plan.block_tokens)
     return Binding(loaded.session, loaded.spec, pool)
-
-
-def _plan(spec: ModelSpec, limit: KVLimit, provider: Provider) -> KVPlan:
-    slot_tokens = min(limit.max_context, spec.max_context)
-    copies = 1 if provider.in_place else 2
-    slot_bytes = slot_tokens * spec.kv_bytes_per_token * copies
-    num_slots = min(limit.max_sequences, limit.max_bytes // slot_bytes) if slot_bytes > 0 else 0
-    if num_slots < 1:
-        raise CapacityExceeded(
-            f"one sequence of {slot_tokens} tokens needs {slot_bytes / 1e6:.1f} MB of KV memory and "
-            f"{limit.max_bytes / 1e6:.1f} MB are allowed; raise kv_cache_mb or lower max_context"
-        )
-    return KVPlan(layout="slot", num_blocks=num_slots, block_tokens=slot_tokens, bytes_per_block=slot_bytes)
 
 
 def _warmup_step(start: int, end: int) -> Step:

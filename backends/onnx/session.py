@@ -34,7 +34,7 @@ def open_session(graph: Graph, provider: Provider, *, threads: int) -> ort.Infer
     if provider.strict:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     names = [provider.name] if provider.strict or provider.name == _CPU else [provider.name, _CPU]
-    with load_errors():
+    with load_errors(provider.device):
         values = [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.initializers.values()]
         options.add_external_initializers(list(graph.initializers), values)
         model = graph.model().SerializeToString()
@@ -63,7 +63,7 @@ def try_session(provider: Provider) -> None:
     graph.named("MatMul", [x, graph.constant("w", np.eye(4, dtype=np.float32))], [graph.output("y", ["T", 4])])
     session = open_session(graph, provider, threads=1)
     given = np.arange(8, dtype=np.float32).reshape(2, 4)
-    with load_errors():
+    with load_errors(provider.device):
         made = session.run(["y"], {"x": given})[0]
     if not np.array_equal(made, given):
         raise ModelError(f"{provider.device} computes wrong values")

@@ -6,6 +6,8 @@ import msgspec
 import numpy as np
 
 from backends.api import F32, KVLimit, LoadableModel, Runner, Step
+from backends.onnx.binding import Binding
+from backends.onnx.pool import Pool
 from backends.onnx.providers import PROVIDERS, Provider, ProviderChoice
 from backends.onnx.runner import OnnxRunner
 
@@ -35,6 +37,13 @@ def make_runner(
     runner.plan_memory(KVLimit(max_bytes=2**30, max_sequences=slots, max_context=context))
     runner.warmup()
     return runner
+
+
+def pool_of(runner: Runner) -> Pool:
+    """The arrays of keys and values of a runner on the CPU."""
+    assert isinstance(runner, OnnxRunner)
+    assert isinstance(runner._binding, Binding)
+    return runner._binding.pool
 
 
 def run(runner: Runner, *parts: Part) -> F32:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from backends.api import AdapterWeights, KVLimit, LoadableModel, Runner
-from backends.errors import BackendError, CapacityExceeded, Fatal, ModelError, RunnerError, UnsupportedModel
+from backends.errors import BackendError, CapacityExceeded, Fatal, ModelError, UnsupportedModel
 from backends.onnx import create_runner
 from backends.onnx.failures import load_errors, step_errors
 from backends.onnx.runner import OnnxRunner
@@ -50,14 +50,6 @@ def test_a_missing_package_names_the_extra(package: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True)
 
     assert 'pip install "hostelry[onnx]"' in done.stdout
-
-
-def test_an_old_onnxruntime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Older ones would refuse the graph with a riddle."""
-    monkeypatch.setattr("onnxruntime.__version__", "1.31.0")
-
-    with pytest.raises(BackendError, match=r"onnxruntime 1\.31\.0 is too old"):
-        create_runner()
 
 
 def test_progress_rises_to_one(model: LoadableModel) -> None:
@@ -197,10 +189,9 @@ def test_adapters_are_refused_as_declared(runner: Runner) -> None:
     """Capabilities and behaviour agree."""
     assert runner.capabilities().lora_slots == 0
 
-    with pytest.raises(RunnerError, match="declares no LoRA"):
+    with pytest.raises(CapacityExceeded, match="declares no LoRA"):
         runner.put_adapter(0, ADAPTER)
-    with pytest.raises(RunnerError, match="declares no LoRA"):
-        runner.drop_adapter(0)
+    runner.drop_adapter(0)
 
 
 def test_copies_outside_the_pool_are_refused(runner: Runner) -> None:
@@ -227,7 +218,7 @@ def test_errors_of_onnxruntime_are_translated(
     """Memory shrinks the batch, everything else restarts the engine; the cause is kept."""
     with pytest.raises(in_step) as step, step_errors():
         raise raised
-    with pytest.raises(at_load), load_errors():
+    with pytest.raises(at_load), load_errors("cpu"):
         raise raised
 
     assert step.value.__cause__ is raised

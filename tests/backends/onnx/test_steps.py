@@ -12,10 +12,9 @@ import transformers
 from backends.api import F32, LoadableModel, Runner
 from backends.loading import open_model
 from backends.models.spec import RopeScaling
-from backends.onnx.runner import OnnxRunner
 from backends.testing.models import FamilyName, make_random_model
 from backends.testing.oracle import Oracle
-from tests.backends.onnx.drive import Part, make_runner, run
+from tests.backends.onnx.drive import Part, make_runner, pool_of, run
 
 A = [11, 200, 45, 301, 7, 93, 128, 64, 5, 77]
 B = [400, 3, 3, 250, 19]
@@ -88,9 +87,7 @@ def test_copied_slot_continues_alone(runner: Runner, oracle: Oracle) -> None:
 def test_poison_in_free_slots_is_never_read(model: LoadableModel, oracle: Oracle) -> None:
     """NaN in every byte of KV that a sequence has not written leaves no trace."""
     runner = make_runner(model)
-    assert isinstance(runner, OnnxRunner)
-    assert runner._binding is not None
-    for array in (*runner._binding.pool.keys, *runner._binding.pool.values):
+    for array in (*pool_of(runner).keys, *pool_of(runner).values):
         array.fill(np.nan)
 
     logits = run(runner, Part(3, A), Part(1, B))
@@ -101,10 +98,8 @@ def test_poison_in_free_slots_is_never_read(model: LoadableModel, oracle: Oracle
 def test_a_poisoned_sequence_leaves_nothing_in_its_slot(model: LoadableModel, oracle: Oracle) -> None:
     """Another sequence takes over a slot full of NaN, next to an idle one full of NaN, longer than it by then."""
     runner = make_runner(model)
-    assert isinstance(runner, OnnxRunner)
-    assert runner._binding is not None
     run(runner, Part(0, A), Part(1, A), Part(2, B))
-    for array in (*runner._binding.pool.keys, *runner._binding.pool.values):
+    for array in (*pool_of(runner).keys, *pool_of(runner).values):
         array[:2, :, :50] = np.nan
 
     first = run(runner, Part(2, A[5:7], start=5), Part(0, B[:3]))
@@ -117,9 +112,7 @@ def test_a_poisoned_sequence_leaves_nothing_in_its_slot(model: LoadableModel, or
 def test_kv_is_written_in_place(model: LoadableModel) -> None:
     """Past and present are one buffer: the pool itself changes, and only where tokens were written."""
     runner = make_runner(model)
-    assert isinstance(runner, OnnxRunner)
-    assert runner._binding is not None
-    keys = runner._binding.pool.keys[0]
+    keys = pool_of(runner).keys[0]
     keys.fill(0)
 
     run(runner, Part(1, A))
