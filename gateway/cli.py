@@ -15,6 +15,7 @@ _VERBS = {
     "doctor": "Check this machine and say how to fix what is wrong.",
     "config": "Check a configuration file.",
     "quantize": "Write a model as a smaller GGUF file.",
+    "runner": "Check a runner against the contract; list the runners there are.",
     "models": "Look at model files, and list what a server offers.",
     "bench": "Measure what a client gets, beside another server if asked.",
     "openapi": "Print the OpenAPI document.",

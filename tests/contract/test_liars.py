@@ -1,0 +1,38 @@
+"""The kit is worth what it catches: runners that break the contract in one point each, and an honest one."""
+
+from __future__ import annotations
+
+import pytest
+
+from backends.testing.kit import CASES, Case, ConformanceError, CreateRunner, Samples, Tolerances, run_case
+from backends.testing.kit.suite import RunnerSuite
+from tests.contract import liars_adapters, liars_kv, liars_life, liars_steps
+from tests.contract.replay import ReplayRunner
+from tests.contract.variants import LargeBlocks, Modest
+
+LIES = (*liars_kv.LIES, *liars_steps.LIES, *liars_life.LIES, *liars_adapters.LIES)
+
+
+@pytest.mark.parametrize("kind", [ReplayRunner, Modest, LargeBlocks])
+class TestHonest(RunnerSuite):
+    """The runner that the liars are made from passes everything, and so do variants that declare less."""
+
+    @pytest.fixture
+    def create_runner(self, kind: type[ReplayRunner]) -> CreateRunner:
+        return lambda *, exact: kind()
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
+    return Samples(tmp_path_factory.mktemp("liars"))
+
+
+@pytest.mark.parametrize(("liar", "name"), LIES, ids=[f"{liar.__name__}-{name}" for liar, name in LIES])
+def test_a_lie_is_caught(samples: Samples, liar: type[ReplayRunner], name: str) -> None:
+    """By the check that is about it, with a message that quotes the contract."""
+    with pytest.raises(ConformanceError, match=r"^expected .* found .* The contract: “"):
+        run_case(case(name), lambda *, exact: liar(), samples, tolerances=Tolerances())
+
+
+def case(name: str) -> Case:
+    return next(case for case in CASES if case.name == name)
