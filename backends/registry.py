@@ -35,13 +35,24 @@ class BuiltIn(msgspec.Struct, frozen=True):
     target: str
     requires: tuple[str, ...] = ()
     extra: str = ""
+    device: str = ""
+    """Says in a sentence which device the runner takes by itself, and why."""
 
 
 BUILT_IN_RUNNERS = MappingProxyType(
     {
-        "onnx": BuiltIn("backends.onnx:create_runner", requires=("onnxruntime", "onnx"), extra="onnx"),
-        "torch": BuiltIn("backends.torch:create_runner", requires=("torch",), extra="torch"),
-        "mlx": BuiltIn("backends.mlx:create_runner", requires=("mlx",), extra="mlx"),
+        "onnx": BuiltIn(
+            "backends.onnx:create_runner",
+            requires=("onnxruntime", "onnx"),
+            extra="onnx",
+            device="backends.onnx:describe_device",
+        ),
+        "torch": BuiltIn(
+            "backends.torch:create_runner", requires=("torch",), extra="torch", device="backends.torch:describe_device"
+        ),
+        "mlx": BuiltIn(
+            "backends.mlx:create_runner", requires=("mlx",), extra="mlx", device="backends.mlx:describe_device"
+        ),
         "fake": BuiltIn("backends.testing.fake:create_fake_runner"),
     }
 )
@@ -91,15 +102,25 @@ def _runner_factory(name: str) -> Callable[..., Any]:  # Any: what a stranger's 
     if absent:
         wanted = " and ".join(absent)
         raise RunnerUnavailable(f'runner {name} needs {wanted}: pip install "hostelry[{built_in.extra}]"')
-    module, _, attribute = built_in.target.partition(":")
-    factory: Callable[..., Any] = getattr(import_module(module), attribute)
-    return factory
+    return _imported(built_in.target)
 
 
 def missing_packages(name: str) -> tuple[tuple[str, ...], str]:
     """(packages that a runner of this tree lacks here, the extra that installs them); empty for others."""
     built_in = BUILT_IN_RUNNERS.get(name)
     return (_absent_packages(built_in), built_in.extra) if built_in else ((), "")
+
+
+def describe_device(name: str) -> str:
+    """Which device an installed runner of this tree takes by itself, and why; empty for others. Imports its library."""
+    built_in = BUILT_IN_RUNNERS.get(name)
+    return str(_imported(built_in.device)()) if built_in and built_in.device else ""
+
+
+def _imported(target: str) -> Callable[..., Any]:  # Any: see above
+    module, _, attribute = target.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), attribute)
+    return found
 
 
 def _absent_packages(built_in: BuiltIn) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import httpx
 import msgspec
 import psutil
 
+from backends.testing.fake import FAULTS_VARIABLE, FakeFaults
 from e2e.conftest import House
 from e2e.harness.counters import Counters
 from e2e.harness.house import KEYS, Known, Target, house_arguments
@@ -113,6 +114,25 @@ def test_first_start_creates_a_key(tmp_path: Path) -> None:
     assert key_file.stat().st_mode & 0o077 == 0
     assert key in logs[0]
     assert key not in logs[1]
+
+
+def test_a_fallback_is_loud(tmp_path: Path) -> None:
+    """An engine that could not have its device says so at start, in `/health` and as a metric, not only once."""
+    told = "a device was asked for, the CPU serves"
+    server = Server(
+        ["--port", "0", "--data-dir", str(tmp_path), "--api-key", KEYS.acme, "--backend", "fake"],
+        environment={FAULTS_VARIABLE: msgspec.json.encode(FakeFaults(fallback=told)).decode()},
+    )
+    try:
+        url = server.wait_ready()
+        health = get(f"{url}/health").json()
+        metrics = get(f"{url}/metrics").text
+    finally:
+        server.stop()
+
+    assert server.output().count(told) >= 2, "the log and the start of the server tell it"
+    assert health["fallbacks"] == [{"name": "hostelry-demo", "detail": told}]
+    assert 'hostelry_engine_fallbacks{model="hostelry-demo"} 1.0' in metrics
 
 
 def test_sigterm_drains(tmp_path: Path, known: Known, runner: str) -> None:

@@ -16,7 +16,7 @@ import msgspec
 
 from backends.choice import choose_runner
 from backends.errors import BackendError
-from backends.registry import missing_packages, runner_names
+from backends.registry import describe_device, missing_packages, runner_names
 from gateway.config import ConfigError, load_config
 from gateway.terminal import machine_facts
 
@@ -86,9 +86,10 @@ def _runner(name: str) -> Finding:
 def _chosen_runner() -> Finding:
     try:
         choice = choose_runner()
+        device = describe_device(choice.runner)
     except BackendError as error:
         return Finding("backend auto", "FAIL", str(error), 'pip install "hostelry[onnx]"')
-    detail = f"chooses {choice.runner}: {choice.reason}"
+    detail = f"chooses {choice.runner}: {choice.reason}; device {device}"
     if choice.fallback:
         return Finding("backend auto", "WARN", detail, choice.fallback)
     return Finding("backend auto", "OK", detail)

@@ -6,6 +6,14 @@ from backends.api import Runner
 from backends.errors import BackendError
 
 
+def describe_device() -> str:
+    """The device that `auto` stands for here, and why."""
+    from backends.mlx.device import choose_device, describe
+
+    device = describe(choose_device("auto"))
+    return "metal: this is Apple silicon" if device == "metal" else "cpu: this mlx has no Metal"
+
+
 def create_runner(*, threads: int = 0, exact: bool = False, device: str = "auto") -> Runner:
     """A runner on `device`: `auto` (Metal where there is some), `cpu` or `metal`. Verified on the CPU only so far.
 
@@ -14,8 +22,9 @@ def create_runner(*, threads: int = 0, exact: bool = False, device: str = "auto"
     """
     del threads
     try:
-        from backends.mlx.device import choose_device
+        from backends.mlx.device import choose_device, fallbacks_of
         from backends.mlx.runner import MlxRunner
     except ModuleNotFoundError as error:
         raise BackendError(f'the mlx runner needs {error.name}: pip install "hostelry[mlx]"') from error
-    return MlxRunner(device=choose_device(device), exact=exact)
+    chosen = choose_device(device)
+    return MlxRunner(device=chosen, exact=exact, fallbacks=fallbacks_of(device, chosen))

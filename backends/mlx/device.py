@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from backends import hardware
 from backends.errors import BackendError
 
 DEVICES = ("auto", "cpu", "metal")
@@ -17,6 +18,13 @@ def choose_device(name: str) -> mx.Device:
     if name == "metal" and not has_metal:
         raise BackendError("this mlx has no Metal; use device cpu, or run on a Mac with Apple silicon")
     return mx.Device(mx.DeviceType.gpu if has_metal and name != "cpu" else mx.DeviceType.cpu)
+
+
+def fallbacks_of(asked: str, device: mx.Device) -> tuple[str, ...]:
+    """What operators should hear where `auto` ended on the CPU of a machine that has better."""
+    if asked != "auto" or device.type != mx.DeviceType.cpu or not hardware.has_metal_device():
+        return ()
+    return ("this is Apple silicon and this mlx has no Metal, so the CPU serves: reinstall mlx",)
 
 
 def describe(device: mx.Device) -> str:

@@ -19,7 +19,7 @@ from backends.api import (
     StepResult,
     Ticket,
 )
-from backends.errors import Fatal, RunnerError
+from backends.errors import CapacityExceeded, Fatal
 from backends.mlx.batch import make_batch
 from backends.mlx.device import describe
 from backends.mlx.failures import load_errors, step_errors
@@ -54,8 +54,9 @@ class LoadedModel(msgspec.Struct, frozen=True):
 class MlxRunner:
     """See `backends.api.Runner`. `submit` records the step and starts it; `collect` waits for its logits."""
 
-    def __init__(self, *, device: mx.Device, exact: bool) -> None:
+    def __init__(self, *, device: mx.Device, exact: bool, fallbacks: tuple[str, ...] = ()) -> None:
         self._device = device
+        self._fallbacks = fallbacks
         self._exact = exact
         self._loaded: LoadedModel | None = None
         self._plan: KVPlan | None = None
@@ -81,6 +82,7 @@ class MlxRunner:
             weight_bytes=self._loaded.weights.num_bytes,
             device=describe(self._device),
             notes=notes if self._is_cpu else (*notes, _METAL_NOTE),
+            fallbacks=self._fallbacks,
         )
 
     def plan_memory(self, limit: KVLimit) -> KVPlan:
@@ -136,10 +138,10 @@ class MlxRunner:
                 pool.copy(*pair)
 
     def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
-        raise RunnerError(f"adapter slot {slot}, rank {weights.rank}: the mlx runner declares no LoRA")
+        raise CapacityExceeded(f"adapter slot {slot}, rank {weights.rank}: the mlx runner declares no LoRA")
 
     def drop_adapter(self, slot: int) -> None:
-        raise RunnerError(f"adapter slot {slot}: the mlx runner declares no LoRA")
+        """Nothing to do: there are none."""
 
     def suspend(self) -> None:
         if self._ticket is not None:

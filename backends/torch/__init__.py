@@ -9,6 +9,14 @@ _OLDEST = (2, 5)
 """The first torch whose attention shares key heads between query heads (`enable_gqa`)."""
 
 
+def describe_device() -> str:
+    """The device that `auto` stands for here, and why."""
+    from backends.torch.device import choose_device
+
+    device = choose_device("auto").type
+    return "cuda: torch finds a device" if device == "cuda" else "cpu: torch finds no CUDA device"
+
+
 def create_runner(*, threads: int = 0, exact: bool = False, device: str = "auto") -> Runner:
     """A runner on `device`: `auto` (CUDA where torch finds some), `cpu` or `cuda`. Verified on the CPU only so far.
 
@@ -18,10 +26,12 @@ def create_runner(*, threads: int = 0, exact: bool = False, device: str = "auto"
     try:
         import torch
 
-        from backends.torch.device import choose_device
+        from backends.torch.device import choose_device, fallbacks_of
         from backends.torch.runner import TorchRunner
     except ModuleNotFoundError as error:
         raise BackendError(f'the torch runner needs {error.name}: pip install "hostelry[torch]"') from error
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _OLDEST:
         raise BackendError(f'torch {torch.__version__} is too old: pip install --upgrade "hostelry[torch]"')
-    return TorchRunner(device=choose_device(device), threads=threads, exact=exact)
+    chosen = choose_device(device)
+    fallbacks = fallbacks_of(device, chosen)
+    return TorchRunner(device=chosen, threads=threads, exact=exact, fallbacks=fallbacks)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from backends import hardware
 from backends.errors import BackendError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -23,6 +24,13 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not has_cuda:
         raise BackendError("torch finds no CUDA device; use device cpu, or a CUDA build of torch and NVIDIA's driver")
     return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")
+
+
+def fallbacks_of(asked: str, device: torch.device) -> tuple[str, ...]:
+    """What operators should hear where `auto` ended on the CPU of a machine that has better."""
+    if asked != "auto" or device.type != "cpu" or not hardware.has_cuda_device():
+        return ()
+    return ("an NVIDIA device is here and this torch finds none, so the CPU serves: install a CUDA build of torch",)
 
 
 def describe(device: torch.device, *, threads: int) -> str:

@@ -21,7 +21,7 @@ from backends.api import (
     StepResult,
     Ticket,
 )
-from backends.errors import Fatal, RunnerError
+from backends.errors import CapacityExceeded, Fatal
 from backends.models.spec import ModelSpec
 from backends.plan import Layouts, context_of, plan_kv
 from backends.steps import check_step
@@ -53,10 +53,11 @@ class Planned(msgspec.Struct, frozen=True):
 class TorchRunner:
     """See `backends.api.Runner`. On the CPU a step runs inside `submit`, on the calling thread and torch's pool."""
 
-    def __init__(self, *, device: torch.device, threads: int, exact: bool) -> None:
+    def __init__(self, *, device: torch.device, threads: int, exact: bool, fallbacks: tuple[str, ...] = ()) -> None:
         self._threads = threads or torch.get_num_threads()
         self._exact = exact
         self._device = device
+        self._fallbacks = fallbacks
         self._loaded: LoadedModel | None = None
         self._planned: Planned | None = None
         self._executor: Executor | None = None
@@ -91,6 +92,7 @@ class TorchRunner:
             weight_bytes=weights.num_bytes,
             device=describe(self._device, threads=self._threads),
             notes=weights.notes if self._device.type == "cpu" else (*weights.notes, _CUDA_NOTE),
+            fallbacks=self._fallbacks,
         )
 
     def plan_memory(self, limit: KVLimit) -> KVPlan:
@@ -152,10 +154,10 @@ class TorchRunner:
                 executor.copy(*pair)
 
     def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
-        raise RunnerError(f"adapter slot {slot}, rank {weights.rank}: the torch runner declares no LoRA")
+        raise CapacityExceeded(f"adapter slot {slot}, rank {weights.rank}: the torch runner declares no LoRA")
 
     def drop_adapter(self, slot: int) -> None:
-        raise RunnerError(f"adapter slot {slot}: the torch runner declares no LoRA")
+        """Nothing to do: there are none."""
 
     def suspend(self) -> None:
         for ticket in self._tickets:

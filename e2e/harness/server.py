@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 from urllib.parse import urlsplit
 
@@ -42,7 +43,13 @@ class Stopped(msgspec.Struct, frozen=True, kw_only=True):
 class Server:
     """One process. `arguments` follow the command; the port is always 0 unless they say otherwise."""
 
-    def __init__(self, arguments: Sequence[str], *, command: Sequence[str] = HOSTELRY) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        command: Sequence[str] = HOSTELRY,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.arguments = [*command, *arguments]
         self._lines: list[str] = []
         self._announced: dict[str, str] = {}
@@ -51,7 +58,7 @@ class Server:
         self.process = subprocess.Popen(
             self.arguments,
             cwd=ROOT,
-            env=_environment(),
+            env={**_environment(), **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

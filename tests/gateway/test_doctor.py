@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from backends.choice import Choice
+from backends.registry import missing_packages
+from gateway import doctor
 from gateway.doctor import Finding, examine, exit_code
 from gateway.port import bind
 
@@ -47,3 +50,16 @@ def test_a_broken_config_fails(tmp_path: Path) -> None:
     config.write_text("nonsense = 1")
 
     assert findings(tmp_path, config=config)["config"].level == "FAIL"
+
+
+@pytest.mark.parametrize("runner", ["onnx", "torch", "mlx"])
+def test_the_chosen_engine_comes_with_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str) -> None:
+    """Which of them `auto` stands for, on what device it computes, and why."""
+    if missing_packages(runner)[0]:
+        pytest.skip(f"runner {runner} is not installed")
+    monkeypatch.setattr(doctor, "choose_runner", lambda: Choice(runner=runner, reason="by design"))
+
+    found = findings(tmp_path)["backend auto"]
+
+    assert found.detail.startswith(f"chooses {runner}: by design; device ")
+    assert found.level == "OK"
