@@ -1,0 +1,250 @@
+"""A whole Hostelry runner on NumPy, exact and slow. `docs/write-a-backend.md` walks through it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from backends import api
+from backends.api import F32, AdapterWeights
+from backends.errors import BackendError, CapacityExceeded, Fatal, ModelError, UnsupportedModel
+from backends.models.decoder import forward
+from backends.models.rotary import rotary_amplitude, rotary_frequencies
+from backends.models.shapes import expected_shapes
+from backends.plan import plan_kv
+from backends.steps import check_step
+from backends.weights.decode import decode
+from backends.weights.formats import FORMATS
+
+CAPABILITIES = api.RunnerCapabilities(
+    kv_layouts=("slot",),
+    formats=tuple(FORMATS),
+    max_verify_rows=64,
+    lora_max_rank=64,
+    lora_slots=8,
+    lora_targets=("q", "k", "v", "o", "gate", "up", "down"),
+    lora_formats=tuple(FORMATS),
+)
+T = TypeVar("T")
+
+
+def create_runner(*, threads: int = 0, exact: bool = False) -> api.Runner:  # noqa: ARG001  # it is always exact
+    return NumpyRunner(asked_threads=threads)
+
+
+class NumpyTicket(msgspec.Struct, eq=False):
+    logits: F32 | None  # NumPy computes within `submit`, so here they are
+
+    def cancel(self) -> None:
+        self.logits = None
+
+
+class NumpyRunner(msgspec.Struct, eq=False):  # what its methods promise stands in `backends.api`
+    asked_threads: int
+    model: api.LoadableModel | None = None
+    info: api.ModelInfo | None = None
+    plan: api.KVPlan | None = None
+    kv: F32 | None = None  # [layers, keys and values, slots, slot tokens, kv_heads, head_dim]
+    adapters: dict[int, AdapterWeights] = {}
+
+    def capabilities(self) -> api.RunnerCapabilities:
+        return CAPABILITIES
+
+    def load(self, model: api.LoadableModel, progress: Callable[[float], None]) -> api.ModelInfo:
+        self.close()
+        tensors = {}
+        for done, (name, tensor) in enumerate(model.tensors.items(), start=1):
+            if tensor.format not in CAPABILITIES.formats:
+                raise UnsupportedModel(f"{name} is {tensor.format}; this runner takes {', '.join(FORMATS)}")
+            with memory_for(f"{name} of {tensor.data.nbytes} bytes", ModelError):
+                tensors[name] = msgspec.structs.replace(tensor, data=tensor.data.copy())  # the file may go
+            progress(done / len(model.tensors))
+        spec, shapes = model.spec, expected_shapes(model.spec)
+        targets = [f"layers.{layer}.{name}" for layer in range(spec.num_layers) for name in CAPABILITIES.lora_targets]
+        self.model = api.LoadableModel(spec=spec, tensors=tensors)
+        self.info = api.ModelInfo(
+            vocab_size=spec.vocab_size,
+            max_context=spec.max_context,
+            num_layers=spec.num_layers,
+            weight_bytes=sum(tensor.data.nbytes for tensor in tensors.values()),
+            lora_shapes={name: (shapes[name][0], shapes[name][1]) for name in targets if name in shapes},
+            notes=("weights stay as stored and are decoded at every use, which is slow",),
+            fallbacks=("NumPy sets its threads itself; see OPENBLAS_NUM_THREADS",) if self.asked_threads else (),
+        )
+        return self.info
+
+    def plan_memory(self, limit: api.KVLimit) -> api.KVPlan:
+        self.plan = plan_kv(required(self.model, "load").spec, limit, layouts=CAPABILITIES.kv_layouts)
+        self.resume()
+        return self.plan
+
+    def warmup(self) -> None:
+        required(self.kv, "plan_memory")  # nothing is compiled or tuned here
+
+    def submit(self, step: api.Step) -> api.Ticket:
+        model, plan = required(self.model, "load"), required(self.plan, "plan_memory")
+        kv, vocab_size = required(self.kv, "resume"), model.spec.vocab_size
+        check_step(step, plan, max_context=plan.block_tokens, vocab_size=vocab_size, capabilities=CAPABILITIES)
+        lora = [required(self.adapters.get(i), "put_adapter") if i >= 0 else None for i in step.lora.tolist()]
+        with memory_for(f"a step of {step.num_tokens} tokens"), np.errstate(all="ignore"):  # the engine looks for NaN
+            return NumpyTicket(forward(model.spec, NumpyOps(model, kv, step, lora)))
+
+    def collect(self, ticket: api.Ticket) -> api.StepResult:
+        if not isinstance(ticket, NumpyTicket) or ticket.logits is None:
+            raise Fatal("a ticket is collected once, and not after it was cancelled")
+        logits, ticket.logits = ticket.logits, None
+        return api.StepResult(logits)
+
+    def truncate(self, slot: int, num_tokens: int) -> None:  # noqa: ARG002  # the next `kv_len` says what is valid
+        required(self.kv, "plan_memory")
+
+    def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
+        kv, slots = required(self.kv, "plan_memory"), range(required(self.plan, "plan_memory").num_blocks)
+        if any(slot not in slots for pair in pairs for slot in pair):
+            raise Fatal(f"cannot copy {pairs}: there are {len(slots)} slots")
+        for source, destination in pairs:
+            kv[:, :, destination] = kv[:, :, source]
+
+    def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
+        rank, shapes = weights.rank, required(self.info, "load").lora_shapes
+        fitting = {name: ((rank, columns), (rows, rank)) for name, (rows, columns) in shapes.items()}
+        foreign = [name for name, (a, b) in weights.matrices.items() if (a.shape, b.shape) != fitting.get(name)]
+        if slot not in range(CAPABILITIES.lora_slots) or rank > CAPABILITIES.lora_max_rank or foreign:
+            raise CapacityExceeded(f"adapter slot {slot}, rank {rank}, targets {foreign} exceed {CAPABILITIES}")
+        self.adapters[slot] = weights
+
+    def drop_adapter(self, slot: int) -> None:
+        self.adapters.pop(slot, None)
+
+    def suspend(self) -> None:
+        self.kv = None
+
+    def resume(self) -> None:
+        plan, spec = required(self.plan, "plan_memory"), required(self.model, "load").spec
+        self.suspend()  # the old memory goes before the new one comes
+        with memory_for(f"{plan.num_blocks} KV slots of {plan.bytes_per_block} bytes"):
+            shape = (plan.num_blocks, plan.block_tokens, spec.num_kv_heads, spec.head_dim)
+            self.kv = np.zeros((spec.num_layers, 2, *shape), np.float32)
+
+    def stats(self) -> dict[str, float]:
+        return {"adapters": float(len(self.adapters))}
+
+    def close(self) -> None:
+        self.model = self.info = self.plan = self.kv = None
+        self.adapters = {}
+
+
+def required(state: T | None, maker: str) -> T:
+    if state is None:
+        raise Fatal(f"{maker} comes first")
+    return state
+
+
+@contextmanager
+def memory_for(what: str, kind: type[BackendError] = CapacityExceeded) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise kind(f"not enough memory for {what}") from error
+
+
+class NumpyOps:
+    """`backends.models.ops.Ops` for one step of T tokens, on float32 arrays."""
+
+    def __init__(self, model: api.LoadableModel, kv: F32, step: api.Step, lora: list[AdapterWeights | None]) -> None:
+        self._spec, self._tensors, self._kv, self._step, self._lora = model.spec, model.tensors, kv, step, lora
+        self._rows = np.split(np.arange(step.num_tokens), step.q_start[1:-1])  # which tokens are each sequence's
+
+    def embed(self) -> F32:
+        embed = self._tensors["embed"]
+        return FORMATS[embed.format].decode(embed.data[self._step.token_ids])
+
+    def norm(self, hidden: F32, weight: str) -> F32:
+        mean_square = np.square(hidden).mean(axis=-1, keepdims=True)
+        normed: F32 = hidden / np.sqrt(mean_square + self._spec.rms_norm_eps) * decode(self._tensors[weight])
+        return normed
+
+    def add(self, branch: F32, residual: F32) -> F32:
+        return branch + residual
+
+    def add_norm(self, branch: F32, residual: F32, weight: str) -> tuple[F32, F32]:
+        return self.norm(branch + residual, weight), branch + residual
+
+    def scale(self, x: F32, factor: float) -> F32:
+        return x * np.float32(factor)
+
+    def softcap(self, x: F32, cap: float) -> F32:
+        return self.scale(np.tanh(x / np.float32(cap)), cap)
+
+    def linear(self, x: F32, names: tuple[str, ...]) -> F32:
+        return np.concatenate([self._project(x, name) for name in names], axis=1)
+
+    def attention(self, qkv: F32, layer: int) -> F32:
+        """`[T, (heads + 2 kv_heads) * head_dim]` → `[T, heads * head_dim]`; writes the step's keys and values."""
+        q, k, v = np.split(qkv, np.cumsum([self._spec.q_size, self._spec.kv_size]), axis=1)
+        q, k = (self._turned(x, layer, norm) for x, norm in ((q, "q_norm"), (k, "k_norm")))
+        mixed = np.empty_like(q)
+        for rows, slot, end in zip(self._rows, self._step.slot, self._step.kv_len, strict=True):
+            keys, values = self._kv[layer, :, slot, :end]  # [m, kv_heads, head_dim]: old and new
+            positions = self._step.positions[rows]
+            keys[positions], values[positions] = k[rows], v[rows].reshape(k[rows].shape)
+            mixed[rows] = self._attend(q[rows], keys, values, positions, self._spec.window(layer))
+        return mixed.reshape(len(q), -1)
+
+    def gated(self, gate_up: F32) -> F32:
+        gate, up = np.split(gate_up, 2, axis=1)
+        bend = gate / 2 if self._spec.activation == "silu" else 0.7978845608 * (gate + 0.044715 * gate**3)
+        return self.scale(gate * (1 + np.tanh(bend)) * up, 0.5)  # silu: x * sigmoid(x); else GELU with sqrt(2 / pi)
+
+    def experts(self, normed: F32, layer: int) -> F32:
+        shares = softmax(self._project(normed, f"layers.{layer}.router"))
+        others = np.argsort(-shares, axis=1, kind="stable")[:, self._spec.experts_per_token :]
+        np.put_along_axis(shares, others, 0, axis=1)
+        shares = shares / shares.sum(axis=1, keepdims=True) if self._spec.normalized_experts else shares
+        mixed = np.zeros_like(normed)
+        for expert in np.flatnonzero(shares.any(axis=0)):
+            tokens, prefix = np.flatnonzero(shares[:, expert]), f"layers.{layer}.experts.{expert}"
+            inner = self.gated(self.linear(normed[tokens], (f"{prefix}.gate", f"{prefix}.up")))
+            mixed[tokens] += shares[tokens, expert, None] * self._project(inner, f"{prefix}.down")
+        return mixed
+
+    def head(self, normed: F32, name: str) -> F32:
+        return self._project(normed[self._step.logit_rows], name)
+
+    def _project(self, x: F32, name: str) -> F32:
+        bias = self._tensors.get(f"{name}.bias")
+        y: F32 = x @ decode(self._tensors[name]).T + (decode(bias) if bias else np.float32(0))
+        for rows, adapter in zip(self._rows, self._lora, strict=True):
+            if adapter and name in adapter.matrices:
+                a, b = adapter.matrices[name]
+                y[rows] += np.float32(adapter.scale) * (x[rows] @ a.T @ b.T)
+        return y
+
+    def _turned(self, x: F32, layer: int, norm: str) -> F32:
+        """`[T, heads * head_dim]` → `[T, heads, head_dim]`: normed, all at once or each head, and rotated."""
+        x = self.norm(x, f"layers.{layer}.{norm}") if self._spec.qk_norm_whole else x
+        x = x.reshape(len(x), -1, self._spec.head_dim)
+        x = self.norm(x, f"layers.{layer}.{norm}") if self._spec.qk_norm else x
+        rope = self._spec.rope(layer)
+        angles = self._step.positions[:, None, None] * rotary_frequencies(rope, self._spec.head_dim)
+        turn = (rotary_amplitude(rope) * np.exp(1j * angles)).astype(np.complex64)
+        turned = (x[..., : x.shape[-1] // 2] + 1j * x[..., x.shape[-1] // 2 :]) * turn
+        return np.concatenate([turned.real, turned.imag], axis=-1)
+
+    def _attend(self, q: F32, keys: F32, values: F32, positions: api.I32, window: int) -> F32:
+        """n queries `[n, heads, head_dim]` of one sequence over its m keys `[m, kv_heads, head_dim]`."""
+        shared, cap = self._spec.num_heads // self._spec.num_kv_heads, self._spec.attention_softcap
+        keys, values = (x.repeat(shared, axis=1).swapaxes(0, 1) for x in (keys, values))  # [heads, m, head_dim]
+        scores = q.swapaxes(0, 1) @ keys.swapaxes(1, 2) * np.float32(self._spec.score_scale)  # [heads, n, m]
+        scores = self.softcap(scores, cap) if cap else scores
+        distance = positions[:, None] - np.arange(keys.shape[1])
+        visible = (distance >= 0) & (distance < (window or np.inf))
+        return (softmax(np.where(visible, scores, np.float32(-np.inf))) @ values).swapaxes(0, 1)
+
+
+def softmax(x: F32) -> F32:
+    weights: F32 = np.exp(x - x.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return weights
