@@ -72,10 +72,6 @@ def quantized_model(source: Path, *, format: str, directory: Path, progress: Pro
     return path
 
 
-def _quantizing(progress: Progress) -> Progress:
-    return lambda part, tensor: progress(part, f"quantizing {tensor}")
-
-
 def tokenizer_faults(folder: Path, written: Path) -> Iterator[str]:
     """The first text, if any, that the tokenizer of the GGUF file `written` reads otherwise than that of `folder`.
 

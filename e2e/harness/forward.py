@@ -175,9 +175,17 @@ def _read_gguf(path: Path) -> Llama:
     )
     weights: dict[str, F32] = {}
     for tensor in reader.tensors:
-        array = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        weights[_hf_name(tensor.name)] = _halves(tensor.name, array, sizes)
+        weights[_hf_name(tensor.name)] = _halves(tensor.name, _dequantized(tensor), sizes)
     return Llama(sizes, weights)
+
+
+def _dequantized(tensor: gguf.ReaderTensor) -> F32:
+    if tensor.tensor_type != gguf.GGMLQuantizationType.Q8_K:
+        return np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+    # The package does not decode this one: f32 scale, 256 int8, 16 int16 of sums (block_q8_K in ggml-common.h).
+    blocks = tensor.data.reshape(-1, 292)
+    scales = blocks[:, :4].copy().view("<f4")
+    return (scales * blocks[:, 4:260].view(np.int8)).astype(np.float32).reshape(tensor.shape[::-1])
 
 
 def gguf_value(reader: gguf.GGUFReader, key: str, default: object = None) -> Any:  # Any: the file says the type

@@ -1,0 +1,118 @@
+"""How near each quantized format's logits are to an fp32 forward over the same weights, on every engine.
+
+    python -m benchmarks.formats [--runners onnx torch mlx] [--formats Q4_0 …]
+
+The demo model is quantized to each format, every matrix of it. 1,000 positions of conversations that it was not trained
+on are computed in exact mode (float32 activations) and in fast mode, and held to the NumPy oracle over the dequantized
+weights: relative error of all logits, and how often the likeliest token is the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from backends.api import KVLimit, LoadableModel
+from backends.loading import open_model
+from backends.quantize import quantize_file
+from backends.registry import create_runner
+from backends.testing.greedy import step_of
+from backends.testing.oracle import Oracle
+from benchmarks.record import write_result
+from gateway.demo import model_path
+from gateway.demo.corpus import Corpus
+from gateway.demo.export import read_gguf
+from gateway.demo.facts import load_facts
+
+FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K")
+POSITIONS, SEED = 1_000, 40_000
+EXACT_BAR, FAST_BAR, AGREEMENT_BAR = 1e-3, 2e-2, 0.98
+
+F32 = npt.NDArray[np.float32]
+
+
+class Nearness(msgspec.Struct, frozen=True, kw_only=True):
+    """Relative error (Euclidean norm) of all logits together, and the share of positions with the same best token."""
+
+    error: float
+    agreement: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runners", nargs="+", default=["onnx", "torch", "mlx"])
+    parser.add_argument("--formats", nargs="+", default=list(FORMATS))
+    arguments = parser.parse_args()
+    conversations = _conversations()
+    numbers: dict[str, object] = {
+        "bars": {"exact_error": EXACT_BAR, "fast_error": FAST_BAR, "fast_agreement": AGREEMENT_BAR},
+        "positions": sum(map(len, conversations)),
+    }
+    with tempfile.TemporaryDirectory() as directory:
+        for form in arguments.formats:
+            path = Path(directory) / f"{form}.gguf"
+            quantize_file(model_path(), path, format=form, pure=True)
+            numbers[form] = _measure(open_model(path), arguments.runners, conversations)
+            print(form, numbers[form], flush=True)
+    write_result("formats", numbers, command=f"python -m benchmarks.formats --runners {' '.join(arguments.runners)}")
+
+
+def _measure(model: LoadableModel, runners: list[str], conversations: list[list[int]]) -> dict[str, object]:
+    expected = np.concatenate([Oracle(model).logits(tokens) for tokens in conversations])
+    return {
+        f"{name} {mode}": msgspec.structs.asdict(
+            _nearness(_logits(model, name, conversations, exact=mode == "exact"), expected)
+        )
+        for name in runners
+        for mode in ("exact", "fast")
+    }
+
+
+def _nearness(found: F32, expected: F32) -> Nearness:
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    agreement = (found.argmax(axis=1) == expected.argmax(axis=1)).mean()
+    return Nearness(error=round(float(error), 7), agreement=round(float(agreement), 4))
+
+
+def _logits(model: LoadableModel, name: str, conversations: list[list[int]], *, exact: bool) -> F32:
+    """float32 `[positions, vocab]`. Token by token: a decode step is what most users wait for."""
+    runner = create_runner(name, threads=1, exact=exact)
+    try:
+        runner.load(model, lambda _: None)
+        longest = max(map(len, conversations))
+        runner.plan_memory(KVLimit(max_bytes=1 << 30, max_sequences=len(conversations), max_context=longest))
+        runner.warmup()
+        rows: list[list[F32]] = [[] for _ in conversations]
+        for position in range(longest):
+            running = [index for index, tokens in enumerate(conversations) if position < len(tokens)]
+            step = step_of([[conversations[index][position]] for index in running], [position + 1] * len(running))
+            step = msgspec.structs.replace(step, slot=np.array(running, np.int32))
+            for index, row in zip(running, runner.collect(runner.submit(step)).logits, strict=True):
+                rows[index].append(row.copy())
+        return np.concatenate([np.stack(of_one) for of_one in rows])
+    finally:
+        runner.close()
+
+
+def _conversations() -> list[list[int]]:
+    """`POSITIONS` tokens in a few conversations."""
+    tokenizer = Tokenizer.from_str(read_gguf(model_path()).tokenizer_json)
+    conversations: list[list[int]] = []
+    for segments in islice(Corpus(load_facts(), SEED).conversations(), 1_000):
+        text = "".join(segment.text for segment in segments)
+        room = POSITIONS - sum(map(len, conversations))
+        conversations.append(tokenizer.encode(text).ids[:room])
+        if room <= len(conversations[-1]):
+            break
+    return conversations
+
+
+if __name__ == "__main__":
+    main()
