@@ -32,7 +32,8 @@ from gateway.port import bind
 
 STREAMS = (1, 4, 8, 16)
 PROMPT_TOKENS, TOKENS = 128, 48
-CONTEXT = 512
+LONG_PROMPT = 512
+CONTEXT = 768
 """Tokens of one sequence."""
 BARS = {"Q4_0": (0.8, 0.8, 0.8), "Q8_0": (1.2, 1.5, 1.5), "Q4_K": (0.6, 0.8, 0.0)}
 """Format → least ratio at one stream, at more, and of prompt processing. Every other format: 0.5."""
@@ -61,8 +62,11 @@ def main() -> None:
 def _measure(server: Path, path: Path, *, rounds: int) -> dict[str, object]:
     room = ["--threads", "2", "--max-batch", str(max(STREAMS)), "--max-context", str(CONTEXT)]
     shape = Shape(streams=STREAMS, prompt_tokens=PROMPT_TOKENS, tokens=TOKENS, rounds=rounds)
+    long = Shape(streams=(1,), prompt_tokens=LONG_PROMPT, tokens=2, rounds=rounds)
     with _llama_server(server, path) as theirs, own_house(["--model", f"bench={path}", *room]) as house:
-        rows = asyncio.run(sweep([house.target, theirs], shape, lambda what: print(path.stem, what, flush=True)))
+        targets = [house.target, theirs]
+        rows = asyncio.run(sweep(targets, shape, lambda what: print(path.stem, what, flush=True)))
+        prompts = asyncio.run(sweep(targets, long, lambda what: print(path.stem, "prompt", what, flush=True)))
         resident = house.resident_bytes()
         weights = house.weight_bytes()
     return {
@@ -70,12 +74,23 @@ def _measure(server: Path, path: Path, *, rounds: int) -> dict[str, object]:
         "resident_mb": round(resident / 1e6),
         "weights_over_file": round(weights / path.stat().st_size, 3),
         "by_streams": {str(count): _pair(rows, count) for count in STREAMS},
+        f"prompt_of_{LONG_PROMPT}": _prompt_pair(prompts),
     }
 
 
-def _pair(rows: list[Row], count: int) -> dict[str, object]:
+def _both(rows: list[Row], count: int) -> tuple[Row, Row]:
     ours = next(row for row in rows if row.streams == count and row.label != THEIRS)
     theirs = next(row for row in rows if row.streams == count and row.label == THEIRS)
+    return ours, theirs
+
+
+def _prompt_pair(rows: list[Row]) -> dict[str, float]:
+    ours, theirs = (row.prompt_tokens_per_s for row in _both(rows, 1))
+    return {"ratio": round(ours / theirs, 2), "ours": round(ours, 1), "theirs": round(theirs, 1)}
+
+
+def _pair(rows: list[Row], count: int) -> dict[str, object]:
+    ours, theirs = _both(rows, count)
     return {
         "decode_ratio": round(ours.decode_tokens_per_s / theirs.decode_tokens_per_s, 2),
         "whole_ratio": round(ours.tokens_per_s / theirs.tokens_per_s, 2),

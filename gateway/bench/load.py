@@ -32,12 +32,21 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shot(msgspec.Struct, frozen=True, kw_only=True):
-    """One request: seconds to its first token and to its end, and tokens as the server billed them."""
+    """One request: seconds from its start to each piece of text and to its end, and tokens as the server billed."""
 
-    first_s: float
+    arrivals_s: tuple[float, ...]
     total_s: float
     prompt_tokens: int
     tokens: int
+
+    @property
+    def first_s(self) -> float:
+        return self.arrivals_s[0] if self.arrivals_s else self.total_s
+
+    def tokens_between(self, start_s: float, end_s: float) -> float:
+        """Tokens that came after `start_s` and not after `end_s`; a piece of text counts as its share of the tokens."""
+        inside = sum(start_s < arrival <= end_s for arrival in self.arrivals_s)
+        return inside * self.tokens / max(1, len(self.arrivals_s))
 
 
 class Volley(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +58,15 @@ class Volley(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def tokens_per_s(self) -> float:
         return sum(shot.tokens for shot in self.shots) / self.wall_s
+
+    @property
+    def decode_tokens_per_s(self) -> float:
+        """Of all streams while all of them generate: no prompt is computed then. 0 where there was no such time."""
+        start_s = max(shot.first_s for shot in self.shots)
+        end_s = min(shot.arrivals_s[-1] if shot.arrivals_s else 0.0 for shot in self.shots)
+        if end_s <= start_s:
+            return 0.0
+        return sum(shot.tokens_between(start_s, end_s) for shot in self.shots) / (end_s - start_s)
 
 
 def new_session() -> aiohttp.ClientSession:
@@ -78,13 +96,14 @@ async def complete(session: aiohttp.ClientSession, target: Target, body: dict[st
 async def _shot(session: aiohttp.ClientSession, target: Target, prompt: str, tokens: int) -> Shot:
     body = {"model": target.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
     body |= {"stream": True, "stream_options": {"include_usage": True}}
-    start, first, usage = time.perf_counter(), None, None
+    start, usage = time.perf_counter(), None
+    arrivals: list[float] = []
     try:
         async with session.post(f"{target.url}/completions", json=body, headers=target.headers) as response:
             await _check(response, target)
             async for event in _events(response, target):
-                if first is None and any(choice.get("text") for choice in event.get("choices", ())):
-                    first = time.perf_counter()
+                if any(choice.get("text") for choice in event.get("choices", ())):
+                    arrivals.append(time.perf_counter() - start)
                 usage = event.get("usage") or usage
     except aiohttp.ClientError as error:
         raise BenchFailed(f"{target.label}: no answer from {target.url}: {error}") from error
@@ -92,7 +111,7 @@ async def _shot(session: aiohttp.ClientSession, target: Target, prompt: str, tok
     if usage is None:
         raise BenchFailed(f"{target.label}: the stream told no usage, so its tokens cannot be counted")
     return Shot(
-        first_s=(first or end) - start,
+        arrivals_s=tuple(arrivals),
         total_s=end - start,
         prompt_tokens=usage["prompt_tokens"],
         tokens=usage["completion_tokens"],

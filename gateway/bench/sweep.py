@@ -31,7 +31,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_s: float
     """Of all streams, prompts included."""
     decode_tokens_per_s: float
-    """Of all streams while all of them generate: streams over the median time between tokens."""
+    """Of all streams while all of them generate."""
     prompt_tokens_per_s: float
     """Of the streams together, until the first token of the last one that waited."""
     first_token_ms: float
@@ -71,7 +71,7 @@ def _row(label: str, streams: int, volleys: list[Volley]) -> Row:
         label=label,
         streams=streams,
         tokens_per_s=_median(each.tokens_per_s for each in volleys),
-        decode_tokens_per_s=streams / between_s if between_s else 0.0,
+        decode_tokens_per_s=_median(each.decode_tokens_per_s for each in volleys),
         prompt_tokens_per_s=_median(_prompt_rate(each) for each in volleys),
         first_token_ms=1000 * _median(shot.first_s for shot in shots),
         between_tokens_ms=1000 * between_s,

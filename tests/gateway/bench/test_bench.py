@@ -14,7 +14,7 @@ import pytest
 
 from gateway.bench.ceiling import read_bytes_per_s
 from gateway.bench.house import House, own_house
-from gateway.bench.load import BenchFailed, Target, new_session, volley
+from gateway.bench.load import BenchFailed, Shot, Target, Volley, new_session, volley
 from gateway.bench.prompts import measured_maker
 from gateway.bench.score import score
 from gateway.demo import model_path
@@ -84,6 +84,25 @@ async def test_tokens_are_those_that_the_server_bills(house: House) -> None:
 
     assert [shot.tokens for shot in fired.shots] == [6, 6, 6]
     assert all(0 < shot.first_s <= shot.total_s <= fired.wall_s for shot in fired.shots)
+
+
+def test_decode_speed_counts_only_the_time_when_all_generate() -> None:
+    """A stream that waits for its prompt slows the others down; that time is none of decoding."""
+    early = Shot(arrivals_s=(1.0, 2.0, 3.0, 3.5, 4.0), total_s=4.1, prompt_tokens=8, tokens=5)
+    late = Shot(arrivals_s=(3.0, 3.5, 4.0, 4.5), total_s=4.6, prompt_tokens=8, tokens=8)
+
+    both = Volley(shots=(early, late), wall_s=4.6)
+
+    assert both.decode_tokens_per_s == pytest.approx((2 + 2 * 2) / 1.0)
+    assert Volley(shots=(early,), wall_s=4.1).decode_tokens_per_s == pytest.approx(4 / 3)
+
+
+def test_streams_that_never_overlap_have_no_decode_speed() -> None:
+    """Nothing is invented for them."""
+    first = Shot(arrivals_s=(0.1, 0.2), total_s=0.3, prompt_tokens=8, tokens=2)
+    second = Shot(arrivals_s=(0.5, 0.6), total_s=0.7, prompt_tokens=8, tokens=2)
+
+    assert Volley(shots=(first, second), wall_s=0.7).decode_tokens_per_s == 0.0
 
 
 async def test_a_refusal_is_told(house: House) -> None:
