@@ -7,10 +7,12 @@ from typing import get_args
 
 import msgspec
 import pytest
+from click import Context
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.models.families.table import GGUF, HUGGING_FACE
 from backends.registry import BUILT_IN_RUNNERS
+from gateway.cli import main
 from gateway.config import Config
 from gateway.errors import TABLE
 from gateway.metrics import Metrics
@@ -33,6 +35,12 @@ def settings(struct: type[msgspec.Struct] = Config, prefix: str = "") -> list[st
 def test_setting_is_documented(name: str) -> None:
     """Every key of the configuration file has a row."""
     assert f"`{name}`" in REFERENCE
+
+
+@pytest.mark.parametrize("name", main.list_commands(Context(main)))
+def test_command_is_documented(name: str) -> None:
+    """Every verb has a row."""
+    assert f"| `hostelry {name}` |" in REFERENCE
 
 
 @pytest.mark.parametrize("code", sorted({rule.code for rule in TABLE.values() if rule.code}))

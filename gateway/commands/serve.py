@@ -20,9 +20,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @click.option("--model", "models", multiple=True, metavar="[NAME=]PATH_OR_HUB_ID", help="May be given several times.")
 @click.option("--backend", type=click.Choice(["auto", *runner_names()]), default=None, help="Engine; default: auto.")
 @click.option("--device", default=None, help="cpu, cuda, webgpu, coreml, dml, metal …; default: auto.")
-@click.option(
-    "--quantize", metavar="FORMAT", default=None, help="Quantize at load, such as Q4_K_M, and keep the file."
-)
+@click.option("--quantize", metavar="FORMAT", default=None, help="Quantize at load, such as Q4_K_M, and keep the file.")
 @click.option("--max-batch", type=click.IntRange(1, 1024), default=None, help="Sequences in one step, at most.")
 @click.option("--max-context", type=click.IntRange(16), default=None, help="Tokens of one sequence, at most.")
 @click.option("--threads", type=click.IntRange(0, 1024), default=None, help="Compute threads; 0: one a core.")
