@@ -6,9 +6,10 @@ import tokenizers
 from tokenizers import models
 
 from backends.errors import ModelError
+from backends.weights.gguf.cuttings import cutting_by_name
 from gateway.text import token_bytes
 from gateway.text.gguf_vocabulary import GgufVocabulary, TokenType
-from gateway.text.pretokenizers import build_pre_tokenizer, cutting_by_name
+from gateway.text.pretokenizers import build_pre_tokenizer
 from gateway.text.tokenizer import Tokenizer
 
 _ADDED = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)

@@ -16,10 +16,9 @@ from backends.errors import ModelError, UnsupportedModel
 from backends.models.spec import ModelSpec
 from backends.quantize.readback import decoded
 from backends.quantize.vocabulary import VocabularyMetadata, vocabulary_of_folder
-from backends.quantize.vocabulary.cuttings import CUTTINGS
+from backends.quantize.vocabulary.cuttings import NAMES
 from gateway.text import tokenizer as text_tokenizer
 from gateway.text.load import build_from_metadata, load_tokenizer
-from gateway.text.pretokenizers import cutting_by_name
 from tests.gateway.text.vocabularies import (
     TEXTS,
     byte_level_engine,
@@ -114,15 +113,7 @@ def test_sentencepiece_vocabularies(tmp_path: Path, adds_space: bool) -> None:
     assert (ours.bos_id, ours.eos_id) == (theirs.bos_id, theirs.eos_id)
 
 
-def test_cuttings_are_the_readers() -> None:
-    """Every name that is written means the same expressions when it is read."""
-    for (patterns, ignore_merges), name in CUTTINGS.items():
-        cutting = cutting_by_name(name, where="test")
-
-        assert (cutting.patterns, cutting.ignore_merges) == (patterns, ignore_merges)
-
-
-@pytest.mark.parametrize(("patterns", "ignore_merges"), CUTTINGS)
+@pytest.mark.parametrize(("patterns", "ignore_merges"), NAMES)
 def test_every_cutting_is_recognised(tmp_path: Path, patterns: tuple[str, ...], ignore_merges: bool) -> None:
     """As the models' own files spell it: steps of Split, then bytes; texts get the folder's ids."""
     engine = byte_level_engine()
@@ -133,7 +124,7 @@ def test_every_cutting_is_recognised(tmp_path: Path, patterns: tuple[str, ...], 
 
     vocabulary = vocabulary_of_folder(folder, spec(503))
 
-    assert decoded(vocabulary.metadata, where="t")["tokenizer.ggml.pre"] == CUTTINGS[patterns, ignore_merges]
+    assert decoded(vocabulary.metadata, where="t")["tokenizer.ggml.pre"] == NAMES[patterns, ignore_merges]
     ours, theirs = read_back(vocabulary), load_tokenizer(folder)
     for text in TEXTS:
         assert ours.encode(text) == theirs.encode(text), text
