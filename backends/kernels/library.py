@@ -1,0 +1,145 @@
+"""The shared library of CPU kernels, through ctypes. Its interface is `source/kernels.h`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from backends.errors import BackendError
+
+U8 = npt.NDArray[np.uint8]
+F32 = npt.NDArray[np.float32]
+
+LEVELS = ("avx512vnni", "avxvnni", "avx2", "neon", "scalar")
+"""Sets of instructions that there is code for, best first."""
+LEVEL_VARIABLE = "HOSTELRY_KERNEL_LEVEL"
+SWITCH_VARIABLE = "HOSTELRY_KERNELS"
+TILE_ROWS = 16
+
+_ABI_VERSION = 1
+_ALIGNMENT = 64
+_SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+BUILT = Path(__file__).with_name(f"libhostelry_kernels{_SUFFIX}")
+
+_I32, _I64, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+
+
+class KernelsUnavailable(BackendError):
+    """There are no kernels here; the message says why and what would help."""
+
+
+class Weights(ctypes.Structure):
+    """`hk_weights`: a matrix in tiles."""
+
+    _fields_ = (("format", _I32), ("rows", _I64), ("columns", _I64), ("packed", _POINTER))
+
+
+class Epilogue(ctypes.Structure):
+    """`hk_epilogue`: what happens to a product before it is stored."""
+
+    _fields_ = (("bias", _POINTER), ("residual", _POINTER), ("activation", _I32))
+
+
+class Library:
+    """A loaded library. Its functions may be called from many threads at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.functions = _loaded(path)
+
+    @property
+    def level(self) -> str:
+        """The set of instructions in use."""
+        name: bytes = self.functions.hk_level()
+        return name.decode()
+
+    def set_level(self, name: str) -> bool:
+        """Use another set of instructions in this process; `False` if this CPU or build has not got it."""
+        done: int = self.functions.hk_set_level(name.encode())
+        return done == 0
+
+    def pack(self, ggml_type: int, rows: int, columns: int, blocks: U8) -> U8 | None:
+        """Tiles of stored blocks, uint8 `[rows, bytes]` → aligned uint8 `[bytes]`; `None` for what makes no tiles."""
+        size: int = self.functions.hk_packed_bytes(ggml_type, rows, columns)
+        if size < 0:
+            return None
+        blocks, packed = np.ascontiguousarray(blocks), aligned(size)
+        tiles = -(-rows // TILE_ROWS)
+        row_bytes, tile_bytes = blocks.nbytes // rows, size // tiles
+
+        def part(first: int, last: int) -> None:
+            start, end = first * TILE_ROWS, min(rows, last * TILE_ROWS)
+            self.functions.hk_pack(
+                ggml_type,
+                end - start,
+                columns,
+                blocks.ctypes.data + start * row_bytes,
+                packed.ctypes.data + first * tile_bytes,
+            )
+
+        in_parts(part, tiles, threads=os.cpu_count() or 1)
+        return packed
+
+
+def load_library(path: Path = BUILT) -> Library:
+    """The library that was built with this package. Raises `KernelsUnavailable`."""
+    if os.environ.get(SWITCH_VARIABLE) == "0":
+        raise KernelsUnavailable(f"they are switched off by {SWITCH_VARIABLE}=0")
+    if not path.exists():
+        raise KernelsUnavailable("they were not built; install a C++17 compiler and install hostelry again")
+    return Library(path)
+
+
+def aligned(size: int) -> U8:
+    """uint8 `[size]` zeros that begin at a cache line."""
+    room = np.zeros(size + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + size]
+
+
+def in_parts(work: Callable[[int, int], None], count: int, *, threads: int) -> None:
+    """Call `work(first, last)` for parts of `range(count)`, each on a thread; ctypes lets go of the interpreter."""
+    if threads <= 1 or count <= 1:
+        work(0, count)
+        return
+    bounds = [count * index // threads for index in range(threads + 1)]
+    list(_pool(threads).map(work, bounds[:-1], bounds[1:]))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="hostelry-kernels")
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    try:
+        functions = ctypes.CDLL(str(path))
+        version = functions.hk_abi_version()
+    except (OSError, AttributeError) as error:
+        raise KernelsUnavailable(f"{path.name} cannot be loaded ({error}); install hostelry again") from error
+    if version != _ABI_VERSION:
+        raise KernelsUnavailable(
+            f"{path.name} has interface {version} and version {_ABI_VERSION} is expected; install hostelry again"
+        )
+    signatures: dict[str, tuple[object, ...]] = {
+        "hk_level": (ctypes.c_char_p,),
+        "hk_set_level": (_I32, ctypes.c_char_p),
+        "hk_packed_bytes": (_I64, _I32, _I64, _I64),
+        "hk_pack": (_I32, _I32, _I64, _I64, _POINTER, _POINTER),
+        "hk_num_tiles": (_I64, _I64),
+        "hk_scratch_bytes": (_I64, _I64, _I64),
+        "hk_activate": (None, _POINTER, _I64, _I64, _POINTER, _I64, _I64),
+        "hk_multiply": (None, _POINTER, _POINTER, _I64, _I64, _I64, _POINTER, _I64, _POINTER),
+    }
+    for name, (result, *arguments) in signatures.items():
+        function = getattr(functions, name)
+        function.restype, function.argtypes = result, arguments
+    return functions

@@ -1,0 +1,78 @@
+/* Quantized linears on the CPU: the C interface, version 1.
+ *
+ * Weights are repacked once, from GGUF blocks to tiles of 16 rows (`hk_pack`). A product takes two passes, both split
+ * by the caller over threads of its own: rows of activations become int8 in blocks of 32 (`hk_activate`), then ranges
+ * of tiles are multiplied (`hk_multiply`). Nothing here allocates, starts a thread or keeps state, apart from the level
+ * of instructions, which is chosen once.
+ */
+#ifndef HOSTELRY_KERNELS_H
+#define HOSTELRY_KERNELS_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define HK_API __declspec(dllexport)
+#else
+#define HK_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define HK_ABI_VERSION 1
+
+/* Numbers of `enum ggml_type`, as GGUF files have them. */
+enum hk_format {
+    HK_Q4_0 = 2, HK_Q4_1 = 3, HK_Q5_0 = 6, HK_Q5_1 = 7, HK_Q8_0 = 8, HK_Q8_1 = 9,
+    HK_Q2_K = 10, HK_Q3_K = 11, HK_Q4_K = 12, HK_Q5_K = 13, HK_Q6_K = 14, HK_Q8_K = 15
+};
+
+enum hk_activation { HK_NONE = 0, HK_SWIGLU = 1, HK_GEGLU_TANH = 2 };
+
+/* A matrix of `rows` x `columns` in tiles. */
+typedef struct hk_weights {
+    int32_t format;
+    int64_t rows;
+    int64_t columns;
+    const uint8_t *packed; /* hk_packed_bytes, aligned to 64 bytes */
+} hk_weights;
+
+/* What happens to a product before it is stored; all zeros is nothing.
+ *
+ * With a gated `activation`, tiles alternate: 16 rows of the gate, 16 rows of what it gates. y then has rows / 2
+ * columns, and `rows` is a multiple of 32. */
+typedef struct hk_epilogue {
+    const float *bias;     /* [rows], before the activation; in the order of the tiles */
+    const float *residual; /* [m, columns of y], added last; may be y */
+    int32_t activation;
+} hk_epilogue;
+
+HK_API int32_t hk_abi_version(void);
+
+/* The level in use: "scalar", "avx2", "avxvnni", "avx512vnni", "neon". Chosen at first use: the best that this CPU has,
+ * or the one that the environment variable HOSTELRY_KERNEL_LEVEL names, if the CPU has it. */
+HK_API const char *hk_level(void);
+/* 0, or -1 (and nothing changes) for a level that is unknown or that this CPU or build has not. */
+HK_API int32_t hk_set_level(const char *name);
+
+/* Bytes of a packed matrix, or -1 for what is no such matrix: unknown format, partial blocks, sizes that overflow. */
+HK_API int64_t hk_packed_bytes(int32_t format, int64_t rows, int64_t columns);
+/* Repack GGUF blocks of whole rows, without loss. 0, or -1 as above. */
+HK_API int32_t hk_pack(int32_t format, int64_t rows, int64_t columns, const uint8_t *blocks, uint8_t *packed);
+
+/* Tiles of a matrix; the unit in which products are split (of pairs of tiles, with a gated activation). */
+HK_API int64_t hk_num_tiles(int64_t rows);
+
+/* Bytes of m activated rows; to be aligned to 64 bytes. */
+HK_API int64_t hk_scratch_bytes(int64_t m, int64_t columns);
+/* Rows begin to end of x, float32 [m, columns]. Values that are not finite give outputs that are not. */
+HK_API void hk_activate(const float *x, int64_t m, int64_t columns, void *scratch, int64_t begin, int64_t end);
+/* Tiles begin to end of y = x W^T: float32 [m, ldy]. Even bounds with a gated activation. */
+HK_API void hk_multiply(const hk_weights *weights, const void *scratch, int64_t m, int64_t begin, int64_t end,
+                        float *y, int64_t ldy, const hk_epilogue *epilogue);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

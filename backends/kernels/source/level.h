@@ -1,0 +1,21 @@
+// A set of instructions that this build has code for.
+#pragma once
+
+#include "kernels.h"
+
+namespace hostelry {
+
+struct Level {
+    const char *name;
+    decltype(&hk_multiply) multiply;
+    void (*activate)(const float *x, int64_t columns, void *scratch, int64_t begin, int64_t end);
+};
+
+// Null where the compiler or the processor's family has not got it. Whether this CPU has it, the caller finds out.
+extern const Level *const scalar_level;
+extern const Level *const avx2_level;
+extern const Level *const avxvnni_level;
+extern const Level *const avx512vnni_level;
+extern const Level *const neon_level;
+
+}  // namespace hostelry

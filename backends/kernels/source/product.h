@@ -1,0 +1,185 @@
+// The product of tiles and activations, for any set of instructions V. Every V does the same operations in the same
+// order, so all of them give the same bits, whatever the number of rows and however tiles are split over threads.
+//
+// V has 16 floats (F), 16 int32 (I) and 64 bytes (B), a row of the tile a lane of four bytes; see the levels.
+#pragma once
+
+#include "activations.h"
+#include "epilogue.h"
+#include "level.h"
+
+namespace hostelry {
+namespace {
+
+constexpr int kMaxRows = 8;  // rows that share one unpacking of the weights; more would not fit into registers
+constexpr int64_t kChunkBytes = 512 << 10;  // of activations, so that they and a tile stay in the second-level cache
+
+template <class V, int bits>
+inline void unpack(const uint8_t *p, typename V::B (&w)[8]) {
+    if constexpr (bits == 8) {
+        for (int g = 0; g < 8; g++) w[g] = V::wide(p + g * 64);
+    } else if constexpr (bits >= 4) {
+        for (int j = 0; j < 4; j++) {
+            const typename V::B both = V::bytes(p + j * 64);
+            w[j] = V::template field<0, 15>(both);
+            w[j + 4] = V::template field<4, 15>(both);
+        }
+    } else {
+        for (int j = 0; j < 2; j++) {
+            const typename V::B four = V::bytes(p + j * 64);
+            w[j] = V::template field<0, 3>(four);
+            w[j + 2] = V::template field<2, 3>(four);
+            w[j + 4] = V::template field<4, 3>(four);
+            w[j + 6] = V::template field<6, 3>(four);
+        }
+    }
+    if constexpr (bits == 3) {
+        for (int g = 0; g < 8; g++) w[g] = V::template add_bit<4>(w[g], p + 128 + g * 8);
+    } else if constexpr (bits == 5) {
+        for (int g = 0; g < 8; g++) w[g] = V::template add_bit<16>(w[g], p + 256 + g * 8);
+    } else if constexpr (bits == 6) {
+        for (int j = 0; j < 2; j++) {
+            const typename V::B four = V::bytes(p + 256 + j * 64);
+            w[j] = V::template add_pair<0>(w[j], four);
+            w[j + 2] = V::template add_pair<2>(w[j + 2], four);
+            w[j + 4] = V::template add_pair<4>(w[j + 4], four);
+            w[j + 6] = V::template add_pair<6>(w[j + 6], four);
+        }
+    }
+}
+
+// Scales, and minima where there are some, of the groups of one block of 32 columns.
+template <class V, int32_t format>
+struct Scales {
+    static constexpr Tile tile = tile_of(format);
+    static constexpr int groups = tile.groups_of_block();
+    typename V::F d, dmin, scale[groups], minimum[groups];
+
+    inline const uint8_t *head(const uint8_t *p) {
+        d = tile.scale_bytes == 4 ? V::load(reinterpret_cast<const float *>(p)) : V::halves(p);
+        if constexpr (tile.minimum != 0) dmin = V::halves(p + kRows * tile.scale_bytes);
+        return p + tile.head_bytes();
+    }
+
+    inline const uint8_t *next(const uint8_t *p) {
+        for (int g = 0; g < groups; g++) {
+            scale[g] = d;
+            if constexpr (tile.super) scale[g] = V::mul(d, V::levels(p + g * kRows));
+            if constexpr (tile.minimum != 0) minimum[g] = dmin;
+            if constexpr (tile.minimum != 0 && tile.super) {
+                minimum[g] = V::mul(dmin, V::levels(p + (groups + g) * kRows));
+            }
+        }
+        return p + tile.level_bytes();
+    }
+};
+
+// out[r]: 16 outputs of row first + r, for MR rows.
+template <class V, int32_t format, int MR>
+inline void multiply_tile(const uint8_t *tile_data, const Rows &rows, int64_t first, float (*out)[kRows]) {
+    constexpr Tile tile = tile_of(format);
+    constexpr int groups = tile.groups_of_block(), span = 8 / groups;
+    constexpr int zero = tile.bits == 8 ? V::kWideZero : tile.zero;
+    constexpr int blocks_of_super = tile.super_columns() / kBlock;
+    const uint8_t *codes = tile_data, *scales = tile_data + tile.codes_of(rows.columns);
+    const int64_t row_bytes = rows.row_bytes();
+    const int8_t *x = rows.codes(first);
+    const float *xs = rows.scales(first);
+    const int32_t *sums = rows.sums(first);
+    Scales<V, format> now;
+    now.d = now.dmin = V::zero();  // the first block has a head, which compilers cannot see
+    typename V::F total[MR];
+    for (int r = 0; r < MR; r++) total[r] = V::zero();
+    for (int64_t block = 0; block < rows.columns / kBlock; block++) {
+        if (block % blocks_of_super == 0) scales = now.head(scales);
+        scales = now.next(scales);
+        typename V::B w[8];
+        unpack<V, tile.bits>(codes, w);
+        codes += tile.code_bytes();
+        for (int r = 0; r < MR; r++) {
+            const int64_t row = r * row_bytes;
+            const int8_t *xr = x + row + block * kBlock;
+            const float s = *reinterpret_cast<const float *>(reinterpret_cast<const uint8_t *>(xs + block) + row);
+            const int32_t *sum =
+                reinterpret_cast<const int32_t *>(reinterpret_cast<const uint8_t *>(sums + block * 2) + row);
+            for (int g = 0; g < groups; g++) {
+                const int32_t total_code = groups == 2 ? sum[g] : sum[0] + sum[1];
+                typename V::I dot = V::whole(-zero * total_code);
+                for (int k = g * span; k < (g + 1) * span; k++) dot = V::template dot<tile.bits>(dot, w[k], xr + 4 * k);
+                total[r] = V::fma(V::to_float(dot), V::mul(now.scale[g], V::splat(s)), total[r]);
+                if constexpr (tile.minimum != 0) {
+                    const float weight = static_cast<float>(tile.minimum * total_code) * s;
+                    total[r] = V::fma(now.minimum[g], V::splat(weight), total[r]);
+                }
+            }
+        }
+    }
+    for (int r = 0; r < MR; r++) V::store(out[r], total[r]);
+}
+
+template <class V, int32_t format>
+void multiply_rows(int count, const uint8_t *tile, const Rows &rows, int64_t first, float (*out)[kRows]) {
+    switch (count) {
+        case 1: return multiply_tile<V, format, 1>(tile, rows, first, out);
+        case 2: return multiply_tile<V, format, 2>(tile, rows, first, out);
+        case 3: return multiply_tile<V, format, 3>(tile, rows, first, out);
+        case 4: return multiply_tile<V, format, 4>(tile, rows, first, out);
+        case 5: return multiply_tile<V, format, 5>(tile, rows, first, out);
+        case 6: return multiply_tile<V, format, 6>(tile, rows, first, out);
+        case 7: return multiply_tile<V, format, 7>(tile, rows, first, out);
+        default: return multiply_tile<V, format, 8>(tile, rows, first, out);
+    }
+}
+
+// A tile, or a gated pair of tiles, against some rows, stored with the epilogue.
+template <class V, int32_t format>
+void multiply_at(const hk_weights &weights, const Rows &rows, int64_t first, int count, int64_t index,
+                 const Target &target) {
+    const int64_t tile_bytes = tile_of(format).bytes(weights.columns);
+    alignas(64) float out[kMaxRows][kRows], gated[kMaxRows][kRows];
+    const uint8_t *tile = weights.packed + index * tile_bytes;
+    multiply_rows<V, format>(count, tile, rows, first, out);
+    if (target.is_gated()) multiply_rows<V, format>(count, tile + tile_bytes, rows, first, gated);
+    for (int r = 0; r < count; r++) store_row(target, first + r, index, out[r], gated[r]);
+}
+
+template <class V, int32_t format>
+void multiply_format(const hk_weights &weights, const Rows &rows, int64_t m, int64_t begin, int64_t end,
+                     const Target &target) {
+    const int64_t step = target.is_gated() ? 2 : 1;
+    const int64_t chunk = (kChunkBytes / rows.row_bytes() / kMaxRows + 1) * kMaxRows;
+    for (int64_t from = 0; from < m; from += chunk) {
+        const int64_t to = from + chunk < m ? from + chunk : m;
+        for (int64_t tile = begin; tile < end; tile += step) {
+            for (int64_t row = from; row < to; row += kMaxRows) {
+                const int count = static_cast<int>(to - row < kMaxRows ? to - row : kMaxRows);
+                multiply_at<V, format>(weights, rows, row, count, tile, target);
+            }
+        }
+    }
+}
+
+template <class V>
+void multiply(const hk_weights *weights, const void *scratch, int64_t m, int64_t begin, int64_t end, float *y,
+              int64_t ldy, const hk_epilogue *epilogue) {
+    const Rows rows{static_cast<uint8_t *>(const_cast<void *>(scratch)), weights->columns};
+    const Target target{y, ldy, weights->rows, epilogue ? *epilogue : hk_epilogue{}};
+    switch (weights->format) {
+        case HK_Q4_0: return multiply_format<V, HK_Q4_0>(*weights, rows, m, begin, end, target);
+        case HK_Q4_1: return multiply_format<V, HK_Q4_1>(*weights, rows, m, begin, end, target);
+        case HK_Q5_0: return multiply_format<V, HK_Q5_0>(*weights, rows, m, begin, end, target);
+        case HK_Q5_1: return multiply_format<V, HK_Q5_1>(*weights, rows, m, begin, end, target);
+        case HK_Q8_0:
+        case HK_Q8_1: return multiply_format<V, HK_Q8_0>(*weights, rows, m, begin, end, target);
+        case HK_Q2_K: return multiply_format<V, HK_Q2_K>(*weights, rows, m, begin, end, target);
+        case HK_Q3_K: return multiply_format<V, HK_Q3_K>(*weights, rows, m, begin, end, target);
+        case HK_Q4_K: return multiply_format<V, HK_Q4_K>(*weights, rows, m, begin, end, target);
+        case HK_Q5_K: return multiply_format<V, HK_Q5_K>(*weights, rows, m, begin, end, target);
+        case HK_Q6_K: return multiply_format<V, HK_Q6_K>(*weights, rows, m, begin, end, target);
+        case HK_Q8_K: return multiply_format<V, HK_Q8_K>(*weights, rows, m, begin, end, target);
+        default: return;
+    }
+}
+
+}  // namespace
+}  // namespace hostelry
