@@ -1,5 +1,6 @@
 // The product of tiles and activations, for any set of instructions V. Every V does the same operations in the same
-// order, so all of them give the same bits, whatever the number of rows and however tiles are split over threads.
+// order, so all of them give the same bits, whatever the number of rows and however tiles are split over threads. That
+// holds as long as the compiler makes no fused multiply-add of its own: build with -ffp-contract=off.
 //
 // V has 16 floats (F), 16 int32 (I) and 64 bytes (B), a row of the tile a lane of four bytes; see the levels.
 #pragma once
@@ -12,6 +13,7 @@ namespace hostelry {
 namespace {
 
 constexpr int kMaxRows = 8;  // rows that share one unpacking of the weights; more would not fit into registers
+constexpr int kAhead = 8192;  // bytes of codes asked for early; nearer or none: up to 1.7 times slower from memory
 constexpr int64_t kChunkBytes = 512 << 10;  // of activations, so that they and a tile stay in the second-level cache
 
 template <class V, int bits>
@@ -76,7 +78,8 @@ struct Scales {
 
 // out[r]: 16 outputs of row first + r, for MR rows.
 template <class V, int32_t format, int MR>
-inline void multiply_tile(const uint8_t *tile_data, const Rows &rows, int64_t first, float (*out)[kRows]) {
+inline void multiply_tile(const uint8_t *tile_data, const Rows &rows, int64_t first, bool is_cold,
+                          float (*out)[kRows]) {
     constexpr Tile tile = tile_of(format);
     constexpr int groups = tile.groups_of_block(), span = 8 / groups;
     constexpr int zero = tile.bits == 8 ? V::kWideZero : tile.zero;
@@ -94,6 +97,7 @@ inline void multiply_tile(const uint8_t *tile_data, const Rows &rows, int64_t fi
         if (block % blocks_of_super == 0) scales = now.head(scales);
         scales = now.next(scales);
         typename V::B w[8];
+        for (int at = 0; is_cold && at < tile.code_bytes(); at += 64) __builtin_prefetch(codes + at + kAhead);
         unpack<V, tile.bits>(codes, w);
         codes += tile.code_bytes();
         for (int r = 0; r < MR; r++) {
@@ -118,28 +122,28 @@ inline void multiply_tile(const uint8_t *tile_data, const Rows &rows, int64_t fi
 }
 
 template <class V, int32_t format>
-void multiply_rows(int count, const uint8_t *tile, const Rows &rows, int64_t first, float (*out)[kRows]) {
+void multiply_rows(int count, const uint8_t *tile, const Rows &rows, int64_t first, bool is_cold, float (*out)[kRows]) {
     switch (count) {
-        case 1: return multiply_tile<V, format, 1>(tile, rows, first, out);
-        case 2: return multiply_tile<V, format, 2>(tile, rows, first, out);
-        case 3: return multiply_tile<V, format, 3>(tile, rows, first, out);
-        case 4: return multiply_tile<V, format, 4>(tile, rows, first, out);
-        case 5: return multiply_tile<V, format, 5>(tile, rows, first, out);
-        case 6: return multiply_tile<V, format, 6>(tile, rows, first, out);
-        case 7: return multiply_tile<V, format, 7>(tile, rows, first, out);
-        default: return multiply_tile<V, format, 8>(tile, rows, first, out);
+        case 1: return multiply_tile<V, format, 1>(tile, rows, first, is_cold, out);
+        case 2: return multiply_tile<V, format, 2>(tile, rows, first, is_cold, out);
+        case 3: return multiply_tile<V, format, 3>(tile, rows, first, is_cold, out);
+        case 4: return multiply_tile<V, format, 4>(tile, rows, first, is_cold, out);
+        case 5: return multiply_tile<V, format, 5>(tile, rows, first, is_cold, out);
+        case 6: return multiply_tile<V, format, 6>(tile, rows, first, is_cold, out);
+        case 7: return multiply_tile<V, format, 7>(tile, rows, first, is_cold, out);
+        default: return multiply_tile<V, format, 8>(tile, rows, first, is_cold, out);
     }
 }
 
-// A tile, or a gated pair of tiles, against some rows, stored with the epilogue.
+// A tile, or a gated pair of tiles, against some rows, stored with the epilogue. `is_cold`: it is not in a cache yet.
 template <class V, int32_t format>
-void multiply_at(const hk_weights &weights, const Rows &rows, int64_t first, int count, int64_t index,
+void multiply_at(const hk_weights &weights, const Rows &rows, int64_t first, int count, int64_t index, bool is_cold,
                  const Target &target) {
     const int64_t tile_bytes = tile_of(format).bytes(weights.columns);
     alignas(64) float out[kMaxRows][kRows], gated[kMaxRows][kRows];
     const uint8_t *tile = weights.packed + index * tile_bytes;
-    multiply_rows<V, format>(count, tile, rows, first, out);
-    if (target.is_gated()) multiply_rows<V, format>(count, tile + tile_bytes, rows, first, gated);
+    multiply_rows<V, format>(count, tile, rows, first, is_cold, out);
+    if (target.is_gated()) multiply_rows<V, format>(count, tile + tile_bytes, rows, first, is_cold, gated);
     for (int r = 0; r < count; r++) store_row(target, first + r, index, out[r], gated[r]);
 }
 
@@ -153,7 +157,7 @@ void multiply_format(const hk_weights &weights, const Rows &rows, int64_t m, int
         for (int64_t tile = begin; tile < end; tile += step) {
             for (int64_t row = from; row < to; row += kMaxRows) {
                 const int count = static_cast<int>(to - row < kMaxRows ? to - row : kMaxRows);
-                multiply_at<V, format>(weights, rows, row, count, tile, target);
+                multiply_at<V, format>(weights, rows, row, count, tile, row == from, target);
             }
         }
     }
