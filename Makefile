@@ -3,16 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 DEV := .venv-dev
 PIP_FLAGS := --quiet --disable-pip-version-check
+KERNELS := setup.py $(wildcard backends/kernels/source/*)
 
-.PHONY: quickstart test lint types unit e2e openapi bench clean
+.PHONY: quickstart test lint types unit e2e kernels openapi bench clean
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e ".[quickstart]"
 	touch $@
 
 # torch first and alone: resolved later, as somebody's dependency, it brings several GB of CUDA.
-$(DEV)/.installed: pyproject.toml constraints.txt
+$(DEV)/.installed: pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/pip install $(PIP_FLAGS) torch==2.13.0
 	$(DEV)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e ".[onnx,mlx,dev]"
@@ -33,9 +34,13 @@ types: $(DEV)/.installed
 
 unit: $(DEV)/.installed
 	$(DEV)/bin/pytest tests -q
+	HOSTELRY_KERNELS=0 $(DEV)/bin/pytest tests/backends/onnx tests/contract/test_runners.py -q -k onnx
 
 e2e: $(DEV)/.installed
 	$(DEV)/bin/pytest e2e -q
+
+# An editable install builds them, when their sources have changed too.
+kernels: $(DEV)/.installed
 
 openapi: $(DEV)/.installed
 	$(DEV)/bin/hostelry openapi > openapi/openapi.json
@@ -46,4 +51,4 @@ bench: $(DEV)/.installed
 	$(DEV)/bin/python -m benchmarks.runners
 
 clean:
-	rm -rf $(VENV) $(DEV) build *.egg-info
+	rm -rf $(VENV) $(DEV) build *.egg-info backends/kernels/libhostelry_kernels.*

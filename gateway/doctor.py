@@ -16,6 +16,7 @@ import msgspec
 
 from backends.choice import choose_runner
 from backends.errors import BackendError
+from backends.kernels.library import KernelsUnavailable, load_library
 from backends.registry import describe_device, missing_packages, runner_names
 from gateway.config import ConfigError, load_config
 from gateway.terminal import machine_facts
@@ -41,6 +42,7 @@ def examine(*, data_dir: Path, host: str, port: int, config: Path | None) -> Ite
     yield _packages()
     yield from (_runner(name) for name in runner_names() if name != "fake")
     yield _chosen_runner()
+    yield _kernels()
     yield _demo_model()
     yield _data_dir(data_dir)
     yield _disk(data_dir)
@@ -93,6 +95,15 @@ def _chosen_runner() -> Finding:
     if choice.fallback:
         return Finding("backend auto", "WARN", detail, choice.fallback)
     return Finding("backend auto", "OK", detail)
+
+
+def _kernels() -> Finding:
+    try:
+        library = load_library()
+    except KernelsUnavailable as error:
+        detail = "quantized weights run on MatMulNBits, slower on the CPU"
+        return Finding("CPU kernels", "WARN", detail, str(error))
+    return Finding("CPU kernels", "OK", f"built; this CPU uses {library.level}")
 
 
 def _demo_model() -> Finding:

@@ -31,6 +31,19 @@ BUILT = Path(__file__).with_name(f"libhostelry_kernels{_SUFFIX}")
 
 _I32, _I64, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
 
+_SIGNATURES: dict[str, tuple[object, ...]] = {
+    "hk_level": (ctypes.c_char_p,),
+    "hk_set_level": (_I32, ctypes.c_char_p),
+    "hk_packed_bytes": (_I64, _I32, _I64, _I64),
+    "hk_pack": (_I32, _I32, _I64, _I64, _POINTER, _POINTER),
+    "hk_num_tiles": (_I64, _I64),
+    "hk_peak": (_I64, _I64),
+    "hk_scratch_bytes": (_I64, _I64, _I64),
+    "hk_activate": (None, _POINTER, _I64, _I64, _POINTER, _I64, _I64),
+    "hk_multiply": (None, _POINTER, _POINTER, _I64, _I64, _I64, _POINTER, _I64, _POINTER),
+}
+"""Function → its result and its parameters."""
+
 
 class KernelsUnavailable(BackendError):
     """There are no kernels here; the message says why and what would help."""
@@ -123,23 +136,14 @@ def _loaded(path: Path) -> ctypes.CDLL:
     try:
         functions = ctypes.CDLL(str(path))
         version = functions.hk_abi_version()
+        if version == _ABI_VERSION:
+            for name, (result, *arguments) in _SIGNATURES.items():
+                function = getattr(functions, name)
+                function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
         raise KernelsUnavailable(f"{path.name} cannot be loaded ({error}); install hostelry again") from error
     if version != _ABI_VERSION:
         raise KernelsUnavailable(
             f"{path.name} has interface {version} and version {_ABI_VERSION} is expected; install hostelry again"
         )
-    signatures: dict[str, tuple[object, ...]] = {
-        "hk_level": (ctypes.c_char_p,),
-        "hk_set_level": (_I32, ctypes.c_char_p),
-        "hk_packed_bytes": (_I64, _I32, _I64, _I64),
-        "hk_pack": (_I32, _I32, _I64, _I64, _POINTER, _POINTER),
-        "hk_num_tiles": (_I64, _I64),
-        "hk_scratch_bytes": (_I64, _I64, _I64),
-        "hk_activate": (None, _POINTER, _I64, _I64, _POINTER, _I64, _I64),
-        "hk_multiply": (None, _POINTER, _POINTER, _I64, _I64, _I64, _POINTER, _I64, _POINTER),
-    }
-    for name, (result, *arguments) in signatures.items():
-        function = getattr(functions, name)
-        function.restype, function.argtypes = result, arguments
     return functions

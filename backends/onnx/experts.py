@@ -19,7 +19,7 @@ class Linears(Protocol):
 
     graph: Graph
 
-    def linear(self, x: str, names: tuple[str, ...]) -> str: ...
+    def product(self, x: str, names: tuple[str, ...]) -> str: ...
 
     def gated(self, gate_up: str) -> str: ...
 
@@ -48,7 +48,7 @@ def _each(ops: Linears, rows: str, counts: str, spec: ModelSpec, prefix: str, na
     """Rows lie expert by expert, `counts[e]` of them for expert e."""
     parts = ops.graph.nodes("Split", [rows, counts], spec.num_experts, axis=0)
     outputs = [
-        ops.linear(part, tuple(f"{prefix}{expert}.{name}" for name in names)) for expert, part in enumerate(parts)
+        ops.product(part, tuple(f"{prefix}{expert}.{name}" for name in names)) for expert, part in enumerate(parts)
     ]
     return ops.graph.node("Concat", outputs, axis=0)
 

@@ -11,7 +11,7 @@ from backends.errors import CapacityExceeded, Fatal, ModelError
 
 # Its exceptions have no common base but Exception; a run with bound arrays raises plain RuntimeError.
 _OWN = [kind for kind in vars(native).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-_NATIVE: tuple[type[Exception], ...] = (*_OWN, RuntimeError, ValueError)
+NATIVE: tuple[type[Exception], ...] = (*_OWN, RuntimeError, ValueError)
 _MEMORY_WORDS = ("bad_alloc", "bad allocation", "allocate memory", "out of memory")
 
 
@@ -22,7 +22,7 @@ def step_errors() -> Iterator[None]:
         yield
     except MemoryError as error:
         raise CapacityExceeded(f"not enough memory: {error}") from error
-    except _NATIVE as error:
+    except NATIVE as error:
         if _is_out_of_memory(error):
             raise CapacityExceeded(f"not enough memory: {error}") from error
         raise Fatal(f"onnxruntime: {error}") from error
@@ -35,7 +35,7 @@ def load_errors(device: str) -> Iterator[None]:
         yield
     except MemoryError as error:
         raise ModelError("not enough memory to load this model; use a smaller or a quantized one") from error
-    except _NATIVE as error:
+    except NATIVE as error:
         if _is_out_of_memory(error):
             raise ModelError(f"not enough memory to load this model; use a quantized one: {error}") from error
         raise ModelError(f"onnxruntime refused the graph on {device}: {error}") from error

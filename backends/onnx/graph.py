@@ -19,15 +19,21 @@ _ONNX_TYPES = {
     "int64": TensorProto.INT64,
 }
 MICROSOFT = "com.microsoft"
+HOSTELRY = "hostelry"
+"""The domain of our own operators."""
 
 Array = npt.NDArray[np.generic]
 
 
 class Graph:
-    """A graph in the making. `initializers` are handed to the session together with the model."""
+    """A graph in the making. `initializers` are handed to the session together with the model, to be copied.
+
+    Those in `shared` are not copied, and have to outlive the session.
+    """
 
     def __init__(self) -> None:
         self.initializers: dict[str, Array] = {}
+        self.shared: dict[str, Array] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
@@ -84,7 +90,19 @@ class Graph:
         self.initializers[name] = array
         return name
 
+    def share(self, name: str, array: Array) -> str:
+        """A constant that the session reads where it lies.
+
+        A placeholder stands in the graph, its name in bytes: as an external initializer it would be copied first.
+        """
+        self.shared[name] = array
+        placeholder = np.frombuffer(name.encode(), np.uint8)
+        self._tensors.append(onnx.numpy_helper.from_array(placeholder, name))
+        return name
+
     def model(self) -> onnx.ModelProto:
         graph = helper.make_graph(self._nodes, "decoder", self._inputs, self._outputs, self._tensors)
         opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        if any(node.domain == HOSTELRY for node in self._nodes):
+            opsets.append(helper.make_opsetid(HOSTELRY, 1))
         return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)

@@ -1,6 +1,7 @@
 """Weights as the graph's operators want them.
 
 float formats   MatMul, float32 `[K, N]`
+quantized       QuantizedLinear over tiles, where Hostelry's kernels can be had, else:
 Q8_0 Q4_0 …     MatMulNBits at accuracy level 4 (int8 activations): codes and one scale a group
 with minima     the same, plus blocksum(x) @ offsets
 
@@ -10,13 +11,15 @@ The head is no exception: it keeps the bits that the file gives it. Float zero p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from backends.errors import UnsupportedModel
+from backends.kernels.library import Library
+from backends.onnx.tiles import Tiles, pack
 from backends.weights.decode import decode
 from backends.weights.integers import SPLITTERS, integers_of
 from backends.weights.tensor import StoredTensor, TensorSource
@@ -48,16 +51,21 @@ class Packed(msgspec.Struct, frozen=True, kw_only=True):
 class Weights:
     """Turns stored tensors into operands. `exact` decodes quantized ones to float32: slow, big, the reference.
 
-    `num_bytes` counts what was packed so far; `progress` is told the share of the stored bytes that is done.
+    `num_bytes` counts what was packed so far, `untiled` names what the kernels did not take; `progress` is told the
+    share of the stored bytes that is done.
     """
 
-    def __init__(self, tensors: TensorSource, *, exact: bool, progress: Callable[[float], None]) -> None:
+    def __init__(
+        self, tensors: TensorSource, *, exact: bool, kernels: Library | None, progress: Callable[[float], None]
+    ) -> None:
         self._tensors = tensors
         self._exact = exact
+        self._kernels = kernels
         self._progress = progress
         self._bytes_stored = sum(tensor.data.nbytes for tensor in tensors.values())
         self._bytes_done = 0
         self.num_bytes = 0
+        self.untiled: list[str] = []
 
     def floats(self, name: str) -> F32:
         return decode(self._tensors[name])
@@ -67,16 +75,31 @@ class Weights:
         found = [decode(self._tensors[f"{name}.bias"]) for name in names if f"{name}.bias" in self._tensors]
         return np.concatenate(found) if found else None
 
-    def linears(self, names: tuple[str, ...]) -> list[Packed]:
+    def linears(self, names: tuple[str, ...]) -> list[Packed | Tiles]:
         """Operands whose products, side by side, are those of `names`: one if their formats agree."""
         stored = [self._tensors[name] for name in names]
         kinds = {self._kind(tensor) for tensor in stored}
         groups = [stored] if len(kinds) == 1 else [[tensor] for tensor in stored]
         packed = [self._pack(group) for group in groups]
-        self.num_bytes += sum(_num_bytes(part) for part in packed)
-        self._bytes_done += sum(tensor.data.nbytes for tensor in stored)
-        self._progress(min(1.0, self._bytes_done / self._bytes_stored))
+        self._count(packed, stored)
         return packed
+
+    def gated(self, names: tuple[str, ...]) -> Tiles | None:
+        """Gate and up interleaved, for an operator that also multiplies; `None` for others and where that cannot be."""
+        stored = [self._tensors[name] for name in names]
+        kinds = {self._kind(tensor) for tensor in stored}
+        if (
+            self._kernels is None
+            or len(names) != 2
+            or len(kinds) > 1
+            or kinds == {"float"}
+            or self.bias(names) is not None
+        ):
+            return None
+        tiles = pack(self._kernels, stored, gated=True)
+        if tiles is not None:
+            self._count([tiles], stored)
+        return tiles
 
     def _kind(self, tensor: StoredTensor) -> str:
         if tensor.format not in FORMATS:
@@ -85,12 +108,25 @@ class Weights:
             )
         return "float" if self._exact or tensor.format in FLOAT_FORMATS else tensor.format
 
-    def _pack(self, group: list[StoredTensor]) -> Packed:
+    def _pack(self, group: list[StoredTensor]) -> Packed | Tiles:
         name = "+".join(tensor.name for tensor in group)
         if self._kind(group[0]) != "float":
-            return _integers(name, group)
+            return self._tiles(name, group) or _integers(name, group)
         data = np.concatenate([decode(tensor) for tensor in group])
         return Packed(name=name, rows=data.shape[0], columns=data.shape[1], data=np.ascontiguousarray(data.T))
+
+    def _tiles(self, name: str, group: list[StoredTensor]) -> Tiles | None:
+        if self._kernels is None:
+            return None
+        tiles = pack(self._kernels, group)
+        if tiles is None:
+            self.untiled.append(name)
+        return tiles
+
+    def _count(self, packed: Sequence[Packed | Tiles], stored: list[StoredTensor]) -> None:
+        self.num_bytes += sum(_num_bytes(part) for part in packed)
+        self._bytes_done += sum(tensor.data.nbytes for tensor in stored)
+        self._progress(min(1.0, self._bytes_done / self._bytes_stored))
 
 
 def _integers(name: str, group: list[StoredTensor]) -> Packed:
@@ -114,6 +150,8 @@ def _integers(name: str, group: list[StoredTensor]) -> Packed:
     )
 
 
-def _num_bytes(packed: Packed) -> int:
+def _num_bytes(packed: Packed | Tiles) -> int:
+    if isinstance(packed, Tiles):
+        return packed.data.nbytes
     arrays = (packed.data, packed.scales, packed.offsets)
     return sum(array.nbytes for array in arrays if array is not None)

@@ -12,9 +12,13 @@ from backends.models.decoder import forward
 from backends.models.spec import ModelSpec
 from backends.onnx.experts import record_experts
 from backends.onnx.fused import FusedAttention
-from backends.onnx.graph import MICROSOFT, Graph
-from backends.onnx.linears import Packed, Weights
+from backends.onnx.graph import HOSTELRY, MICROSOFT, Graph
+from backends.onnx.linears import F32, Packed, Weights
 from backends.onnx.plain import PlainAttention
+from backends.onnx.tiles import Tiles
+
+_ACTIVATIONS = {"silu": 1, "gelu_tanh": 2}
+"""`enum hk_activation` of kernels.h; 0 is none."""
 
 
 def record(spec: ModelSpec, weights: Weights, *, fused: bool) -> Graph:
@@ -33,6 +37,7 @@ class Recorder:
         self._spec = spec
         self._weights = weights
         self._sums: dict[tuple[str, int], str] = {}
+        self._multiplied: set[str] = set()
         self.graph.input("embedded", ["T", spec.hidden_size])
         self.graph.input("sel", ["R"], "int64")
         self._attention = FusedAttention(spec, self.graph) if fused else PlainAttention(spec, self.graph)
@@ -65,9 +70,21 @@ class Recorder:
         return self.scale(self.graph.node("Tanh", [self.scale(x, 1 / cap)]), cap)
 
     def linear(self, x: str, names: tuple[str, ...]) -> str:
-        parts = [self._product(x, packed) for packed in self._weights.linears(names)]
-        y = parts[0] if len(parts) == 1 else self.graph.node("Concat", parts, axis=-1)
+        """Gate and up are one operator with what `gated` does, where they can be."""
+        gated = self._weights.gated(names)
+        if gated is None:
+            return self.product(x, names)
+        y = self._tiled(x, gated)
+        self._multiplied.add(y)
+        return y
+
+    def product(self, x: str, names: tuple[str, ...]) -> str:
+        packed = self._weights.linears(names)
         bias = self._weights.bias(names)
+        if len(packed) == 1 and isinstance(packed[0], Tiles):
+            return self._tiled(x, packed[0], bias)
+        parts = [self._part(x, part) for part in packed]
+        y = parts[0] if len(parts) == 1 else self.graph.node("Concat", parts, axis=-1)
         return y if bias is None else self.graph.node("Add", [y, self.graph.constant(f"{names[0]}.bias", bias)])
 
     def attention(self, qkv: str, layer: int) -> str:
@@ -76,6 +93,8 @@ class Recorder:
         return self._attention.record(qkv, layer)
 
     def gated(self, gate_up: str) -> str:
+        if gate_up in self._multiplied:
+            return gate_up
         gate, up = self._split(gate_up, (self._spec.ffn_size, self._spec.ffn_size))
         if self._spec.activation == "gelu_tanh":
             return self.graph.node("Mul", [self.graph.node("FastGelu", [gate], domain=MICROSOFT), up])
@@ -90,7 +109,23 @@ class Recorder:
     def head(self, normed: str, name: str) -> str:
         return self.linear(self.graph.node("Gather", [normed, "sel"], axis=0), (name,))
 
-    def _product(self, x: str, packed: Packed) -> str:
+    def _tiled(self, x: str, tiles: Tiles, bias: F32 | None = None) -> str:
+        inputs = [x, self.graph.share(tiles.name, tiles.data)]
+        if bias is not None:
+            inputs.append(self.graph.constant(f"{tiles.name}.bias", bias))
+        return self.graph.node(
+            "QuantizedLinear",
+            inputs,
+            domain=HOSTELRY,
+            format=tiles.ggml_type,
+            rows=tiles.rows,
+            columns=tiles.columns,
+            activation=_ACTIVATIONS[self._spec.activation] if tiles.gated else 0,
+        )
+
+    def _part(self, x: str, packed: Packed | Tiles) -> str:
+        if isinstance(packed, Tiles):
+            return self._tiled(x, packed)
         if packed.bits is None:
             return self.graph.node("MatMul", [x, self.graph.constant(packed.name, packed.data)])
         assert packed.scales is not None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
 import numpy as np
 import onnxruntime as ort
 
@@ -17,8 +21,22 @@ cores are shared, as they are with the gateway's event loop; on idle cores it ga
 _CPU = "CPUExecutionProvider"
 
 
-def open_session(graph: Graph, provider: Provider, *, threads: int) -> ort.InferenceSession:
-    """A session whose large initializers are the graph's arrays; it copies them.
+def share_arrays(graph: Graph) -> dict[str, ort.OrtValue]:
+    """What the session reads where it lies: to be kept as long as the session is."""
+    return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in graph.shared.items()}
+
+
+def open_session(
+    graph: Graph,
+    provider: Provider,
+    *,
+    threads: int,
+    shared: Mapping[str, ort.OrtValue] = MappingProxyType({}),
+    library: Path | None = None,
+) -> ort.InferenceSession:
+    """A session whose large initializers are the graph's arrays; it copies all that are not `shared`.
+
+    `library` holds the operators of the graph that are not onnxruntime's own.
 
     Raises `ModelError` when the graph is refused, or when the session is not on the provider, which onnxruntime itself
     tells nobody.
@@ -35,8 +53,12 @@ def open_session(graph: Graph, provider: Provider, *, threads: int) -> ort.Infer
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     names = [provider.name] if provider.strict or provider.name == _CPU else [provider.name, _CPU]
     with load_errors(provider.device):
+        if library is not None:
+            options.register_custom_ops_library(str(library))
         values = [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.initializers.values()]
         options.add_external_initializers(list(graph.initializers), values)
+        for name, value in shared.items():
+            options.add_initializer(name, value)
         model = graph.model().SerializeToString()
         session = ort.InferenceSession(model, options, providers=names, enable_fallback=False)
     if provider.name not in session.get_providers():

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 import msgspec
+from rich.console import Console
 from rich.table import Table
 
 from gateway.bench.sweep import Row
 from gateway.terminal import machine_facts
+
+_WIDE = 120
+"""Columns where no terminal tells how many there are."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -77,3 +83,11 @@ def _caption(report: Report) -> str:
         f"memory reads {report.ceiling_bytes_per_s / 1e9:.1f} GB/s, of which one stream uses "
         f"{100 * report.bandwidth_share:.0f} %"
     )
+
+
+def show(encoded: bytes, table: Table, *, as_json: bool) -> None:
+    """JSON for programs, or a table for people."""
+    if as_json:
+        sys.stdout.buffer.write(encoded + b"\n")
+    else:
+        Console(width=None if sys.stdout.isatty() else _WIDE).print(table)

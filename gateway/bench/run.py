@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from gateway.bench.ceiling import read_bytes_per_s
 from gateway.bench.house import own_house
 from gateway.bench.load import Target
-from gateway.bench.report import make_report, table_of
+from gateway.bench.report import make_report, show, table_of
 from gateway.bench.score import Score, score
 from gateway.bench.sweep import Shape, sweep
 from gateway.terminal import console
-
-_WIDE = 120
-"""Columns where no terminal tells how many there are."""
 
 
 async def measure(serve: list[str], shape: Shape, other: Target | None, *, as_json: bool) -> None:
@@ -31,7 +26,7 @@ async def measure(serve: list[str], shape: Shape, other: Target | None, *, as_js
         weights, resident = house.weight_bytes(), house.resident_bytes()
     ceiling = read_bytes_per_s(threads=os.cpu_count() or 1)
     report = make_report(rows, weight_bytes=weights, resident_bytes=resident, ceiling=ceiling, label=house.target.label)
-    _show(msgspec.json.encode(report), table_of(report), as_json=as_json)
+    show(msgspec.json.encode(report), table_of(report), as_json=as_json)
 
 
 def score_formats(serve: list[str], text: str, formats: list[str], *, as_json: bool) -> None:
@@ -45,11 +40,4 @@ def score_formats(serve: list[str], text: str, formats: list[str], *, as_json: b
     for name, found in scores.items():
         table.add_row(name, f"{found.perplexity:.4f}", f"{found.nats:.5f}", str(found.tokens))
     numbers = {name: msgspec.structs.asdict(each) | {"perplexity": each.perplexity} for name, each in scores.items()}
-    _show(msgspec.json.encode(numbers), table, as_json=as_json)
-
-
-def _show(encoded: bytes, table: Table, *, as_json: bool) -> None:
-    if as_json:
-        sys.stdout.buffer.write(encoded + b"\n")
-    else:
-        Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
+    show(msgspec.json.encode(numbers), table, as_json=as_json)

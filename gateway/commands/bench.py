@@ -25,7 +25,8 @@ from gateway.demo import model_path
 @click.option("--tokens", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True)
 @click.option("--score", "text", type=click.Path(path_type=Path, exists=True, dir_okay=False), default=None)
-@click.option("--formats", default="", help="With --score: formats to quantize to, separated by commas.")
+@click.option("--formats", default="", help="With --score and --kernels: separated by commas.")
+@click.option("--kernels", is_flag=True, help="Measure the CPU kernels alone, of all --formats or those named.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     model: str | None,
@@ -41,17 +42,21 @@ def command(
     rounds: int,
     text: Path | None,
     formats: str,
+    kernels: bool,
     as_json: bool,
 ) -> None:
     """Measure over HTTP what a client gets: tokens a second, time to first token, memory.
 
-    With --score TEXT: perplexity of the text, as stored and in each of --formats.
+    With --score TEXT: perplexity of the text, as stored and in each of --formats. With --kernels: products by format
+    and number of rows, beside the ceilings of memory and of integer arithmetic.
 
     \b
     hostelry bench --model ./qwen3-0.6b-q8_0.gguf --streams 1,8
     hostelry bench --model ./m.gguf --against http://127.0.0.1:8080/v1
     hostelry bench --model ./folder --score wiki.txt --formats Q8_0,Q4_K
+    hostelry bench --kernels --formats Q4_0,Q4_K
     """
+    from gateway.bench.kernels import measure_kernels
     from gateway.bench.load import BenchFailed, Target
     from gateway.bench.run import measure, score_formats
     from gateway.bench.sweep import Shape
@@ -59,6 +64,9 @@ def command(
     serve = ["--model", f"bench={model or model_path()}", "--backend", backend, "--device", device]
     serve += ["--threads", str(threads)]
     try:
+        if kernels:
+            measure_kernels(tuple(_listed(formats)), threads=threads, as_json=as_json)
+            return
         if text is not None:
             score_formats(serve, text.read_text(encoding="utf-8"), _listed(formats), as_json=as_json)
             return

@@ -63,3 +63,13 @@ def test_the_chosen_engine_comes_with_its_device(tmp_path: Path, monkeypatch: py
 
     assert found.detail.startswith(f"chooses {runner}: by design; device ")
     assert found.level == "OK"
+
+
+def test_missing_kernels_are_a_warning_with_a_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All works without them, slower."""
+    monkeypatch.setenv("HOSTELRY_KERNELS", "0")
+
+    found = findings(tmp_path)["CPU kernels"]
+
+    assert found.level == "WARN"
+    assert "HOSTELRY_KERNELS=0" in found.fix

@@ -101,6 +101,8 @@ int32_t hk_set_level(const char *name) {
     return 0;
 }
 
+int64_t hk_peak(int64_t rounds) { return in_use().peak(rounds); }
+
 int64_t hk_scratch_bytes(int64_t m, int64_t columns) { return m * Rows{nullptr, columns}.row_bytes(); }
 
 void hk_activate(const float *x, int64_t, int64_t columns, void *scratch, int64_t begin, int64_t end) {

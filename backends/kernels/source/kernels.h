@@ -72,6 +72,10 @@ HK_API void hk_activate(const float *x, int64_t m, int64_t columns, void *scratc
 HK_API void hk_multiply(const hk_weights *weights, const void *scratch, int64_t m, int64_t begin, int64_t end,
                         float *y, int64_t ldy, const hk_epilogue *epilogue);
 
+/* Dot products in registers, as fast as they go: the ceiling of all products. Returns how many multiplications and
+ * additions were made. */
+HK_API int64_t hk_peak(int64_t rounds);
+
 #ifdef __cplusplus
 }
 #endif

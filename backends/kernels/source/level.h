@@ -9,6 +9,7 @@ struct Level {
     const char *name;
     decltype(&hk_multiply) multiply;
     void (*activate)(const float *x, int64_t columns, void *scratch, int64_t begin, int64_t end);
+    decltype(&hk_peak) peak;
 };
 
 // Null where the compiler or the processor's family has not got it. Whether this CPU has it, the caller finds out.

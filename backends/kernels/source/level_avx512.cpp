@@ -66,7 +66,7 @@ struct Avx512 {
     static void store(float *p, F f) { _mm512_storeu_ps(p, f); }
 };
 
-constexpr Level level{"avx512vnni", multiply<Avx512>, activate_rows};
+constexpr Level level{"avx512vnni", multiply<Avx512>, activate_rows, peak<Avx512>};
 
 }  // namespace
 

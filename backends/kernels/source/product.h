@@ -185,5 +185,24 @@ void multiply(const hk_weights *weights, const void *scratch, int64_t m, int64_t
     }
 }
 
+template <class V>
+int64_t peak(int64_t rounds) {
+    constexpr int chains = 12;  // enough to hide the latency of the instruction
+    alignas(64) uint8_t bytes[64] = {1};
+    const int8_t x[4] = {1, 2, 3, 4};
+    const typename V::B w = V::bytes(bytes);
+    typename V::I sums[chains];
+    for (int i = 0; i < chains; i++) sums[i] = V::whole(i);  // equal ones would be computed once
+    for (int64_t round = 0; round < rounds; round++) {
+        for (auto &sum : sums) sum = V::template dot<4>(sum, w, x);
+    }
+    alignas(64) float out[kRows];
+    typename V::F total = V::zero();
+    for (auto &sum : sums) total = V::fma(V::to_float(sum), V::splat(1.0f), total);
+    V::store(out, total);
+    const bool is_used = out[0] >= 0.0f;  // so that nothing is left out
+    return is_used ? rounds * chains * 64 * 2 : 0;
+}
+
 }  // namespace
 }  // namespace hostelry

@@ -11,6 +11,12 @@ from backends.testing.oracle import Oracle
 from tests.backends.onnx.drive import make_runner
 
 
+@pytest.fixture(params=["1", "0"], ids=["kernels", "MatMulNBits"])
+def linears(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to multiply quantized weights; the same twice where the kernels were not built."""
+    monkeypatch.setenv("HOSTELRY_KERNELS", request.param)
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_random_model(tmp_path_factory.mktemp("onnx") / "llama")

@@ -77,6 +77,7 @@ def test_equal_router_weights_take_the_lower_expert(tmp_path: Path) -> None:
     np.testing.assert_allclose(logits, Oracle(model).logits(TOKENS), atol=1e-4)
 
 
+@pytest.mark.usefixtures("linears")
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1"])
 def test_quantized_experts(name: str, tmp_path: Path) -> None:
     """Blocks compute what they stand for; rounded activations may turn the choice only where it was close."""
@@ -90,6 +91,7 @@ def test_quantized_experts(name: str, tmp_path: Path) -> None:
     assert np.median([error_of(*rows) for rows in zip(fast, expected, strict=True)]) < FAST
 
 
+@pytest.mark.usefixtures("linears")
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1"])
 def test_quantized_experts_without_a_choice(name: str, tmp_path: Path) -> None:
     """Where all experts count, every row is as close as in any other model, cut up or not."""
@@ -103,6 +105,7 @@ def test_quantized_experts_without_a_choice(name: str, tmp_path: Path) -> None:
         assert error_of(row, expected_row) < FAST
 
 
+@pytest.mark.usefixtures("linears")
 def test_experts_of_mixed_formats(tmp_path: Path) -> None:
     """One expert's gate and up differ in format, another is not quantized at all."""
     model = open_model(mixture(tmp_path))

@@ -134,3 +134,28 @@ def test_the_ceiling_is_plausible() -> None:
 def test_memory_of_a_process_that_is_gone_is_nothing(tmp_path: Path) -> None:
     """Never a number of another process."""
     assert House(Target(label="x", url="http://127.0.0.1:9/v1", model="m"), 2**22).resident_bytes() == 0
+
+
+def test_kernels_are_measured_alone() -> None:
+    """Every number of rows of a format, and both ceilings; without kernels one line says so."""
+    done = bench("--kernels", "--formats", "Q4_0", "--threads", "1", "--json")
+    unknown = bench("--kernels", "--formats", "Q9_9")
+
+    if "no CPU kernels" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    report = json.loads(done.stdout)
+    assert [rate["rows"] for rate in report["rates"]] == [1, 2, 4, 8, 16, 128]
+    assert report["peak_gops"] > 0
+    assert report["read_gb_s"] > 0
+    assert unknown.returncode == 1
+    assert "no kernels for Q9_9; there are Q4_0" in unknown.stderr.replace("\n", " ")
+
+
+def test_absent_kernels_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reason."""
+    monkeypatch.setenv("HOSTELRY_KERNELS", "0")
+
+    done = bench("--kernels")
+
+    assert done.returncode == 1
+    assert "no CPU kernels: they are switched off by HOSTELRY_KERNELS=0" in done.stderr.replace("\n", " ")

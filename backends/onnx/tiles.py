@@ -1,0 +1,68 @@
+"""Quantized weights as tiles of Hostelry's own kernels, and whether these can be had.
+
+Their operator reads the tiles where they lie, so the only copy of the weights is the one made here.
+"""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from backends.kernels.library import LEVEL_VARIABLE, TILE_ROWS, KernelsUnavailable, Library, load_library
+from backends.kernels.linear import interleave
+from backends.onnx.failures import NATIVE
+from backends.weights.formats import FORMATS
+from backends.weights.tensor import StoredTensor
+
+U8 = npt.NDArray[np.uint8]
+
+
+class Tiles(msgspec.Struct, frozen=True, kw_only=True):
+    """A linear of N `rows` and K `columns`; `data` uint8, as `ggml_type` is packed.
+
+    `gated`: rows alternate, 16 of the gate and 16 of what it gates.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    ggml_type: int
+    gated: bool
+    data: U8
+
+
+def find_kernels() -> tuple[Library | None, str]:
+    """The library, if this onnxruntime takes it, and a sentence about that for operators."""
+    try:
+        library = load_library()
+        ort.SessionOptions().register_custom_ops_library(str(library.path))
+    except KernelsUnavailable as error:
+        return None, f"quantized weights run on MatMulNBits, slower than Hostelry's kernels: {error}"
+    except NATIVE as error:
+        return None, f"quantized weights run on MatMulNBits, onnxruntime refused Hostelry's kernels: {error}"
+    asked = os.environ.get(LEVEL_VARIABLE, "")
+    if library.level == "scalar" and asked != "scalar":
+        return None, "quantized weights run on MatMulNBits: this CPU has none of the instructions of Hostelry's kernels"
+    missed = f"; {asked} was asked for and this CPU has not got it" if asked not in ("", library.level) else ""
+    return library, f"quantized weights run on Hostelry's kernels, level {library.level}{missed}"
+
+
+def pack(library: Library, group: list[StoredTensor], *, gated: bool = False) -> Tiles | None:
+    """Matrices of one format, one below the other or gate and up interleaved; `None` if they make no tiles."""
+    form, columns = FORMATS[group[0].format], group[0].shape[1]
+    rows = sum(tensor.shape[0] for tensor in group)
+    if gated and group[0].shape[0] % TILE_ROWS:
+        return None
+    data = [tensor.data for tensor in group]
+    blocks = interleave(*data) if gated else data[0] if len(data) == 1 else np.concatenate(data)
+    if blocks.shape != (rows, form.bytes_per_row(columns)):
+        return None
+    packed = library.pack(form.ggml_type, rows, columns, blocks)
+    if packed is None:
+        return None
+    name = "+".join(tensor.name for tensor in group)
+    return Tiles(name=name, rows=rows, columns=columns, ggml_type=form.ggml_type, gated=gated, data=packed)

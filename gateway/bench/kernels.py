@@ -1,0 +1,69 @@
+"""How fast the CPU kernels multiply, beside what the machine could do at most."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+from rich.table import Table
+
+from backends.kernels.library import KernelsUnavailable, load_library
+from backends.kernels.rates import Rate, measure, peak_gops
+from gateway.bench.ceiling import read_bytes_per_s
+from gateway.bench.load import BenchFailed
+from gateway.bench.report import show
+from gateway.terminal import console, machine_facts
+
+FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K")
+"""Q8_1 has the tiles of Q8_0."""
+ROWS = (1, 2, 4, 8, 16, 128)
+OUTPUTS, COLUMNS = 11_264, 1_024
+
+
+class Kernels(msgspec.Struct, frozen=True, kw_only=True):
+    """Rates of every format and number of rows, and both ceilings, taken in the same run."""
+
+    machine: str
+    level: str
+    threads: int
+    read_gb_s: float
+    peak_gops: float
+    rates: tuple[Rate, ...]
+
+
+def measure_kernels(formats: tuple[str, ...], *, threads: int, as_json: bool) -> None:
+    """Measure and print. Raises `BenchFailed` where there are no kernels."""
+    unknown = set(formats) - set(FORMATS)
+    if unknown:
+        raise BenchFailed(f"no kernels for {', '.join(sorted(unknown))}; there are {', '.join(FORMATS)}")
+    try:
+        library = load_library()
+    except KernelsUnavailable as error:
+        raise BenchFailed(f"no CPU kernels: {error}") from None
+    threads = threads or os.cpu_count() or 1
+    rates: list[Rate] = []
+    for name in formats or FORMATS:
+        console.print(f"measuring {name}", style="dim")
+        rates += measure(library, (name,), ROWS, outputs=OUTPUTS, columns=COLUMNS, threads=threads)
+    found = Kernels(
+        machine=machine_facts(),
+        level=library.level,
+        threads=threads,
+        read_gb_s=read_bytes_per_s(threads=threads) / 1e9,
+        peak_gops=peak_gops(library, threads=threads),
+        rates=tuple(rates),
+    )
+    show(msgspec.json.encode(found), table_of(found), as_json=as_json)
+
+
+def table_of(found: Kernels) -> Table:
+    """A line a format, a column a number of rows: 10⁹ operations a second and 10⁹ bytes of weights read."""
+    title = (
+        f"{found.machine}, level {found.level}, {found.threads} threads: GOPS | GB/s of weights; "
+        f"ceilings {found.peak_gops:.0f} GOPS, {found.read_gb_s:.1f} GB/s"
+    )
+    table = Table("format", *(f"{rows} rows" if rows > 1 else "1 row" for rows in ROWS), title=title)
+    for name in dict.fromkeys(rate.format for rate in found.rates):
+        of_one = [rate for rate in found.rates if rate.format == name]
+        table.add_row(name, *(f"{rate.gops:.0f} | {rate.read_gb_s:.1f}" for rate in of_one))
+    return table

@@ -1,0 +1,54 @@
+// Products of odd shapes in buffers of exactly their size, for sanitizers to watch.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "kernels.h"
+
+namespace {
+
+// Ends where the data ends, so that reading on is an error; aligned as the interface asks.
+struct Buffer {
+    explicit Buffer(int64_t bytes) : size(bytes), data(static_cast<uint8_t *>(std::aligned_alloc(64, (bytes + 63) / 64 * 64))) {
+        std::memset(data, 0x2B, bytes);
+    }
+    ~Buffer() { std::free(data); }
+    Buffer(const Buffer &) = delete;
+    int64_t size;
+    uint8_t *data;
+};
+
+int check(int32_t format, int64_t rows, int64_t columns, int64_t m, int32_t activation) {
+    const int64_t packed_bytes = hk_packed_bytes(format, rows, columns);
+    if (packed_bytes < 0) return 0;
+    const int64_t row_bytes[] = {0, 0, 18, 20, 0, 0, 22, 24, 34, 36, 84, 110, 144, 176, 210, 292};
+    std::vector<uint8_t> blocks(static_cast<size_t>(rows * columns / (format >= 10 ? 256 : 32) * row_bytes[format]));
+    for (size_t i = 0; i < blocks.size(); i++) blocks[i] = static_cast<uint8_t>(i * 37 % 97);
+    Buffer packed(packed_bytes), scratch(hk_scratch_bytes(m, columns));
+    if (hk_pack(format, rows, columns, blocks.data(), packed.data) != 0) return 0;
+    std::vector<float> x(static_cast<size_t>(m * columns), 0.5f), bias(static_cast<size_t>(rows), 1.0f);
+    const int64_t outputs = activation ? rows / 2 : rows;
+    std::vector<float> y(static_cast<size_t>(m * outputs)), residual(y.size(), 2.0f);
+    hk_activate(x.data(), m, columns, scratch.data, 0, m);
+    const hk_weights weights{format, rows, columns, packed.data};
+    const hk_epilogue epilogue{bias.data(), residual.data(), activation};
+    hk_multiply(&weights, scratch.data, m, 0, hk_num_tiles(rows), y.data(), outputs, &epilogue);
+    return 1;
+}
+
+}  // namespace
+
+int main() {
+    int checked = 0;
+    for (const char *level : {"scalar", "avx2", "avxvnni", "avx512vnni", "neon"}) {
+        if (hk_set_level(level) != 0) continue;
+        for (int32_t format = 0; format < 20; format++) {
+            for (int64_t m : {1, 3, 8, 17}) checked += check(format, 37, format >= 10 ? 256 : 96, m, HK_NONE);
+            checked += check(format, 64, format >= 10 ? 512 : 32, 5, HK_SWIGLU);
+            checked += check(format, 32, 256, 9, HK_GEGLU_TANH);
+        }
+    }
+    std::printf("checked %d\n", checked);
+    return 0;
+}
