@@ -13,7 +13,7 @@ from backends.models.families.gguf import ROPE_FACTORS, SHORT_ROPE_FACTORS
 from backends.models.families.limits import MAX_HEAD_DIM
 from backends.models.spec import ModelSpec
 from backends.weights.decode import decode
-from backends.weights.gguf import GgufFile, read_gguf
+from backends.weights.gguf import GgufFile, narrowed, read_gguf
 from backends.weights.rotary import HalfSplitSource
 
 
@@ -27,7 +27,7 @@ def open_gguf(path: Path) -> LoadableModel:
         short_rope_factors=_rope_factors(file, SHORT_ROPE_FACTORS),
         where=str(path),
     )
-    tensors = canonical_tensors(file.tensors, model.spec, model.naming, where=str(path))
+    tensors = narrowed(canonical_tensors(file.tensors, model.spec, model.naming, where=str(path)))
     if not model.interleaved_rotary:
         return LoadableModel(spec=model.spec, tensors=tensors)
     return LoadableModel(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backends.loading.gguf_model import open_gguf
 from backends.quantize.source import Part, QuantizeSource, SourceTensor
-from backends.weights.gguf import read_gguf
+from backends.weights.gguf import narrowed, read_gguf
 from backends.weights.gguf.cursor import Cursor
 from backends.weights.gguf.metadata import HEADER_BYTES, read_header, read_pairs
 from backends.weights.gguf.tensors import read_alignment
@@ -23,7 +23,7 @@ def open_gguf_source(path: Path) -> QuantizeSource:
     file = read_gguf(path)
     tensors = tuple(
         SourceTensor(name=name, shape=tensor.shape, parts=(Part(tensor),), kept_format=tensor.format)
-        for name, tensor in file.tensors.items()
+        for name, tensor in narrowed(file.tensors).items()
     )
     return QuantizeSource(
         path=path,

@@ -25,12 +25,17 @@ from backends.weights.formats import (
 )
 from backends.weights.formats.format import Format
 
-__all__ = ["FORMATS", "Format", "bytes_per_row", "format_by_ggml_type"]
+__all__ = ["FORMATS", "LAYOUTS", "Format", "bytes_per_row", "format_by_ggml_type"]
 
 _MODULES = (f32, f16, bf16, q8_0, q8_1, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, q8_k)
 
 FORMATS: Mapping[str, Format] = MappingProxyType({module.FORMAT.name: module.FORMAT for module in _MODULES})
 """Every known format by name."""
+
+LAYOUTS: Mapping[str, Format] = MappingProxyType(
+    {layout.name: layout for form in FORMATS.values() for layout in (form, form.wider) if layout}
+)
+"""`FORMATS` and the layouts that only old files hold: what can be decoded. Runners take `FORMATS`."""
 
 _BY_GGML_TYPE = {form.ggml_type: form for form in FORMATS.values()}
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.weights.formats.format import F32, U8
-from backends.weights.formats.groups import round_to, sum_in_order
+from backends.weights.formats.groups import lowest_of, round_to, sum_in_order
 
 _SMALLEST_SPAN = np.float32(1e-30)
 """Groups that span less are flat: a float16 scale could not tell them apart, and the inverse might overflow."""
@@ -63,7 +63,8 @@ class _Search:
         self._groups, self._weights, self._top, self._absolute = groups, weights, top, absolute
         self._codes, self._weighted, self._terms = (np.empty_like(groups) for _ in range(3))
         self._high = groups.max(axis=0)
-        self._low = np.minimum(groups.min(axis=0), np.float32(0))
+        low = lowest_of(groups)
+        self._low = np.where(low > 0, np.float32(0), low)
         self._flat = ~(self._high - self._low > _SMALLEST_SPAN)
         self._sum_w = sum_in_order(weights)
         self._sum_x = sum_in_order(np.multiply(weights, groups, out=self._terms))

@@ -45,6 +45,14 @@ def peak_of(groups: F32) -> F32:
     return peak
 
 
+def lowest_of(groups: F32) -> F32:
+    """float32 `[size, groups]` → `[groups]`, each group's smallest element, the first among equals, as 0 and -0."""
+    low: F32 = groups.min(axis=0)
+    zeros = np.flatnonzero(low == 0)
+    low[zeros] = groups[groups[:, zeros].argmin(axis=0), zeros]
+    return low
+
+
 def mean_square(rows: F32) -> F32:
     """float32 `[rows, columns]` → `[rows, 1]`."""
     total: F32 = np.add.accumulate(rows * rows, axis=1)[:, -1:]

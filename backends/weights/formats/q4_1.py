@@ -17,7 +17,7 @@ from backends.weights.formats.bits import (
 )
 from backends.weights.formats.fit_affine import WEIGHTED_TRIES, fit_affine
 from backends.weights.formats.format import F32, U8, Format
-from backends.weights.formats.groups import from_groups, row_weighted_groups
+from backends.weights.formats.groups import from_groups, lowest_of, row_weighted_groups
 
 
 def _decode(blocks: U8) -> F32:
@@ -26,8 +26,8 @@ def _decode(blocks: U8) -> F32:
 
 
 def _encode(values: F32) -> U8:
-    low = values.min(axis=1, keepdims=True)
-    scale = (values.max(axis=1, keepdims=True) - low) / np.float32(15)
+    low = lowest_of(values.T).reshape(-1, 1)
+    scale = np.abs(values.max(axis=1, keepdims=True) - low) / np.float32(15)
     quants = ((values - low) * inverse(scale) + np.float32(0.5)).astype(np.uint8).clip(0, 15)
     return np.concatenate([write_f16(scale), write_f16(low), pack_nibbles(quants, group_bytes=16)], axis=1)
 

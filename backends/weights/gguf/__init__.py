@@ -9,6 +9,7 @@ padding to the alignment, then the data
 from __future__ import annotations
 
 from backends.weights.gguf.file import GgufFile, read_gguf, read_metadata
+from backends.weights.gguf.layouts import narrowed
 from backends.weights.gguf.metadata import Metadata, MetadataValue
 
-__all__ = ["GgufFile", "Metadata", "MetadataValue", "read_gguf", "read_metadata"]
+__all__ = ["GgufFile", "Metadata", "MetadataValue", "narrowed", "read_gguf", "read_metadata"]

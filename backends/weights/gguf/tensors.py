@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import mmap
-from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from backends.errors import ModelError, UnsupportedModel
-from backends.weights.formats import Format, format_by_ggml_type, q8_1
+from backends.weights.formats import Format, format_by_ggml_type
 from backends.weights.gguf.cursor import Cursor
 from backends.weights.gguf.metadata import Metadata
 from backends.weights.tensor import StoredTensor
@@ -82,36 +81,18 @@ def _read_info(cursor: Cursor, *, alignment: int) -> TensorInfo:
     return info
 
 
-def view_tensors(
-    data: mmap.mmap, path: Path, infos: list[TensorInfo], *, table_end: int, alignment: int
-) -> dict[str, StoredTensor]:
-    """Views of all tensors, by stored name. Raises `ModelError` for tensors that overlap or leave the file."""
-    start = -(-table_end // alignment) * alignment
-    infos = _in_their_layouts(infos, data_bytes=len(data) - start, alignment=alignment)
-    _check_ranges(path, infos, data_bytes=len(data) - start)
+def round_up(num_bytes: int, alignment: int) -> int:
+    """The next multiple of `alignment`."""
+    return -(-num_bytes // alignment) * alignment
+
+
+def view_tensors(data: mmap.mmap, infos: list[TensorInfo], *, start: int) -> dict[str, StoredTensor]:
+    """Views of all tensors, by stored name; `check_ranges` has passed. The tensor data begin at `start`."""
     return {info.name: _view(data, info, start) for info in infos}
 
 
-def _in_their_layouts(infos: list[TensorInfo], *, data_bytes: int, alignment: int) -> list[TensorInfo]:
-    """Tensors of a format with two layouts, each with its own.
-
-    The table does not tell them apart, the room up to the next tensor does: a file has the wider layout if all of them
-    have room for it and one has more than the alignment explains.
-    """
-    starts = sorted({info.offset for info in infos})
-    room = {start: end - start for start, end in pairwise([*starts, data_bytes])}
-    wide = {info.name: _widened(info) for info in infos if info.form.wider}
-    has_room = all(info.num_bytes <= room[info.offset] for info in wide.values())
-    needs_it = any(-(-i.num_bytes // alignment) * alignment < room[i.offset] for i in infos if i.name in wide)
-    return [wide.get(info.name, info) for info in infos] if has_room and needs_it else infos
-
-
-def _widened(info: TensorInfo) -> TensorInfo:
-    assert info.form.wider is not None  # the caller asked
-    return msgspec.structs.replace(info, form=info.form.wider)
-
-
-def _check_ranges(path: Path, infos: list[TensorInfo], *, data_bytes: int) -> None:
+def check_ranges(path: Path, infos: list[TensorInfo], *, data_bytes: int) -> None:
+    """Raise `ModelError` for tensors that overlap or leave the `data_bytes` of tensor data."""
     end, previous = 0, ""
     for info in sorted(infos, key=lambda info: info.offset):
         if info.offset < end:
@@ -129,9 +110,6 @@ def _check_ranges(path: Path, infos: list[TensorInfo], *, data_bytes: int) -> No
 
 def _view(data: mmap.mmap, info: TensorInfo, start: int) -> StoredTensor:
     raw = np.frombuffer(data, np.uint8, count=info.num_bytes, offset=start + info.offset)
-    if info.form is q8_1.WIDE:
-        blocks = q8_1.narrow(raw.reshape(-1, info.form.block_bytes))
-        return StoredTensor(info.name, q8_1.FORMAT.name, info.shape, blocks.reshape(info.num_rows, -1))
     return StoredTensor(info.name, info.form.name, info.shape, raw.reshape(info.num_rows, -1))
 
 

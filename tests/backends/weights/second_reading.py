@@ -15,7 +15,7 @@ Values = Iterator[np.float32]
 
 
 def f16(block: bytes, at: int) -> np.float32:
-    return np.float32(np.frombuffer(block, "<f2", 1, at)[0])
+    return np.float32(struct.unpack_from("<e", block, at)[0])
 
 
 def f32(block: bytes, at: int) -> np.float32:
@@ -120,6 +120,21 @@ def q6_k(b: bytes) -> Values:
         scale = f16(b, 208) * np.float32(i8(b[192 + i // 16]))
         yield scale * np.float32((low | high << 4) - 32)
 
+
+SCALES_AT = {
+    "Q4_0": (0,),
+    "Q4_1": (0, 2),
+    "Q5_0": (0,),
+    "Q5_1": (0, 2),
+    "Q8_0": (0,),
+    "Q8_1": (0,),
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+}
+"""Where a block holds float16 scales and minima; Q8_K has one float32, at 0."""
 
 READERS: dict[str, Callable[[bytes], Values]] = {
     "Q4_0": q4_0,

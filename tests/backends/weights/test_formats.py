@@ -15,13 +15,15 @@ from backends.errors import ModelError, UnsupportedModel
 from backends.weights.formats import FORMATS, Format, bytes_per_row, format_by_ggml_type
 from backends.weights.formats.format import F32, U8
 from tests.backends.weights.golden.make import BLOCKS
-from tests.backends.weights.second_reading import READERS
+from tests.backends.weights.second_reading import READERS, SCALES_AT
 
 BLOCK_FORMATS = [form for form in FORMATS.values() if form.block_size > 1]
 ENCODED_BY_GGUF = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 NOT_DECODED_BY_GGUF = ("Q8_1", "Q8_K")
 WIDTH = 512
 GOLDEN = np.load(BLOCKS)
+EDGES = (0.0, -0.0, 6e-8, -6e-5, 65504.0, -65504.0, np.inf, -np.inf, np.nan)
+"""Zero, subnormal, largest and broken scales."""
 
 every_format = pytest.mark.parametrize("form", FORMATS.values(), ids=lambda form: form.name)
 decoded_by_gguf = pytest.mark.parametrize(
@@ -79,19 +81,28 @@ def test_uniform_blocks_decode_like_the_reference(form: Format, byte: int) -> No
 
 @pytest.mark.parametrize("name", READERS)
 def test_blocks_decode_as_a_second_reader_reads_them(name: str) -> None:
-    """1,000 blocks where no package decodes the format, fewer elsewhere; scales zero, subnormal, largest and broken."""
+    """1,000 blocks of random bytes, and every edge in every scale; down to the sign of zero."""
     form = FORMATS[name]
-    count = 1000 if name in NOT_DECODED_BY_GGUF else 60
-    data = np.random.default_rng(5).integers(0, 256, (count, form.block_bytes), dtype=np.uint8)
-    edges = np.array([[0x00, 0x00], [0x01, 0x00], [0xFF, 0x7B], [0x00, 0x7C], [0x01, 0x7E]], np.uint8)
-    data[:5, :2], data[:5, -2:] = edges, edges
+    random = np.random.default_rng(5).integers(0, 256, (1000, form.block_bytes), dtype=np.uint8)
+    data = np.concatenate([random, *_with_edge_scales(name, random[: len(EDGES)])])
 
     found = form.decode(data)
 
     with np.errstate(all="ignore"):
         expected = np.array([list(READERS[name](block.tobytes())) for block in data], np.float32)
     assert np.array_equal(found, expected, equal_nan=True)
-    assert np.array_equal(np.signbit(found), np.signbit(expected)) or np.isnan(expected).any()
+    assert np.array_equal(np.signbit(found) & ~np.isnan(found), np.signbit(expected) & ~np.isnan(expected))
+
+
+def _with_edge_scales(name: str, blocks: U8) -> list[U8]:
+    """The blocks with an edge each, once for every scale of the format."""
+    made = []
+    for at in SCALES_AT.get(name, (0,)):
+        edges = np.array(EDGES, "<f2" if name in SCALES_AT else "<f4").view(np.uint8).reshape(len(EDGES), -1)
+        changed = blocks.copy()
+        changed[:, at : at + edges.shape[1]] = edges
+        made.append(changed)
+    return made
 
 
 @pytest.mark.parametrize("case", [name for name in GOLDEN.files if name not in ("rows", "importance")])

@@ -2,7 +2,8 @@
 
     python -m tests.backends.weights.golden.make PATH/libggml-base.so
 
-The library is built from llama.cpp's source, as in the source distribution of `llama-cpp-python` 0.3.36 (ggml 0.25.3):
+The library is built from llama.cpp, commit 0c1e570 (ggml 0.25.3), the source inside the source distribution of
+`llama-cpp-python` 0.3.36, for plain x86-64, where no multiply-add is fused:
 `cmake -B build -DBUILD_SHARED_LIBS=ON -DGGML_NATIVE=OFF && cmake --build build --target ggml-base`. The rows are stored
 too, so that nothing depends on how a random number is drawn.
 """
@@ -28,7 +29,7 @@ RUN_TIME = {"Q8_1": "quantize_row_q8_1_ref", "Q8_K": "quantize_row_q8_K_ref"}
 
 
 def rows() -> F32:
-    """float32 `[12, 512]`: edges, then weights as they are, of several sizes."""
+    """float32 `[18, 512]`: edges, then weights as they are, of several sizes."""
     rng = np.random.default_rng(20)
     ramp = np.linspace(-1, 1, COLUMNS)
     edges = [
@@ -41,6 +42,14 @@ def rows() -> F32:
         np.eye(1, COLUMNS)[0],
         np.full(COLUMNS, 1e-20),  # far below the smallest scale; with much smaller ones the C code divides by zero
         ramp * np.exp2(rng.integers(-12, 12, COLUMNS)),
+        np.where(
+            np.arange(COLUMNS) % 64 < 32, 0.0, np.tile([-0.0, 0.0, 0.25, -0.0], COLUMNS // 4)
+        ),  # zero has two signs
+        np.tile([-0.0, 0.0], COLUMNS // 2),
+        rng.integers(-3, 4, COLUMNS),
+        rng.standard_normal(COLUMNS) * (rng.random(COLUMNS) < 0.05),
+        np.abs(rng.standard_normal(COLUMNS)) + 0.5,
+        -np.abs(rng.standard_normal(COLUMNS)) - 0.5,
     ]
     usual = [rng.standard_normal(COLUMNS) * scale for scale in (1e-3, 0.05, 30.0)]
     return np.stack([*edges, *usual]).astype(np.float32)
@@ -50,6 +59,7 @@ def main() -> None:
     library = ctypes.CDLL(sys.argv[1])
     values = rows()
     importance = np.random.default_rng(21).uniform(0.01, 4.0, COLUMNS).astype(np.float32)
+    importance[::37] = 0  # columns that nothing ever reached
     arrays: dict[str, F32 | U8] = {"rows": values, "importance": importance}
     for name in CHUNKED:
         arrays[name] = _chunk(library, name, values, None)
@@ -76,6 +86,7 @@ def _chunk(library: ctypes.CDLL, name: str, values: F32, importance: F32 | None)
 
 
 def _row_by_row(function: Callable[..., object], name: str, values: F32) -> U8:
+    # Zeros: `quantize_row_q8_K_ref` leaves the sums of a block of zeros as it finds them.
     data = np.zeros((len(values), FORMATS[name].bytes_per_row(COLUMNS)), np.uint8)
     for row, into in zip(values, data, strict=True):
         function(row.ctypes.data_as(ctypes.c_void_p), into.ctypes.data_as(ctypes.c_void_p), ctypes.c_int64(COLUMNS))
