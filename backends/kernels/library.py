@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -119,12 +120,18 @@ def aligned(size: int) -> U8:
 
 
 def in_parts(work: Callable[[int, int], None], count: int, *, threads: int) -> None:
-    """Call `work(first, last)` for parts of `range(count)`, each on a thread; ctypes lets go of the interpreter."""
+    """Call `work(first, last)` for parts of `range(count)`, the first of them here and the others on threads.
+
+    They run side by side because ctypes lets go of the interpreter.
+    """
     if threads <= 1 or count <= 1:
         work(0, count)
         return
     bounds = [count * index // threads for index in range(threads + 1)]
-    list(_pool(threads).map(work, bounds[:-1], bounds[1:]))
+    others = [_pool(threads).submit(work, first, last) for first, last in pairwise(bounds[1:])]
+    work(0, bounds[1])
+    for other in others:
+        other.result()
 
 
 @cache

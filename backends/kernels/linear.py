@@ -14,6 +14,8 @@ from backends.weights.formats import FORMATS
 from backends.weights.tensor import StoredTensor
 
 Activation = Literal["none", "swiglu", "geglu_tanh"]
+_SHARED_ROWS = 32
+"""With fewer rows of activations, another thread costs more than it helps."""
 _ACTIVATIONS: dict[Activation, int] = {"none": 0, "swiglu": 1, "geglu_tanh": 2}
 
 
@@ -68,7 +70,7 @@ class Linear(msgspec.Struct, frozen=True, kw_only=True):
                 ctypes.byref(epilogue),
             )
 
-        in_parts(activate, count, threads=threads)
+        in_parts(activate, count, threads=threads if count >= _SHARED_ROWS else 1)
         in_parts(multiply, functions.hk_num_tiles(self.rows) // step, threads=threads)
 
 

@@ -92,7 +92,7 @@ class TorchRunner:
             weight_bytes=weights.num_bytes,
             device=describe(self._device, threads=self._threads),
             notes=weights.notes if self._device.type == "cpu" else (*weights.notes, _CUDA_NOTE),
-            fallbacks=self._fallbacks,
+            fallbacks=(*self._fallbacks, *weights.fallbacks),
         )
 
     def plan_memory(self, limit: KVLimit) -> KVPlan:

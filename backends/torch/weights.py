@@ -10,6 +10,7 @@ from torch import Tensor
 
 from backends.api import LoadableModel
 from backends.errors import UnsupportedModel
+from backends.kernels.library import KernelsUnavailable, Library, load_library
 from backends.models.inventory import Inventory
 from backends.models.spec import ModelSpec
 from backends.torch.blocks import BLOCK_FORMATS
@@ -47,6 +48,7 @@ class Weights:
         self._exact = exact
         self._device = device
         self._progress = progress
+        self._kernels, self._missed = _kernels(model.tensors, device, exact=exact)
         self._bytes_stored = sum(tensor.data.nbytes for tensor in model.tensors.values())
         self._bytes_done = 0
         inventory = Inventory(model.spec)
@@ -55,7 +57,8 @@ class Weights:
         self.embedding = tied.parts[0] if tied else self._linear(("embed",)).parts[0]
         self.norms = {name: self._vector(name) for name in inventory.norms}
         self.head_norms = self._head_norms(model.spec)
-        self.notes = tuple(_notes(model.tensors, exact=exact))
+        self.notes = tuple(_notes(model.tensors, exact=exact, kernels=self._kernels))
+        self.fallbacks = (self._missed,) if self._missed else ()
         self._tensors = {}  # the file may be unmapped
 
     @property
@@ -68,7 +71,9 @@ class Weights:
         stored = [self._stored(name) for name in names]
         agree = len({tensor.format for tensor in stored}) == 1
         groups = [stored] if agree else [[tensor] for tensor in stored]
-        linear = Linear([Matrix(group, self._device) for group in groups], self._bias(names))
+        is_embedding = names == ("embed",)
+        parts = [Matrix(group, self._device, kernels=self._kernels, needs_rows=is_embedding) for group in groups]
+        linear = Linear(parts, self._bias(names))
         self._bytes_done += sum(self._tensors[name].data.nbytes for name in names)
         self._progress(min(1.0, self._bytes_done / self._bytes_stored))
         return linear
@@ -102,11 +107,27 @@ class Weights:
         return torch.cat((q.expand(spec.num_heads, -1), k.expand(spec.num_kv_heads, -1)))
 
 
-def _notes(tensors: TensorSource, *, exact: bool) -> list[str]:
-    compact = sorted({tensor.format for tensor in tensors.values() if len(tensor.shape) > 1} - {"F32"})
+def _kernels(tensors: TensorSource, device: torch.device, *, exact: bool) -> tuple[Library | None, str]:
+    """The CPU kernels where they would be of use, or why they cannot be had."""
+    if exact or device.type != "cpu" or not _matrices(tensors) - set(FLOAT_FORMATS):
+        return None, ""
+    try:
+        return load_library(), ""
+    except KernelsUnavailable as error:
+        return None, f"quantized weights are decoded at every use, slower than Hostelry's kernels: {error}"
+
+
+def _matrices(tensors: TensorSource) -> set[str]:
+    return {tensor.format for tensor in tensors.values() if len(tensor.shape) > 1}
+
+
+def _notes(tensors: TensorSource, *, exact: bool, kernels: Library | None) -> list[str]:
+    compact = sorted(_matrices(tensors) - {"F32"})
     quantized = [name for name in compact if name not in FLOAT_FORMATS]
     if exact and quantized:
         return [f"exact: {' and '.join(quantized)} weights were decoded to float32 at load and take that much memory"]
+    if kernels:
+        return [f"{' and '.join(quantized)} weights run on Hostelry's kernels, level {kernels.level}"]
     if compact:
         return [f"{' and '.join(compact)} weights stay as stored and are decoded to float32 at every use"]
     return []

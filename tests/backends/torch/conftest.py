@@ -11,6 +11,12 @@ from backends.testing.oracle import Oracle
 from tests.backends.torch.drive import make_runner
 
 
+@pytest.fixture(autouse=True)
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch computes itself; `test_kernels` is about the rest."""
+    monkeypatch.setenv("HOSTELRY_KERNELS", "0")
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_random_model(tmp_path_factory.mktemp("torch") / "llama")
