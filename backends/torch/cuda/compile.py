@@ -10,12 +10,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from backends.torch.cuda import fused, paged_attention
+from backends.torch.cuda import dequant_matmul, fused, paged_attention
 from backends.torch.cuda.tiles import MAX_SPLITS, choose_tiling
+from backends.weights.formats import FORMATS
 
 _FLOAT32 = {"part_out", "part_max", "part_sum", "total", "residual", "weight", "norm", "cos", "sin"}
 _INT32 = {"table", "kv_len", "q_start", "tile_sequence", "tile_query", "slot_map"}
-_SCALARS = {"row_stride": "i32", "column_stride": "i32", "window": "i32", "splits": "i32"}
+_FIELDS = {"f0", "f1", "f2", "f3", "f4"}
+_SCALARS = {"num_tokens": "i32", "row_stride": "i32", "column_stride": "i32", "window": "i32", "splits": "i32"}
 _SCALARS |= {"scale": "fp32", "softcap": "fp32", "eps": "fp32"}
 _SHAPES = ((14, 2, 64, False), (32, 32, 96, False), (32, 8, 128, False), (8, 4, 256, True))
 """Query heads, key heads, size of a head, cap of the scores: as in Qwen2, Phi-3, Llama 3 and Gemma 2."""
@@ -73,6 +75,18 @@ def _variants(element_size: int) -> Iterator[Variant]:
     for flag in (False, True):
         yield Variant(fused.norm_row, {"COLUMNS": 4096, "ROW_STRIDE": 4096, "PADDED": 4096, "HAS_RESIDUAL": flag}, 8)
         yield Variant(fused.gate_row, {"FFN": 14336, "BLOCK": fused.GATE_BLOCK, "GELU": flag})
+    yield from _quantized_products()
+
+
+def _quantized_products() -> Iterator[Variant]:
+    for form in FORMATS.values():
+        if form.block_size == 1:
+            continue
+        sizes = {"ROWS": 4096, "GROUPS": 128, "FORMAT": form.ggml_type}
+        vector = {"TILE_ROWS": dequant_matmul.VECTOR_ROWS, "TILE_GROUPS": dequant_matmul.VECTOR_GROUPS}
+        yield Variant(dequant_matmul.multiply_vector, sizes | vector)
+        tile = {"TILE_ROWS": dequant_matmul.TILE_OUTPUTS, "TILE_GROUPS": dequant_matmul.TILE_GROUPS}
+        yield Variant(dequant_matmul.multiply_tile, sizes | tile | {"TILE_TOKENS": dequant_matmul.TILE_TOKENS[1]})
 
 
 def _source(variant: Variant, dtype: str) -> ASTSource:
@@ -93,4 +107,6 @@ def _argument_type(name: str, dtype: str) -> str:
         return _SCALARS[name]
     if name in _INT32:
         return "*i32"
+    if name in _FIELDS:
+        return "*u8"
     return "*fp32" if name in _FLOAT32 else f"*{dtype}"

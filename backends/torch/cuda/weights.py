@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from backends.torch.cuda.dequant_matmul import times
 from backends.torch.matrix import Matrix
 from backends.torch.weights import Linear, Weights
 
@@ -34,8 +35,24 @@ class Dense:
         return functional.linear(x.float(), self.weight.float())
 
 
+class Quantized:
+    """A matrix of quantized blocks, with the same products, straight from the blocks."""
+
+    def __init__(self, matrix: Matrix) -> None:
+        self._matrix = matrix
+
+    def rows(self, index: Tensor) -> Tensor:
+        return self._matrix.rows(index)
+
+    def times(self, x: Tensor) -> Tensor:
+        return times(x, self._matrix)
+
+    def exactly(self, x: Tensor) -> Tensor:
+        return times(x.float(), self._matrix)
+
+
 class Decoded:
-    """A matrix of any other type, with the same products: decoded tile by tile at each use, in float32."""
+    """A matrix of another float type than the activations', with the same products in float32."""
 
     def __init__(self, matrix: Matrix) -> None:
         self._matrix = matrix
@@ -50,7 +67,7 @@ class Decoded:
         return self._matrix.product(x.float())
 
 
-Product = Dense | Decoded
+Product = Dense | Quantized | Decoded
 
 
 class MergedLinear(msgspec.Struct, frozen=True):
@@ -118,6 +135,6 @@ def _merged(linear: Linear, dtype: torch.dtype) -> MergedLinear:
 
 
 def _product(matrix: Matrix, dtype: torch.dtype) -> Product:
-    if matrix.floats is None or matrix.floats.dtype != dtype:
-        return Decoded(matrix)
-    return Dense(matrix.floats)
+    if matrix.floats is None:
+        return Quantized(matrix)
+    return Dense(matrix.floats) if matrix.floats.dtype == dtype else Decoded(matrix)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent
-TESTS = [str(FOLDER / name) for name in ("test_attention.py", "test_fused.py", "test_executor.py", "test_benchmark.py")]
+NAMES = ("attention", "fused", "dequant_matmul", "executor", "benchmark")
+TESTS = [str(FOLDER / f"test_{name}.py") for name in NAMES]
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter runs already")

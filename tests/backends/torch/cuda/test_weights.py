@@ -11,7 +11,7 @@ import torch
 from backends.api import LoadableModel
 from backends.loading import open_model
 from backends.testing.models import Dtype, ModelSizes, make_random_model, write_gguf_of
-from backends.torch.cuda.weights import CudaWeights, Decoded, Dense, activation_type, take_over
+from backends.torch.cuda.weights import CudaWeights, Decoded, Dense, Quantized, activation_type, take_over
 from backends.torch.matrix import Matrix
 from backends.torch.weights import Weights
 from backends.weights.decode import decode
@@ -52,18 +52,19 @@ def test_floats_are_views(dtype: Dtype, tmp_path: Path) -> None:
         assert part.weight.dtype == taken.dtype
 
 
-def test_quantized_matrices_are_decoded_at_use(tmp_path: Path) -> None:
-    """The products are those of the decoded values, and activations are float32."""
+def test_quantized_matrices_stay_blocks(tmp_path: Path) -> None:
+    """Rows of them are decoded when asked for, and activations are float32."""
     folder = make_random_model(tmp_path / "model", sizes=SIZES)
     model = open_model(write_gguf_of(folder, tmp_path / "model.gguf", "Q8_0"))
-    _, taken = _take(model)
-    x = torch.randn(3, 256)
+    weights, taken = _take(model)
 
-    y = taken.linears["layers.0.o",](x)
+    (part,) = taken.linears["layers.0.o",].parts
+    rows = part.rows(torch.tensor([3, 1]))
 
     assert taken.dtype == torch.float32
-    wanted = x @ torch.from_numpy(decode(model.tensors["layers.0.o"])).t()
-    torch.testing.assert_close(y, wanted, atol=1e-4, rtol=0)
+    assert isinstance(part, Quantized)
+    assert weights.linears["layers.0.o",].parts[0].num_bytes == model.tensors["layers.0.o"].data.nbytes
+    assert torch.equal(rows, torch.from_numpy(decode(model.tensors["layers.0.o"]))[[3, 1]])
 
 
 def test_a_float32_matrix_among_bfloat16_ones() -> None:
