@@ -3,13 +3,15 @@
     python -m benchmarks.formats [--runners onnx torch mlx] [--formats Q4_0 …]
 
 The demo model is quantized to each format, every matrix of it. 1,000 positions of conversations that it was not trained
-on are computed in exact mode (float32 activations) and in fast mode, and held to the NumPy oracle over the dequantized
-weights: relative error of all logits, and how often the likeliest token is the same.
+on are computed in exact mode (float32 activations) and in fast mode, by onnx also on MatMulNBits instead of its own
+kernels, and held to the NumPy oracle over the dequantized weights: relative error of all logits, mean KL divergence in
+nats, and how often the likeliest token is the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from itertools import islice
 from pathlib import Path
@@ -39,10 +41,23 @@ F32 = npt.NDArray[np.float32]
 
 
 class Nearness(msgspec.Struct, frozen=True, kw_only=True):
-    """Relative error (Euclidean norm) of all logits together, and the share of positions with the same best token."""
+    """Relative error (Euclidean norm) of all logits, KL divergence, share of positions with the same best token."""
 
     error: float
+    kl: float
     agreement: float
+
+
+class Engine(msgspec.Struct, frozen=True, kw_only=True):
+    """A runner in a mode; `kernels` are Hostelry's own."""
+
+    runner: str
+    exact: bool = False
+    kernels: bool = True
+
+    @property
+    def label(self) -> str:
+        return f"{self.runner} {'exact' if self.exact else 'fast'}{'' if self.kernels else ', MatMulNBits'}"
 
 
 def main() -> None:
@@ -66,24 +81,33 @@ def main() -> None:
 
 def _measure(model: LoadableModel, runners: list[str], conversations: list[list[int]]) -> dict[str, object]:
     expected = np.concatenate([Oracle(model).logits(tokens) for tokens in conversations])
+    engines = [Engine(runner=name, exact=exact) for name in runners for exact in (True, False)]
+    if "onnx" in runners:
+        engines.append(Engine(runner="onnx", kernels=False))
     return {
-        f"{name} {mode}": msgspec.structs.asdict(
-            _nearness(_logits(model, name, conversations, exact=mode == "exact"), expected)
-        )
-        for name in runners
-        for mode in ("exact", "fast")
+        engine.label: msgspec.structs.asdict(_nearness(_logits(model, engine, conversations), expected))
+        for engine in engines
     }
 
 
 def _nearness(found: F32, expected: F32) -> Nearness:
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     agreement = (found.argmax(axis=1) == expected.argmax(axis=1)).mean()
-    return Nearness(error=round(float(error), 7), agreement=round(float(agreement), 4))
+    p, q = _log_softmax(expected), _log_softmax(found)
+    kl = (np.exp(p) * (p - q)).sum(axis=1).mean()
+    return Nearness(error=round(float(error), 7), kl=float(f"{max(kl, 0):.2e}"), agreement=round(float(agreement), 4))
 
 
-def _logits(model: LoadableModel, name: str, conversations: list[list[int]], *, exact: bool) -> F32:
+def _log_softmax(logits: F32) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_softmax: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return log_softmax
+
+
+def _logits(model: LoadableModel, engine: Engine, conversations: list[list[int]]) -> F32:
     """float32 `[positions, vocab]`. Token by token: a decode step is what most users wait for."""
-    runner = create_runner(name, threads=1, exact=exact)
+    os.environ["HOSTELRY_KERNELS"] = "1" if engine.kernels else "0"
+    runner = create_runner(engine.runner, threads=1, exact=engine.exact)
     try:
         runner.load(model, lambda _: None)
         longest = max(map(len, conversations))

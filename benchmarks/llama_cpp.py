@@ -1,9 +1,10 @@
 """Our server against llama.cpp's on the same GGUF files, over HTTP, interleaved in one run.
 
-    python -m benchmarks.llama_cpp --server PATH/llama-server [--formats Q4_0 Q8_0 Q4_K …] [--rounds 3]
+    python -m benchmarks.llama_cpp --server PATH/llama-server [--formats Q4_0 Q8_0 Q4_K …] [--streams 1 4 8 16]
 
-A random llama of 495 million weights is quantized by `hostelry quantize --pure` to each format. Both servers get two
-threads, room for 16 sequences and the same client; rounds alternate between them, medians are compared. `llama-server`
+A random llama of 495 million weights is quantized by `hostelry quantize --pure` to each format. Ours serves
+each twice: on its own kernels, and on onnxruntime's MatMulNBits. All three get two threads, room for 16 sequences and
+the same client; rounds alternate between them, medians are compared. `llama-server`
 comes from llama.cpp's source, for example the one inside the source distribution of `llama-cpp-python`, built with
 `cmake -DGGML_NATIVE=ON` (on a virtual machine whose AMX tiles crash it, with `-mno-amx-tile -mno-amx-int8`).
 """
@@ -35,79 +36,112 @@ PROMPT_TOKENS, TOKENS = 128, 48
 LONG_PROMPT = 512
 CONTEXT = 768
 """Tokens of one sequence."""
-BARS = {"Q4_0": (0.8, 0.8, 0.8), "Q8_0": (1.2, 1.5, 1.5), "Q4_K": (0.6, 0.8, 0.0)}
-"""Format → least ratio at one stream, at more, and of prompt processing. Every other format: 0.5."""
-OTHER_BARS = (0.5, 0.5, 0.5)
-THEIRS = "llama.cpp"
+THEIRS, OURS, STOCK = "llama.cpp", "kernels", "MatMulNBits"
+
+
+class Bars(msgspec.Struct, frozen=True):
+    """Least ratios to llama.cpp: decoding by streams, and prompts."""
+
+    decode: dict[int, float]
+    prompt: float
+
+
+KERNEL_BARS = {
+    "Q4_0": Bars({1: 1.15, 4: 1.4, 8: 1.6, 16: 1.4}, 1.8),
+    "Q4_K": Bars({1: 1.05, 4: 1.6, 8: 1.6, 16: 1.6}, 1.9),
+    "Q8_0": Bars({1: 1.3, 4: 2.5, 8: 2.5, 16: 2.5}, 3.0),
+}
+OTHER_KERNEL_BARS = Bars({1: 1.0, 4: 1.2, 8: 1.2, 16: 1.2}, 1.3)
+STOCK_BARS = {
+    "Q4_0": Bars(dict.fromkeys(STREAMS, 0.8), 0.8),
+    "Q4_K": Bars({1: 0.6, 4: 0.8, 8: 0.8, 16: 0.8}, 0.0),
+    "Q8_0": Bars({1: 1.2, 4: 1.5, 8: 1.5, 16: 1.5}, 1.5),
+}
+OTHER_STOCK_BARS = Bars(dict.fromkeys(STREAMS, 0.5), 0.5)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", type=Path, required=True)
     parser.add_argument("--formats", nargs="+", default=["Q4_0", "Q8_0", "Q4_K"])
+    parser.add_argument("--streams", nargs="+", type=int, choices=STREAMS, default=list(STREAMS))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--name", default="llama_cpp", help="of the file with the results")
     arguments = parser.parse_args()
+    wanted = f"--formats {' '.join(arguments.formats)} --streams {' '.join(map(str, arguments.streams))}"
+    command = f"python -m benchmarks.llama_cpp --server llama-server {wanted} --rounds {arguments.rounds}"
     numbers: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as directory:
         source = make_random_model(Path(directory) / "model", sizes=HALF_B_MODEL, dtype="F16")
         for form in arguments.formats:
             path = Path(directory) / f"{form}.gguf"
             quantize_file(source, path, format=form, pure=True)
-            numbers[form] = _measure(arguments.server, path, rounds=arguments.rounds) | {"bars": _bars(form)}
+            numbers[form] = _measure(arguments.server, path, form, tuple(arguments.streams), rounds=arguments.rounds)
+            write_result(arguments.name, numbers, command=f"{command} --name {arguments.name}")
             path.unlink()
-    command = f"python -m benchmarks.llama_cpp --server llama-server --formats {' '.join(arguments.formats)}"
-    write_result("llama_cpp", numbers, command=f"{command} --rounds {arguments.rounds}")
 
 
-def _measure(server: Path, path: Path, *, rounds: int) -> dict[str, object]:
-    room = ["--threads", "2", "--max-batch", str(max(STREAMS)), "--max-context", str(CONTEXT)]
-    shape = Shape(streams=STREAMS, prompt_tokens=PROMPT_TOKENS, tokens=TOKENS, rounds=rounds)
+def _measure(server: Path, path: Path, form: str, streams: tuple[int, ...], *, rounds: int) -> dict[str, object]:
+    room = ["--model", f"bench={path}", "--threads", "2", "--max-batch", str(max(STREAMS))]
+    room += ["--max-context", str(CONTEXT)]
+    shape = Shape(streams=streams, prompt_tokens=PROMPT_TOKENS, tokens=TOKENS, rounds=rounds)
     long = Shape(streams=(1,), prompt_tokens=LONG_PROMPT, tokens=2, rounds=rounds)
-    with _llama_server(server, path) as theirs, own_house(["--model", f"bench={path}", *room]) as house:
-        targets = [house.target, theirs]
-        rows = asyncio.run(sweep(targets, shape, lambda what: print(path.stem, what, flush=True)))
-        prompts = asyncio.run(sweep(targets, long, lambda what: print(path.stem, "prompt", what, flush=True)))
-        resident = house.resident_bytes()
-        weights = house.weight_bytes()
+    with (
+        _llama_server(server, path) as theirs,
+        own_house(room, label=OURS) as ours,
+        own_house(room, label=STOCK, environment={"HOSTELRY_KERNELS": "0"}) as stock,
+    ):
+        targets = [ours.target, stock.target, theirs]
+        rows = asyncio.run(sweep(targets, shape, lambda what: print(form, what, flush=True)))
+        prompts = asyncio.run(sweep(targets, long, lambda what: print(form, "prompt", what, flush=True)))
+        weights = {house.target.label: house.weight_bytes() for house in (ours, stock)}
+    bars = {OURS: KERNEL_BARS.get(form, OTHER_KERNEL_BARS), STOCK: STOCK_BARS.get(form, OTHER_STOCK_BARS)}
+    file_bytes = path.stat().st_size
     return {
-        "file_mb": round(path.stat().st_size / 1e6),
-        "resident_mb": round(resident / 1e6),
-        "weights_over_file": round(weights / path.stat().st_size, 3),
-        "by_streams": {str(count): _pair(rows, count) for count in STREAMS},
-        f"prompt_of_{LONG_PROMPT}": _prompt_pair(prompts),
+        "file_mb": round(file_bytes / 1e6),
+        "theirs": _absolute(rows, prompts, THEIRS),
+        **{
+            label: {
+                "weights_over_file": round(weights[label] / file_bytes, 3),
+                "absolute": _absolute(rows, prompts, label),
+                "ratios": _ratios(rows, prompts, label),
+                "bars": msgspec.to_builtins(bars[label], str_keys=True),
+            }
+            for label in (OURS, STOCK)
+        },
     }
 
 
-def _both(rows: list[Row], count: int) -> tuple[Row, Row]:
-    ours = next(row for row in rows if row.streams == count and row.label != THEIRS)
-    theirs = next(row for row in rows if row.streams == count and row.label == THEIRS)
-    return ours, theirs
-
-
-def _prompt_pair(rows: list[Row]) -> dict[str, float]:
-    ours, theirs = (row.prompt_tokens_per_s for row in _both(rows, 1))
-    return {"ratio": round(ours / theirs, 2), "ours": round(ours, 1), "theirs": round(theirs, 1)}
-
-
-def _pair(rows: list[Row], count: int) -> dict[str, object]:
-    ours, theirs = _both(rows, count)
+def _ratios(rows: list[Row], prompts: list[Row], label: str) -> dict[str, object]:
+    ours, theirs = _by_streams(rows, label), _by_streams(rows, THEIRS)
+    pairs = {str(count): (ours[count], theirs[count]) for count in ours}
     return {
-        "decode_ratio": round(ours.decode_tokens_per_s / theirs.decode_tokens_per_s, 2),
-        "whole_ratio": round(ours.tokens_per_s / theirs.tokens_per_s, 2),
-        "prompt_ratio": round(ours.prompt_tokens_per_s / theirs.prompt_tokens_per_s, 2),
-        "ours": _short(ours),
-        "theirs": _short(theirs),
+        "decode": {count: round(a.decode_tokens_per_s / b.decode_tokens_per_s, 2) for count, (a, b) in pairs.items()},
+        "whole": {count: round(a.tokens_per_s / b.tokens_per_s, 2) for count, (a, b) in pairs.items()},
+        f"prompt_{PROMPT_TOKENS}": round(_prompt_speed(rows, label) / _prompt_speed(rows, THEIRS), 2),
+        f"prompt_{LONG_PROMPT}": round(_prompt_speed(prompts, label) / _prompt_speed(prompts, THEIRS), 2),
     }
 
 
-def _short(row: Row) -> dict[str, object]:
-    wanted = ("tokens_per_s", "decode_tokens_per_s", "prompt_tokens_per_s", "first_token_ms", "between_tokens_ms")
-    return {name: round(value, 1) for name, value in msgspec.structs.asdict(row).items() if name in wanted}
+def _absolute(rows: list[Row], prompts: list[Row], label: str) -> dict[str, object]:
+    """Tokens a second, and milliseconds."""
+    by_streams = _by_streams(rows, label)
+    return {
+        "decode": {str(count): round(row.decode_tokens_per_s, 1) for count, row in by_streams.items()},
+        "whole": {str(count): round(row.tokens_per_s, 1) for count, row in by_streams.items()},
+        "first_token_ms": {str(count): round(row.first_token_ms) for count, row in by_streams.items()},
+        f"prompt_{PROMPT_TOKENS}": round(_prompt_speed(rows, label), 1),
+        f"prompt_{LONG_PROMPT}": round(_prompt_speed(prompts, label), 1),
+    }
 
 
-def _bars(form: str) -> dict[str, float]:
-    alone, more, prompt = BARS.get(form, OTHER_BARS)
-    return {"one_stream": alone, "more_streams": more, "prompt": prompt}
+def _by_streams(rows: list[Row], label: str) -> dict[int, Row]:
+    return {row.streams: row for row in rows if row.label == label}
+
+
+def _prompt_speed(rows: list[Row], label: str) -> float:
+    """Of one stream, until its first token."""
+    return _by_streams(rows, label)[1].prompt_tokens_per_s
 
 
 @contextmanager

@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import msgspec
@@ -39,16 +40,21 @@ class House(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def own_house(arguments: list[str]) -> Iterator[House]:
-    """`hostelry serve` with these arguments on a free port of loopback. Raises `BenchFailed` if it does not start."""
+def own_house(
+    arguments: list[str], *, label: str = "hostelry", environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[House]:
+    """`hostelry serve` with these arguments on a free port of loopback. Raises `BenchFailed` if it does not start.
+
+    `environment` is added to that of this process.
+    """
     key = f"sk-ho-{secrets.token_urlsafe(24)}"
     with tempfile.TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "gateway.cli", "serve", "--port", "0", "--data-dir", directory, *arguments]
-        environment = os.environ | {"HOSTELRY_SERVE_API_KEY": key}
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)  # noqa: S603 - our own
+        variables = {**os.environ, "HOSTELRY_SERVE_API_KEY": key, **environment}
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)  # noqa: S603 - our own
         try:
             url = _ready_url(server)
-            yield House(Target(label="hostelry", url=f"{url}/v1", model=MODEL, key=key), server.pid)
+            yield House(Target(label=label, url=f"{url}/v1", model=MODEL, key=key), server.pid)
         finally:
             server.send_signal(signal.SIGTERM)
             server.communicate(timeout=60)

@@ -1,0 +1,105 @@
+"""What one step of the onnx runner costs on its own kernels and on MatMulNBits: decode, verify, prefill, mixed.
+
+    python -m benchmarks.steps [--formats Q4_0 …] [--rounds 7]
+
+A random llama of 495 million weights; 128 tokens of context. Loading is timed too. Rounds alternate, medians count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from backends.api import KVLimit, Runner, Step
+from backends.loading import open_model
+from backends.quantize import quantize_file
+from backends.registry import create_runner
+from backends.testing.greedy import step_of
+from backends.testing.models import HALF_B_MODEL, make_random_model
+from benchmarks.record import write_result
+
+CONTEXT, SEQUENCES, CHUNK, DRAFT = 128, 9, 64, 5
+VERIFY_BAR = 1.4
+"""Most plain steps that a verify step of `DRAFT` rows may cost."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--formats", nargs="+", default=["Q4_0", "Q4_K", "Q8_0"])
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    numbers: dict[str, object] = {"bars": {"verify_over_decode": VERIFY_BAR}}
+    with tempfile.TemporaryDirectory() as directory:
+        source = make_random_model(Path(directory) / "model", sizes=HALF_B_MODEL, dtype="F16")
+        for form in arguments.formats:
+            path = Path(directory) / f"{form}.gguf"
+            quantize_file(source, path, format=form, pure=True)
+            numbers[form] = _measure(path, rounds=arguments.rounds)
+            path.unlink()
+    write_result("steps", numbers, command=f"python -m benchmarks.steps --formats {' '.join(arguments.formats)}")
+
+
+def _measure(path: Path, *, rounds: int) -> dict[str, object]:
+    loaded = {"kernels": _load(path, kernels="1"), "MatMulNBits": _load(path, kernels="0")}
+    times: dict[tuple[str, str], list[float]] = {}
+    for _ in range(rounds):
+        for label, (runner, _) in loaded.items():
+            for name, step in _steps().items():
+                times.setdefault((label, name), []).append(_time(runner, step))
+    numbers: dict[str, object] = {
+        label: _numbers(label, times) | {"load_s": round(seconds, 2)} for label, (_, seconds) in loaded.items()
+    }
+    for runner, _ in loaded.values():
+        runner.close()
+    return numbers
+
+
+def _numbers(label: str, times: dict[tuple[str, str], list[float]]) -> dict[str, object]:
+    medians = {name: statistics.median(found) for (who, name), found in times.items() if who == label}
+    return {
+        "ms": {name: round(1000 * seconds, 1) for name, seconds in medians.items()},
+        "verify_over_decode": round(medians["verify 5 rows"] / medians["decode 1"], 2),
+        "mixed_over_apart": round(medians["mixed"] / (medians["decode 8"] + medians["prefill 64"]), 2),
+    }
+
+
+def _load(path: Path, *, kernels: str) -> tuple[Runner, float]:
+    os.environ["HOSTELRY_KERNELS"] = kernels
+    runner, model = create_runner("onnx", threads=2), open_model(path)
+    start = time.perf_counter()
+    runner.load(model, lambda _: None)
+    seconds = time.perf_counter() - start
+    runner.plan_memory(KVLimit(max_bytes=1 << 32, max_sequences=SEQUENCES, max_context=2 * CONTEXT))
+    runner.warmup()
+    runner.collect(runner.submit(step_of([[7] * CONTEXT] * SEQUENCES, [CONTEXT] * SEQUENCES)))
+    return runner, seconds
+
+
+def _steps() -> dict[str, Step]:
+    """Every step begins at the same context, so that it may be repeated."""
+    decodes, draft = [[5]] * 8, step_of([[5] * DRAFT], [CONTEXT + DRAFT])
+    chunk = step_of([[5] * CHUNK], [CONTEXT + CHUNK])
+    return {
+        "decode 1": step_of([[5]], [CONTEXT + 1]),
+        "verify 5 rows": msgspec.structs.replace(draft, logit_rows=np.arange(DRAFT, dtype=np.int32)),
+        "decode 8": step_of(decodes, [CONTEXT + 1] * 8),
+        "prefill 64": chunk,
+        "mixed": step_of([*decodes, [5] * CHUNK], [CONTEXT + 1] * 8 + [CONTEXT + CHUNK]),
+    }
+
+
+def _time(runner: Runner, step: Step) -> float:
+    start = time.perf_counter()
+    runner.collect(runner.submit(step))
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
