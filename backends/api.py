@@ -27,6 +27,8 @@ API_VERSION = 1
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
+KVDtype = Literal["f32", "f16", "int8"]
+"""How keys and values are kept; int8 with a float32 scale for each head of a token."""
 
 
 class BackendCapabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +98,8 @@ class RunnerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     """Names of linears within a layer: `q`, `k`, `v`, `o`, `gate`, `up`, `down`."""
     lora_formats: tuple[str, ...] = ()
     """Formats of base weights beside which adapters work."""
+    kv_dtypes: tuple[KVDtype, ...] = ()
+    """What `KVLimit.dtype` may ask for, beside `auto`."""
     device_sampling: bool = False
     """`Step.sampling` is honoured, and token ids of the step before need not come back to the host."""
     async_depth: int = 1
@@ -128,13 +132,17 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KVLimit(msgspec.Struct, frozen=True, kw_only=True):
-    """What the engine wants of KV memory. The runner may plan less, never more. `layout` is one it declares."""
+    """What the engine wants of KV memory. The runner may plan less, never more.
+
+    `layout` and `dtype` are among those that it declares; with `auto` it keeps keys and values as it likes.
+    """
 
     max_bytes: int
     max_sequences: int
     max_context: int
     """Tokens of one sequence, at most."""
     layout: Literal["slot", "paged"] = "slot"
+    dtype: Literal["auto", KVDtype] = "auto"
 
 
 class KVPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,6 +156,8 @@ class KVPlan(msgspec.Struct, frozen=True, kw_only=True):
     block_tokens: int
     bytes_per_block: int
     adapter_bytes: int = 0
+    dtype: str = ""
+    """Of keys and values, for people."""
 
 
 class RowSampling(msgspec.Struct, frozen=True, kw_only=True):

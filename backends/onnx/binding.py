@@ -1,8 +1,4 @@
-"""Binds the arrays of a run to a session on the CPU by address, and runs it.
-
-Everything bound lies in buffers that outlive the run, so that runs of the same shape (decoding, mostly) bind nothing
-at all: they copy a few small arrays and go.
-"""
+"""Binds the arrays of a run with `GroupQueryAttention` to a session on the CPU by address, and runs it."""
 
 from __future__ import annotations
 
@@ -13,9 +9,10 @@ import onnxruntime as ort
 
 from backends.api import F32, Step
 from backends.models.spec import ModelSpec
-from backends.onnx.buffers import Array, Buffer
+from backends.onnx.bound import Bound, Buffers, bind_constants
+from backends.onnx.buffers import Array
 from backends.onnx.embedding import Embedding
-from backends.onnx.layout import Layout, lay_out
+from backends.onnx.layout import lay_out
 from backends.onnx.pool import Pool
 from backends.onnx.rotary import distinct_ropes, rotary_tables
 
@@ -23,22 +20,12 @@ _MAX_BINDINGS = 64
 """Ranges of slots whose KV stays bound; binding one anew takes a fraction of a millisecond."""
 
 _INPUTS: dict[str, type[np.generic]] = {
-    "embedded": np.float32,
-    "sel": np.int64,
     "pad_idx": np.int64,
     "unpad_idx": np.int64,
     "qkv_shape": np.int64,
     "seqlens": np.int32,
     "qsl": np.int32,
 }
-
-
-class Bound:
-    """An IOBinding over the KV of one range of slots, and the shapes that its other arrays had when last bound."""
-
-    def __init__(self, io: ort.IOBinding) -> None:
-        self.io = io
-        self.shapes: dict[str, tuple[object, ...]] = {}
 
 
 class Binding:
@@ -52,44 +39,19 @@ class Binding:
         for index, rope in enumerate(distinct_ropes(spec)):
             tables = rotary_tables(rope, spec.head_dim, num_positions=pool.slot_tokens)
             self._constants[f"cos_{index}"], self._constants[f"sin_{index}"] = tables
-        self._inputs = {name: Buffer(dtype) for name, dtype in _INPUTS.items()}
-        self._logits = Buffer(np.float32)
+        self._buffers = Buffers(_INPUTS, hidden_size=spec.hidden_size, vocab_size=spec.vocab_size)
         self._bound: OrderedDict[tuple[int, int], Bound] = OrderedDict()
 
     def run(self, embedding: Embedding, step: Step) -> F32:
         """Logits `[R, vocab]`, overwritten by the next run."""
-        layout, logit_rows = lay_out(step), step.logit_rows
+        layout = lay_out(step)
         bound = self._bound_to(layout.first_slot, layout.num_rows)
-        embedded = self._input(bound, "embedded", step.num_tokens, self._spec.hidden_size)
-        embedding.look_up(step.token_ids, out=embedded)
-        # The graph has no empty batch: without a wanted row, row 0 is computed and dropped.
-        self._input(bound, "sel", max(1, len(logit_rows)))[:] = logit_rows if len(logit_rows) else 0
-        for name in ("pad_idx", "unpad_idx", "seqlens", "qsl"):
-            values: Array = getattr(layout, name)
-            self._input(bound, name, len(values))[:] = values
-        self._input(bound, "qkv_shape", 3)[:] = self._qkv_shape(layout)
-        logits = self._output(bound, max(1, len(logit_rows)))
+        arrays: dict[str, Array] = {name: getattr(layout, name) for name in ("pad_idx", "unpad_idx", "seqlens", "qsl")}
+        width = self._spec.q_size + 2 * self._spec.kv_size
+        arrays["qkv_shape"] = np.array([layout.num_rows, layout.longest, width], np.int64)
+        logits = self._buffers.fill(bound, step, embedding, arrays)
         self._session.run_with_iobinding(bound.io)
-        return logits[: len(logit_rows)]
-
-    def _qkv_shape(self, layout: Layout) -> tuple[int, int, int]:
-        return layout.num_rows, layout.longest, self._spec.q_size + 2 * self._spec.kv_size
-
-    def _input(self, bound: Bound, name: str, *shape: int) -> Array:
-        buffer = self._inputs[name]
-        array = buffer.view(*shape)
-        if bound.shapes.get(name) != (shape, buffer.generation):
-            bound.io.bind_input(name, "cpu", 0, buffer.dtype, shape, buffer.address)
-            bound.shapes[name] = (shape, buffer.generation)
-        return array
-
-    def _output(self, bound: Bound, num_rows: int) -> F32:
-        shape = (num_rows, self._spec.vocab_size)
-        logits = self._logits.view(*shape)
-        if bound.shapes.get("logits") != (shape, self._logits.generation):
-            bound.io.bind_output("logits", "cpu", 0, np.float32, shape, self._logits.address)
-            bound.shapes["logits"] = (shape, self._logits.generation)
-        return logits.view(np.float32)
+        return logits
 
     def _bound_to(self, first_slot: int, num_slots: int) -> Bound:
         key = (first_slot, num_slots)
@@ -104,8 +66,7 @@ class Binding:
     def _bind_kv(self, slots: slice) -> ort.IOBinding:
         """Past and present are the same memory: these slots of the pool."""
         io = self._session.io_binding()
-        for name, constant in self._constants.items():
-            io.bind_input(name, "cpu", 0, constant.dtype, constant.shape, constant.ctypes.data)
+        bind_constants(io, self._constants)
         for kind, layers in (("k", self.pool.keys), ("v", self.pool.values)):
             for layer, array in enumerate(layers):
                 rows = array[slots]

@@ -9,15 +9,17 @@ import onnxruntime as ort
 
 from backends.api import LoadableModel
 from backends.errors import UnsupportedModel
-from backends.kernels.library import Library
+from backends.kernels.attention import MAX_HEAD_DIM
 from backends.models.spec import ModelSpec
 from backends.onnx.embedding import Embedding
-from backends.onnx.fused import HEAD_DIM_STEP
+from backends.onnx.fused import HEAD_DIM_STEP, FusedAttention
 from backends.onnx.linears import FLOAT_FORMATS, Weights
+from backends.onnx.plain import PlainAttention
 from backends.onnx.providers import Provider
-from backends.onnx.recorder import record
+from backends.onnx.ragged import RaggedAttention
+from backends.onnx.recorder import Attention, record
 from backends.onnx.session import fallbacks_of, open_session, share_arrays
-from backends.onnx.tiles import find_kernels
+from backends.onnx.tiles import Kernels
 from backends.weights.tensor import TensorSource
 
 _PACKING_SHARE = 0.5
@@ -35,44 +37,62 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     session: ort.InferenceSession
     shared: dict[str, ort.OrtValue]
     embedding: Embedding
+    attention: Attention
+    is_quantized: bool
+    """Computes with rounded activations anyway."""
     weight_bytes: int
     notes: tuple[str, ...]
     fallbacks: tuple[str, ...]
 
 
 def load_model(
-    model: LoadableModel, provider: Provider, *, threads: int, exact: bool, progress: Callable[[float], None]
+    model: LoadableModel,
+    provider: Provider,
+    *,
+    kernels: Kernels,
+    threads: int,
+    exact: bool,
+    progress: Callable[[float], None],
 ) -> LoadedModel:
     """Record the graph, pack the weights, open the session. Raises `ModelError`, mostly `UnsupportedModel`."""
     spec = model.spec
-    if provider.on_host and spec.head_dim % HEAD_DIM_STEP:
-        raise UnsupportedModel(f"head_dim is {spec.head_dim}; the onnx runner takes multiples of {HEAD_DIM_STEP}")
+    if provider.on_host and (spec.head_dim % HEAD_DIM_STEP or spec.head_dim > MAX_HEAD_DIM):
+        raise UnsupportedModel(
+            f"head_dim is {spec.head_dim}; the onnx runner takes multiples of {HEAD_DIM_STEP} up to {MAX_HEAD_DIM}"
+        )
     embedding = Embedding(model.tensors["embed"])
-    kernels, note = _kernels(model.tensors, provider, exact=exact)
+    if provider.device != "cpu" or not provider.on_host:
+        kernels = Kernels()
+    library = kernels.library
     weights = Weights(
-        model.tensors, exact=exact, kernels=kernels, progress=lambda done: progress(_PACKING_SHARE * done)
+        model.tensors, exact=exact, kernels=library, progress=lambda done: progress(_PACKING_SHARE * done)
     )
-    graph = record(spec, weights, fused=provider.on_host)
+    attention = _attention(provider, kernels)
+    graph = record(spec, weights, attention)
     shared = share_arrays(graph)
-    library = kernels.path if kernels else None
-    session = open_session(graph, provider, threads=threads, shared=shared, library=library)
+    session = open_session(graph, provider, threads=threads, shared=shared, library=library.path if library else None)
     return LoadedModel(
         spec=spec,
         provider=provider,
         session=session,
         shared=shared,
         embedding=embedding,
+        attention=attention,
+        is_quantized=bool(_matrices(model.tensors) - set(FLOAT_FORMATS)) and not exact,
         weight_bytes=weights.num_bytes,
-        notes=tuple(_notes(model.tensors, provider, exact=exact)) + ((note,) if kernels else ()),
-        fallbacks=(*fallbacks_of(session, provider), *_untiled(weights), *((note,) if note and not kernels else ())),
+        notes=(*_notes(model.tensors, provider, exact=exact), *((kernels.note,) if library else ())),
+        fallbacks=(
+            *fallbacks_of(session, provider),
+            *_untiled(weights),
+            *((kernels.note,) if kernels.note and not library else ()),
+        ),
     )
 
 
-def _kernels(tensors: TensorSource, provider: Provider, *, exact: bool) -> tuple[Library | None, str]:
-    """The kernels and a sentence about them, where they would be of use."""
-    if exact or provider.device != "cpu" or not provider.on_host or not _matrices(tensors) - set(FLOAT_FORMATS):
-        return None, ""
-    return find_kernels()
+def _attention(provider: Provider, kernels: Kernels) -> Attention:
+    if kernels.library:
+        return RaggedAttention
+    return FusedAttention if provider.on_host else PlainAttention
 
 
 def _untiled(weights: Weights) -> list[str]:

@@ -1,7 +1,7 @@
 """Records the decoder into one ONNX graph that serves every step: decode, chunk, verify and mixtures of them.
 
-Linears run on the packed T rows of all sequences; padding to [B, S] exists only within attention, of which there are
-two: `fused` for the CPU, `plain` for devices. Inputs and outputs beside theirs:
+Linears run on the packed T rows of all sequences. Attention, of which there are three, may pad them: `ragged` is our
+own on the CPU and does not, `fused` is onnxruntime's there, `plain` is for devices. Inputs and outputs beside theirs:
 
     embedded [T, hidden] f32 · sel [R] i64 → logits [R, vocab] f32
 """
@@ -15,15 +15,19 @@ from backends.onnx.fused import FusedAttention
 from backends.onnx.graph import HOSTELRY, MICROSOFT, Graph
 from backends.onnx.linears import F32, Packed, Weights
 from backends.onnx.plain import PlainAttention
+from backends.onnx.ragged import RaggedAttention
 from backends.onnx.tiles import Tiles
 
 _ACTIVATIONS = {"silu": 1, "gelu_tanh": 2}
 """`enum hk_activation` of kernels.h; 0 is none."""
 
 
-def record(spec: ModelSpec, weights: Weights, *, fused: bool) -> Graph:
+Attention = type[RaggedAttention] | type[FusedAttention] | type[PlainAttention]
+
+
+def record(spec: ModelSpec, weights: Weights, attention: Attention) -> Graph:
     """The whole decoder as a graph. Raises `UnsupportedModel` for a tensor in a format that is not declared."""
-    recorder = Recorder(spec, weights, fused=fused)
+    recorder = Recorder(spec, weights, attention)
     logits = forward(spec, recorder)
     recorder.graph.named("Identity", [logits], [recorder.graph.output("logits", ["R", spec.vocab_size])])
     return recorder.graph
@@ -32,7 +36,7 @@ def record(spec: ModelSpec, weights: Weights, *, fused: bool) -> Graph:
 class Recorder:
     """`Ops` over names of graph values."""
 
-    def __init__(self, spec: ModelSpec, weights: Weights, *, fused: bool) -> None:
+    def __init__(self, spec: ModelSpec, weights: Weights, attention: Attention) -> None:
         self.graph = Graph()
         self._spec = spec
         self._weights = weights
@@ -40,7 +44,7 @@ class Recorder:
         self._multiplied: set[str] = set()
         self.graph.input("embedded", ["T", spec.hidden_size])
         self.graph.input("sel", ["R"], "int64")
-        self._attention = FusedAttention(spec, self.graph) if fused else PlainAttention(spec, self.graph)
+        self._attention = attention(spec, self.graph)
 
     def embed(self) -> str:
         return "embedded"

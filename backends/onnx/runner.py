@@ -1,14 +1,16 @@
-"""`Runner` on ONNX Runtime, slot KV."""
+"""`Runner` on ONNX Runtime."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 
 from backends.api import (
     F32,
     AdapterWeights,
+    KVDtype,
     KVLimit,
     KVPlan,
     LoadableModel,
@@ -19,7 +21,9 @@ from backends.api import (
     Ticket,
 )
 from backends.errors import CapacityExceeded, Fatal, ModelError, UnsupportedModel
+from backends.kernels.attention import KV_TYPES
 from backends.onnx.binding import Binding
+from backends.onnx.blocks import BlockBinding, BlockPool
 from backends.onnx.cores import physical_cores
 from backends.onnx.device import DeviceBinding
 from backends.onnx.embedding import Embedding
@@ -28,12 +32,17 @@ from backends.onnx.heap import trim_heap
 from backends.onnx.linears import FORMATS
 from backends.onnx.load import LoadedModel, load_model
 from backends.onnx.pool import Pool
-from backends.onnx.providers import ProviderChoice
+from backends.onnx.providers import Provider, ProviderChoice
+from backends.onnx.ragged import RaggedAttention
 from backends.onnx.split import split
-from backends.plan import plan_kv
+from backends.onnx.tiles import Kernels, find_kernels
+from backends.plan import BLOCK_TOKENS, Layouts, context_of, plan_kv
 from backends.steps import check_step
 
 _MAX_VERIFY_ROWS = 16
+_LAYOUTS: Layouts = ("slot", "paged")
+
+AnyBinding = BlockBinding | Binding | DeviceBinding
 
 
 class DoneTicket:
@@ -56,9 +65,14 @@ class OnnxRunner:
         self._choice = choice
         self._threads = threads or physical_cores()
         self._exact = exact
+        is_on_cpu = any(provider.device == "cpu" and provider.on_host for provider in choice.candidates)
+        self._kernels = find_kernels() if is_on_cpu and not exact else Kernels()
+        self._has_blocks = self._kernels.library is not None and len(choice.candidates) == 1
         self._loaded: LoadedModel | None = None
         self._plan: KVPlan | None = None
-        self._binding: Binding | DeviceBinding | None = None
+        self._kv_type: KVDtype = "f32"
+        self._max_context = 0
+        self._binding: AnyBinding | None = None
         self._ticket: DoneTicket | None = None
         self._num_steps = 0
         self._num_runs = 0
@@ -66,9 +80,10 @@ class OnnxRunner:
 
     def capabilities(self) -> RunnerCapabilities:
         return RunnerCapabilities(
-            kv_layouts=("slot",),
+            kv_layouts=_LAYOUTS if self._has_blocks else _LAYOUTS[:1],
             formats=FORMATS,
             max_verify_rows=_MAX_VERIFY_ROWS,
+            kv_dtypes=tuple(KV_TYPES) if self._has_blocks else (),
             deterministic=all(provider.on_host for provider in self._choice.candidates),
         )
 
@@ -89,16 +104,26 @@ class OnnxRunner:
         )
 
     def plan_memory(self, limit: KVLimit) -> KVPlan:
-        loaded = self._require()
-        copies = 1 if loaded.provider.in_place else 2
-        self._plan = plan_kv(loaded.spec, limit, element_bytes=4 * copies)
+        loaded, capabilities = self._require(), self.capabilities()
+        self._kv_type = _kv_type(loaded, limit)
+        self._plan = plan_kv(
+            loaded.spec,
+            limit,
+            layouts=capabilities.kv_layouts,
+            dtypes=capabilities.kv_dtypes,
+            bytes_per_token=_bytes_per_token(loaded, self._kv_type),
+            step=BLOCK_TOKENS if loaded.attention is RaggedAttention else 1,
+        )
+        self._plan = msgspec.structs.replace(self._plan, dtype=self._kv_type)
+        self._max_context = context_of(loaded.spec, limit)
         self.resume()
         return self._plan
 
     def warmup(self) -> None:
-        """A prefill and a decode step in slot 0."""
+        """A prefill and a decode step in slot or block 0."""
+        self._require_binding()
         for start, end in ((0, 2), (2, 3)):
-            if end <= self._require_binding().pool.slot_tokens:
+            if end <= self._max_context:
                 self.collect(self.submit(_warmup_step(start, end)))
 
     def submit(self, step: Step) -> Ticket:
@@ -107,7 +132,7 @@ class OnnxRunner:
         check_step(
             step,
             self._plan,
-            max_context=self._plan.block_tokens,
+            max_context=self._max_context,
             vocab_size=loaded.spec.vocab_size,
             capabilities=self.capabilities(),
         )
@@ -152,7 +177,7 @@ class OnnxRunner:
             raise Fatal("no KV memory was planned: plan_memory comes first")
         self._binding = None  # the old pool goes before the new one comes
         with step_errors():
-            self._binding = _bind(loaded, self._plan)
+            self._binding = self._bind(loaded, self._plan)
 
     def stats(self) -> dict[str, float]:
         """`steps` and `tokens` so far; `graph_runs` exceeds `steps` where steps were split."""
@@ -175,15 +200,30 @@ class OnnxRunner:
         failed: list[str] = []
         for provider in others:
             try:
-                return load_model(model, provider, threads=self._threads, exact=self._exact, progress=progress), failed
+                return self._load_on(provider, model, progress), failed
             except UnsupportedModel:
                 raise
             except ModelError as error:
                 failed.append(f"{provider.device} refused the model: {error}")
-        return load_model(model, last, threads=self._threads, exact=self._exact, progress=progress), failed
+        return self._load_on(last, model, progress), failed
 
-    def _run(self, step: Step, embedding: Embedding, binding: Binding | DeviceBinding) -> F32:
-        parts = split(step)
+    def _load_on(self, provider: Provider, model: LoadableModel, progress: Callable[[float], None]) -> LoadedModel:
+        return load_model(
+            model, provider, kernels=self._kernels, threads=self._threads, exact=self._exact, progress=progress
+        )
+
+    def _bind(self, loaded: LoadedModel, plan: KVPlan) -> AnyBinding:
+        library = self._kernels.library
+        if loaded.attention is RaggedAttention and library is not None:
+            blocks = BlockPool(loaded.spec, plan, library, self._kv_type)
+            return BlockBinding(loaded.session, loaded.spec, blocks, max_context=self._max_context)
+        if not loaded.provider.on_host:
+            return DeviceBinding(loaded, plan)
+        pool = Pool(loaded.spec, num_slots=plan.num_blocks, slot_tokens=plan.block_tokens)
+        return Binding(loaded.session, loaded.spec, pool)
+
+    def _run(self, step: Step, embedding: Embedding, binding: AnyBinding) -> F32:
+        parts = [(step, np.arange(0))] if isinstance(binding, BlockBinding) else split(step)
         self._num_runs += len(parts)
         if len(parts) == 1:
             return binding.run(embedding, step)
@@ -197,17 +237,26 @@ class OnnxRunner:
             raise Fatal("no model is loaded")
         return self._loaded
 
-    def _require_binding(self) -> Binding | DeviceBinding:
+    def _require_binding(self) -> AnyBinding:
         if self._binding is None:
             raise Fatal("no KV memory: plan_memory or resume comes first")
         return self._binding
 
 
-def _bind(loaded: LoadedModel, plan: KVPlan) -> Binding | DeviceBinding:
-    if not loaded.provider.on_host:
-        return DeviceBinding(loaded, plan)
-    pool = Pool(loaded.spec, num_slots=plan.num_blocks, slot_tokens=plan.block_tokens)
-    return Binding(loaded.session, loaded.spec, pool)
+def _kv_type(loaded: LoadedModel, limit: KVLimit) -> KVDtype:
+    """Half precision beside activations that are rounded to int8 anyway, if nothing else is asked for."""
+    if limit.dtype != "auto":
+        return limit.dtype
+    return "f16" if loaded.attention is RaggedAttention and loaded.is_quantized else "f32"
+
+
+def _bytes_per_token(loaded: LoadedModel, dtype: KVDtype) -> int:
+    spec = loaded.spec
+    elements = spec.kv_bytes_per_token // 4
+    if dtype == "int8":
+        return elements + 4 * elements // spec.head_dim
+    copies = 1 if loaded.provider.in_place else 2
+    return elements * (2 if dtype == "f16" else 4) * copies
 
 
 def _warmup_step(start: int, end: int) -> Step:
@@ -219,4 +268,6 @@ def _warmup_step(start: int, end: int) -> Step:
         slot=np.zeros(1, np.int32),
         logit_rows=np.array([end - start - 1], np.int32),
         lora=np.full(1, -1, np.int32),
+        block_table=np.zeros((1, 1), np.int32),
+        slot_map=np.arange(start, end, dtype=np.int32),
     )

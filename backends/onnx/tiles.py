@@ -35,20 +35,28 @@ class Tiles(msgspec.Struct, frozen=True, kw_only=True):
     data: U8
 
 
-def find_kernels() -> tuple[Library | None, str]:
-    """The library, if this onnxruntime takes it, and a sentence about that for operators."""
+class Kernels(msgspec.Struct, frozen=True):
+    """The library if it can be used, and a sentence about that for operators, empty if nobody asked for it."""
+
+    library: Library | None = None
+    note: str = ""
+
+
+def find_kernels() -> Kernels:
+    """The library, if this onnxruntime takes it."""
+    slower = "onnxruntime's MatMulNBits and GroupQueryAttention serve, slower than Hostelry's kernels"
     try:
         library = load_library()
         ort.SessionOptions().register_custom_ops_library(str(library.path))
     except KernelsUnavailable as error:
-        return None, f"quantized weights run on MatMulNBits, slower than Hostelry's kernels: {error}"
+        return Kernels(None, f"{slower}: {error}")
     except NATIVE as error:
-        return None, f"quantized weights run on MatMulNBits, onnxruntime refused Hostelry's kernels: {error}"
+        return Kernels(None, f"{slower}: onnxruntime refused them: {error}")
     asked = os.environ.get(LEVEL_VARIABLE, "")
     if library.level == "scalar" and asked != "scalar":
-        return None, "quantized weights run on MatMulNBits: this CPU has none of the instructions of Hostelry's kernels"
+        return Kernels(None, f"{slower} are elsewhere: this CPU has none of their instructions")
     missed = f"; {asked} was asked for and this CPU has not got it" if asked not in ("", library.level) else ""
-    return library, f"quantized weights run on Hostelry's kernels, level {library.level}{missed}"
+    return Kernels(library, f"attention and quantized weights run on Hostelry's kernels, level {library.level}{missed}")
 
 
 def pack(library: Library, group: list[StoredTensor], *, gated: bool = False) -> Tiles | None:

@@ -62,13 +62,13 @@ class EagerExecutor:
         """Nothing depends on the number of sequences."""
 
 
-def kv_element_bytes(weights: Weights, device: torch.device) -> int:
-    """Bytes of one number among keys and values: float32 on the CPU, the weights' own type on CUDA."""
+def kv_bytes_per_token(spec: ModelSpec, weights: Weights, device: torch.device) -> int:
+    """Bytes of a token's keys and values in all layers: float32 on the CPU, the weights' own type on CUDA."""
     if device.type != "cuda":
-        return 4
+        return spec.kv_bytes_per_token
     from backends.torch.cuda.weights import kv_type
 
-    return kv_type(weights).itemsize
+    return spec.kv_bytes_per_token * kv_type(weights).itemsize // 4
 
 
 def choose_executor(

@@ -27,7 +27,7 @@ from backends.plan import Layouts, context_of, plan_kv
 from backends.steps import check_step
 from backends.torch.blocks import BLOCK_FORMATS
 from backends.torch.device import describe
-from backends.torch.execute import Executor, choose_executor, kv_element_bytes
+from backends.torch.execute import Executor, choose_executor, kv_bytes_per_token
 from backends.torch.failures import load_errors, step_errors
 from backends.torch.sampling import pick
 from backends.torch.support import check_supported
@@ -97,9 +97,8 @@ class TorchRunner:
 
     def plan_memory(self, limit: KVLimit) -> KVPlan:
         loaded = self._require()
-        plan = plan_kv(
-            loaded.spec, limit, layouts=_LAYOUTS, element_bytes=kv_element_bytes(loaded.weights, self._device)
-        )
+        bytes_per_token = kv_bytes_per_token(loaded.spec, loaded.weights, self._device)
+        plan = plan_kv(loaded.spec, limit, layouts=_LAYOUTS, bytes_per_token=bytes_per_token)
         self._planned = Planned(plan, limit.max_sequences, context_of(loaded.spec, limit))
         self.resume()
         return plan

@@ -17,7 +17,7 @@ inline int32_t nearest(float x) {
     return bits - 0x4B400000;
 }
 
-void activate_block(const float *x, int8_t *codes, float *scale, int32_t *sums) {
+inline void activate_block(const float *x, int8_t *codes, float *scale, int32_t *sums) {
     uint32_t top = 0;  // as integers, sizes of floats compare like the floats; infinity and NaN are above all
     for (int i = 0; i < kBlock; i++) {
         uint32_t bits;
@@ -42,7 +42,7 @@ void activate_block(const float *x, int8_t *codes, float *scale, int32_t *sums) 
     }
 }
 
-void activate_rows(const float *x, int64_t columns, void *scratch, int64_t begin, int64_t end) {
+inline void activate_rows(const float *x, int64_t columns, void *scratch, int64_t begin, int64_t end) {
     const Rows rows{static_cast<uint8_t *>(scratch), columns};
     for (int64_t row = begin; row < end; row++) {
         for (int64_t block = 0; block < columns / kBlock; block++) {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "attention.h"
 #include "level.h"
 #include "rows.h"
 
@@ -113,3 +114,13 @@ void hk_multiply(const hk_weights *weights, const void *scratch, int64_t m, int6
                  int64_t ldy, const hk_epilogue *epilogue) {
     in_use().multiply(weights, scratch, m, begin, end, y, ldy, epilogue);
 }
+
+int64_t hk_kv_bytes(int32_t kv_type, int64_t kv_heads, int64_t head_dim, int64_t num_blocks) {
+    return 2 * num_blocks * Cache{kv_type, kv_heads, head_dim, num_blocks, nullptr}.block_bytes();
+}
+
+void hk_place(const hk_attention *attention, int64_t begin, int64_t end) { in_use().place(attention, begin, end); }
+
+int64_t hk_num_tasks(const hk_attention *attention) { return num_tasks(*attention); }
+
+void hk_attend(const hk_attention *attention, int64_t begin, int64_t end) { in_use().attend(attention, begin, end); }

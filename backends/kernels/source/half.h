@@ -21,5 +21,23 @@ inline float half_to_float(const uint8_t *p) {
     return value;
 }
 
+// The nearest, halves to even; beyond 65504 infinity. No branches, so that loops of it vectorize.
+inline uint16_t float_to_half(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    const uint32_t sign = bits >> 16 & 0x8000;
+    bits &= 0x7FFFFFFF;
+    const uint32_t normal = (bits - (112u << 23) + 0xFFF + (bits >> 13 & 1)) >> 13;
+    float size;
+    std::memcpy(&size, &bits, 4);
+    size += 0.5f;  // what is subnormal as a half lies in the lowest bits now, rounded
+    uint32_t small;
+    std::memcpy(&small, &size, 4);
+    small -= 126u << 23;
+    const uint32_t special = bits > 0x7F800000 ? 0x7E00u : 0x7C00u;
+    const uint32_t finite = bits < 113u << 23 ? small : normal;
+    return static_cast<uint16_t>(sign | (bits < 143u << 23 ? finite : special));
+}
+
 }  // namespace
 }  // namespace hostelry

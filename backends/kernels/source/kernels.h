@@ -1,4 +1,4 @@
-/* Quantized linears on the CPU: the C interface, version 1.
+/* Quantized linears and attention on the CPU: the C interface, version 2.
  *
  * Weights are repacked once, from GGUF blocks to tiles of 16 rows (`hk_pack`). A product takes two passes, both split
  * by the caller over threads of its own: rows of activations become int8 in blocks of 32 (`hk_activate`), then ranges
@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define HK_ABI_VERSION 1
+#define HK_ABI_VERSION 2
 
 /* Numbers of `enum ggml_type`, as GGUF files have them. */
 enum hk_format {
@@ -71,6 +71,36 @@ HK_API void hk_activate(const float *x, int64_t m, int64_t columns, void *scratc
 /* Tiles begin to end of y = x W^T: float32 [m, ldy]. Even bounds with a gated activation. */
 HK_API void hk_multiply(const hk_weights *weights, const void *scratch, int64_t m, int64_t begin, int64_t end,
                         float *y, int64_t ldy, const hk_epilogue *epilogue);
+
+/* Types of the elements of keys and values. int8 has a scale for each head of a token. */
+enum hk_kv_type { HK_KV_F32 = 0, HK_KV_F16 = 1, HK_KV_INT8 = 2 };
+
+/* Causal attention of a ragged step over blocks of 16 tokens, in place. Sequence s has the new tokens q_start[s] to
+ * q_start[s + 1] at its end, kv_len[s] tokens with them, and its blocks in blocks[s]; two sequences write no block both.
+ *
+ * head_dim is a multiple of 16 and at most 512, heads a multiple of kv_heads. Nothing is checked here. */
+typedef struct hk_attention {
+    int64_t heads, kv_heads, head_dim, window; /* window: most keys a token sees, itself included; 0 is all */
+    int64_t tokens, sequences, blocks_each, num_blocks;
+    int32_t kv_type;
+    float scale, softcap; /* softcap: cap * tanh(score / cap); 0 is none */
+    const float *qkv;     /* [tokens, (heads + 2 kv_heads) * head_dim] */
+    const float *cosine, *sine; /* [positions, head_dim / 2] */
+    const int32_t *q_start; /* [sequences + 1] */
+    const int32_t *kv_len;  /* [sequences] */
+    const int32_t *blocks;  /* [sequences, blocks_each] */
+    uint8_t *kv;            /* hk_kv_bytes, aligned to 64 bytes: keys of all blocks, then their values */
+    float *queries;         /* scratch, [tokens, heads, head_dim] */
+    float *out;             /* [tokens, heads * head_dim] */
+} hk_attention;
+
+/* Bytes of one layer's keys and values. */
+HK_API int64_t hk_kv_bytes(int32_t kv_type, int64_t kv_heads, int64_t head_dim, int64_t num_blocks);
+/* First: tokens begin to end get their keys and values into the blocks, and their queries into the scratch. */
+HK_API void hk_place(const hk_attention *attention, int64_t begin, int64_t end);
+/* Then: tasks begin to end, of hk_num_tasks. */
+HK_API int64_t hk_num_tasks(const hk_attention *attention);
+HK_API void hk_attend(const hk_attention *attention, int64_t begin, int64_t end);
 
 /* Dot products in registers, as fast as they go: the ceiling of all products. Returns how many multiplications and
  * additions were made. */

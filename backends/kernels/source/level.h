@@ -10,6 +10,8 @@ struct Level {
     decltype(&hk_multiply) multiply;
     void (*activate)(const float *x, int64_t columns, void *scratch, int64_t begin, int64_t end);
     decltype(&hk_peak) peak;
+    decltype(&hk_place) place;
+    decltype(&hk_attend) attend;
 };
 
 // Null where the compiler or the processor's family has not got it. Whether this CPU has it, the caller finds out.

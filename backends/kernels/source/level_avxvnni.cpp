@@ -31,7 +31,7 @@ struct Vnni : Avx2 {
     }
 };
 
-constexpr Level level{"avxvnni", multiply<Vnni>, activate_rows, peak<Vnni>};
+constexpr Level level{"avxvnni", multiply<Vnni>, activate_rows, peak<Vnni>, place_tokens, attend<Vnni>};
 
 }  // namespace
 

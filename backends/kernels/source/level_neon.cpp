@@ -96,7 +96,7 @@ struct Neon {
     }
 };
 
-constexpr Level level{"neon", multiply<Neon>, activate_rows, peak<Neon>};
+constexpr Level level{"neon", multiply<Neon>, activate_rows, peak<Neon>, place_tokens, attend<Neon>};
 
 }  // namespace
 

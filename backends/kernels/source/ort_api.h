@@ -1,4 +1,4 @@
-/* The part of ONNX Runtime's C API that the operator needs, declared by hand.
+/* The part of ONNX Runtime's C API that the operators need, declared by hand.
  *
  * OrtApi is a table of functions that only ever grows at its end, so a function is known by its position. Positions,
  * signatures and the API version that introduced each are those of the public onnxruntime_c_api.h (MIT). API version n
@@ -30,7 +30,7 @@ namespace ort {
 constexpr uint32_t api_version = 18;
 
 enum Code : int { fail = 1, invalid_argument = 2 };
-enum ElementType : int { type_float = 1, type_uint8 = 2 };
+enum ElementType : int { type_float = 1, type_uint8 = 2, type_int32 = 6 };
 enum Characteristic : int { required = 0, optional = 1 };
 enum MemoryType : int { default_memory = 0 };
 
@@ -64,6 +64,7 @@ constexpr Function<OrtStatus *(const OrtTensorTypeAndShapeInfo *, int64_t *, siz
 constexpr Function<OrtStatus *(const OrtValue *, OrtTensorTypeAndShapeInfo **), 65, 1> GetTensorTypeAndShape;
 constexpr Function<OrtStatus *(OrtAllocator *, size_t, void **), 75, 1> AllocatorAlloc;
 constexpr Function<OrtStatus *(OrtAllocator *, void *), 76, 1> AllocatorFree;
+constexpr Function<OrtStatus *(const OrtKernelInfo *, const char *, float *), 85, 1> KernelInfoGetAttribute_float;
 constexpr Function<OrtStatus *(const OrtKernelInfo *, const char *, int64_t *), 86, 1> KernelInfoGetAttribute_int64;
 constexpr Function<OrtStatus *(const OrtKernelContext *, size_t *), 88, 1> KernelContext_GetInputCount;
 constexpr Function<OrtStatus *(const OrtKernelContext *, size_t, const OrtValue **), 90, 1> KernelContext_GetInput;

@@ -9,19 +9,12 @@
  * Attributes are integers: format and activation as in kernels.h, rows and columns. What can be checked without x is
  * checked when the session is created.
  */
-#include "ort_linear.h"
-
 #include <algorithm>
 #include <new>
 
 #include "kernels.h"
-
-/* The rest of the enclosing function is for the case that the call succeeded. */
-#define TRY(call)                             \
-    do {                                      \
-        OrtStatus *const status_ = (call);    \
-        if (status_ != nullptr) return status_; \
-    } while (0)
+#include "ort_operators.h"
+#include "ort_tensors.h"
 
 using namespace ort;
 
@@ -29,7 +22,6 @@ namespace {
 
 enum Input : size_t { input_x, input_packed, input_bias, input_residual, num_inputs };
 
-constexpr uintptr_t alignment = 64;
 /* A share of this many bytes takes about a microsecond: enough to hide its dispatch, and threads that are late, because
  * the core is shared, leave the remaining shares to the others. */
 constexpr int64_t share_bytes = 32 * 1024;
@@ -43,27 +35,6 @@ struct Kernel {
     bool is_gated() const { return activation != HK_NONE; }
     int64_t width() const { return is_gated() ? weights.rows / 2 : weights.rows; }
 };
-
-bool is_aligned(const void *pointer) { return reinterpret_cast<uintptr_t>(pointer) % alignment == 0; }
-
-OrtStatus *refuse(const Api &api, const char *message) { return api[CreateStatus](invalid_argument, message); }
-
-OrtStatus *data_of(const Api &api, const OrtValue *value, const void **data)
-{
-    return api[GetTensorMutableData](const_cast<OrtValue *>(value), const_cast<void **>(data));
-}
-
-/* Fails for a tensor of more than two dimensions. */
-OrtStatus *shape_of(const Api &api, const OrtValue *value, int64_t (&shape)[2], size_t *rank)
-{
-    OrtTensorTypeAndShapeInfo *info = nullptr;
-    TRY(api[GetTensorTypeAndShape](value, &info));
-    OrtStatus *status = api[GetDimensionsCount](info, rank);
-    if (status == nullptr) status = *rank > 2 ? refuse(api, "expected at most two dimensions") : nullptr;
-    if (status == nullptr) status = api[GetDimensions](info, shape, *rank);
-    api[ReleaseTensorTypeAndShapeInfo](info);
-    return status;
-}
 
 /* Data of an optional float input, NULL where it is left out. */
 OrtStatus *floats_of(const Api &api, const OrtKernelContext *context, Input input, int64_t size, const float **data)

@@ -1,8 +1,9 @@
 /* Tells ONNX Runtime of the operators: `SessionOptions.register_custom_ops_library` calls RegisterCustomOps. */
 #include <cstdio>
+#include <initializer_list>
 
 #include "kernels.h"
-#include "ort_linear.h"
+#include "ort_operators.h"
 
 using namespace ort;
 
@@ -30,6 +31,8 @@ extern "C" HK_API OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const
     const Api api(table);
     OrtCustomOpDomain *domain = nullptr;
     OrtStatus *status = api[CreateCustomOpDomain]("hostelry", &domain);
-    if (status == nullptr) status = api[CustomOpDomain_Add](domain, &quantized_linear);
+    for (const CustomOp *op : {&quantized_linear, &ragged_attention}) {
+        if (status == nullptr) status = api[CustomOpDomain_Add](domain, op);
+    }
     return status != nullptr ? status : api[AddCustomOpDomain](options, domain);
 }

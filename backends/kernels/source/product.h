@@ -6,6 +6,7 @@
 #pragma once
 
 #include "activations.h"
+#include "attention.h"
 #include "epilogue.h"
 #include "level.h"
 

@@ -16,6 +16,7 @@ from backends.api import LoadableModel
 from backends.kernels.library import KernelsUnavailable, Library, load_library
 from backends.loading import open_model
 from backends.onnx import create_runner, tiles
+from backends.onnx.fused import FusedAttention
 from backends.onnx.linears import FORMATS, Weights
 from backends.onnx.recorder import record
 from backends.onnx.tiles import find_kernels
@@ -55,7 +56,7 @@ def notes_of(model: LoadableModel, *, exact: bool = False) -> str:
 
 def operators_of(model: LoadableModel, library: Library | None) -> dict[str, int]:
     weights = Weights(model.tensors, exact=False, kernels=library, progress=lambda _: None)
-    nodes = [node.op_type for node in record(model.spec, weights, fused=True).model().graph.node]
+    nodes = [node.op_type for node in record(model.spec, weights, FusedAttention).model().graph.node]
     return {kind: nodes.count(kind) for kind in set(nodes)}
 
 
@@ -157,17 +158,16 @@ def test_a_refused_library(quantized: LoadableModel, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(tiles, "load_library", Foreign)
 
-    found, note = find_kernels()
+    kernels = find_kernels()
 
-    assert found is None
-    assert "MatMulNBits" in note
-    assert "onnxruntime refused" in note
+    assert kernels.library is None
+    assert "MatMulNBits" in kernels.note
+    assert "onnxruntime refused" in kernels.note
     assert error_of(quantized) < TOLERANCE
 
 
-def test_exact_and_float_models_need_none(model: LoadableModel, quantized: LoadableModel) -> None:
-    """Nothing is said of kernels where there is nothing for them to do."""
-    assert "kernels" not in notes_of(model)
+def test_exact_needs_none(quantized: LoadableModel) -> None:
+    """The reference path stays onnxruntime's own."""
     assert "kernels" not in notes_of(quantized, exact=True)
 
 

@@ -247,7 +247,7 @@ def test_memory_that_the_system_refuses_is_a_matter_of_capacity(
     runner.load(model, lambda _: None)
     monkeypatch.setattr("backends.onnx.pool.mmap.mmap", refuse)
 
-    with pytest.raises(CapacityExceeded, match=r"1 MB for the keys.*Cannot allocate"):
+    with pytest.raises(CapacityExceeded, match=r"8 MB for keys and values.*Cannot allocate"):
         runner.plan_memory(KVLimit(max_bytes=2**30, max_sequences=4, max_context=512))
 
 
