@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.generation import Event, GenerateRequest
+from backends.kv import KVChoice, KVDtype
 from backends.models.spec import ModelSpec
 from backends.weights.tensor import TensorSource
 
@@ -27,8 +28,6 @@ API_VERSION = 1
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
-KVDtype = Literal["f32", "f16", "int8"]
-"""How keys and values are kept; int8 with a float32 scale for each head of a token."""
 
 
 class BackendCapabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,7 +141,7 @@ class KVLimit(msgspec.Struct, frozen=True, kw_only=True):
     max_context: int
     """Tokens of one sequence, at most."""
     layout: Literal["slot", "paged"] = "slot"
-    dtype: Literal["auto", KVDtype] = "auto"
+    dtype: KVChoice = "auto"
 
 
 class KVPlan(msgspec.Struct, frozen=True, kw_only=True):

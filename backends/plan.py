@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from backends.api import KVDtype, KVLimit, KVPlan
+from backends.api import KVLimit, KVPlan
 from backends.errors import CapacityExceeded, Fatal
+from backends.kv import BLOCK_TOKENS, KVDtype
 from backends.models.spec import ModelSpec
 
 Layouts = tuple[Literal["slot", "paged"], ...]
-
-BLOCK_TOKENS = 16
-"""Tokens of a block in the paged layout."""
 
 
 def plan_kv(

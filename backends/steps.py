@@ -24,6 +24,11 @@ def check_step(
     _check_logit_rows(step, capabilities.max_verify_rows)
 
 
+def wanted_rows(step: Step) -> I32:
+    """Rows to compute logits of: row 0 if none is wanted, for operations take no empty batch; it is dropped later."""
+    return step.logit_rows if len(step.logit_rows) else np.zeros(1, np.int32)
+
+
 def _check_shapes(step: Step) -> None:
     num_sequences = step.num_sequences
     if num_sequences < 1:

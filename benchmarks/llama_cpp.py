@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -34,9 +34,8 @@ from gateway.port import bind
 STREAMS = (1, 4, 8, 16)
 PROMPT_TOKENS, TOKENS = 128, 48
 LONG_PROMPT = 512
-CONTEXT = 768
-"""Tokens of one sequence."""
 THEIRS, OURS, STOCK = "llama.cpp", "kernels", "MatMulNBits"
+_ENVIRONMENT = {OURS: {}, STOCK: {"HOSTELRY_KERNELS": "0"}}
 
 
 class Bars(msgspec.Struct, frozen=True):
@@ -60,95 +59,134 @@ STOCK_BARS = {
 OTHER_STOCK_BARS = Bars(dict.fromkeys(STREAMS, 0.5), 0.5)
 
 
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """What is measured of each format."""
+
+    server: Path
+    streams: tuple[int, ...]
+    rounds: int
+    prompt: int
+    labels: tuple[str, ...]
+    """Of our own servers."""
+
+    @property
+    def context(self) -> int:
+        """Tokens of one sequence, and room for templates around the prompt."""
+        return max(self.prompt, LONG_PROMPT) + 4 * TOKENS
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", type=Path, required=True)
     parser.add_argument("--formats", nargs="+", default=["Q4_0", "Q8_0", "Q4_K"])
     parser.add_argument("--streams", nargs="+", type=int, choices=STREAMS, default=list(STREAMS))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--prompt", type=int, default=PROMPT_TOKENS, help="tokens of it, before decoding begins")
+    parser.add_argument("--own", nargs="+", choices=(OURS, STOCK), default=[OURS, STOCK])
     parser.add_argument("--name", default="llama_cpp", help="of the file with the results")
-    arguments = parser.parse_args()
-    wanted = f"--formats {' '.join(arguments.formats)} --streams {' '.join(map(str, arguments.streams))}"
-    command = f"python -m benchmarks.llama_cpp --server llama-server {wanted} --rounds {arguments.rounds}"
+    given = parser.parse_args()
+    run = Run(
+        server=given.server,
+        streams=tuple(given.streams),
+        rounds=given.rounds,
+        prompt=given.prompt,
+        labels=tuple(given.own),
+    )
+    wanted = f"--formats {' '.join(given.formats)} --streams {' '.join(map(str, given.streams))}"
+    wanted += f" --rounds {given.rounds} --prompt {given.prompt} --own {' '.join(given.own)} --name {given.name}"
     numbers: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as directory:
         source = make_random_model(Path(directory) / "model", sizes=HALF_B_MODEL, dtype="F16")
-        for form in arguments.formats:
+        for form in given.formats:
             path = Path(directory) / f"{form}.gguf"
             quantize_file(source, path, format=form, pure=True)
-            numbers[form] = _measure(arguments.server, path, form, tuple(arguments.streams), rounds=arguments.rounds)
-            write_result(arguments.name, numbers, command=f"{command} --name {arguments.name}")
+            numbers[form] = _measure(run, path, form)
+            command = f"python -m benchmarks.llama_cpp --server llama-server {wanted}"
+            write_result(given.name, numbers, command=command)
             path.unlink()
 
 
-def _measure(server: Path, path: Path, form: str, streams: tuple[int, ...], *, rounds: int) -> dict[str, object]:
+def _measure(run: Run, path: Path, form: str) -> dict[str, object]:
     room = ["--model", f"bench={path}", "--threads", "2", "--max-batch", str(max(STREAMS))]
-    room += ["--max-context", str(CONTEXT)]
-    shape = Shape(streams=streams, prompt_tokens=PROMPT_TOKENS, tokens=TOKENS, rounds=rounds)
-    long = Shape(streams=(1,), prompt_tokens=LONG_PROMPT, tokens=2, rounds=rounds)
-    with (
-        _llama_server(server, path) as theirs,
-        own_house(room, label=OURS) as ours,
-        own_house(room, label=STOCK, environment={"HOSTELRY_KERNELS": "0"}) as stock,
-    ):
-        targets = [ours.target, stock.target, theirs]
+    room += ["--max-context", str(run.context)]
+    shape = Shape(streams=run.streams, prompt_tokens=run.prompt, tokens=TOKENS, rounds=run.rounds)
+    long = Shape(streams=(1,), prompt_tokens=LONG_PROMPT, tokens=2, rounds=run.rounds)
+    with ExitStack() as stack:
+        theirs = stack.enter_context(llama_server(run.server, path, context=run.context))
+        houses = [
+            stack.enter_context(own_house(room, label=label, environment=_ENVIRONMENT[label])) for label in run.labels
+        ]
+        targets = [*(house.target for house in houses), theirs]
         rows = asyncio.run(sweep(targets, shape, lambda what: print(form, what, flush=True)))
-        prompts = asyncio.run(sweep(targets, long, lambda what: print(form, "prompt", what, flush=True)))
-        weights = {house.target.label: house.weight_bytes() for house in (ours, stock)}
-    bars = {OURS: KERNEL_BARS.get(form, OTHER_KERNEL_BARS), STOCK: STOCK_BARS.get(form, OTHER_STOCK_BARS)}
+        rows += _renamed(asyncio.run(sweep(targets, long, lambda what: print(form, "prompt", what, flush=True))))
+        weights = {house.target.label: house.weight_bytes() for house in houses}
     file_bytes = path.stat().st_size
     return {
         "file_mb": round(file_bytes / 1e6),
-        "theirs": _absolute(rows, prompts, THEIRS),
+        "theirs": _absolute(run, rows, THEIRS),
         **{
             label: {
                 "weights_over_file": round(weights[label] / file_bytes, 3),
-                "absolute": _absolute(rows, prompts, label),
-                "ratios": _ratios(rows, prompts, label),
-                "bars": msgspec.to_builtins(bars[label], str_keys=True),
+                "absolute": _absolute(run, rows, label),
+                "ratios": _ratios(run, rows, label),
+                "bars": msgspec.to_builtins(_bars(label, form), str_keys=True),
             }
-            for label in (OURS, STOCK)
+            for label in run.labels
         },
     }
 
 
-def _ratios(rows: list[Row], prompts: list[Row], label: str) -> dict[str, object]:
+def _bars(label: str, form: str) -> Bars:
+    if label == OURS:
+        return KERNEL_BARS.get(form, OTHER_KERNEL_BARS)
+    return STOCK_BARS.get(form, OTHER_STOCK_BARS)
+
+
+def _renamed(rows: list[Row]) -> list[Row]:
+    """Rows of the long prompt, which are of no number of streams."""
+    return [msgspec.structs.replace(row, streams=0) for row in rows]
+
+
+def _ratios(run: Run, rows: list[Row], label: str) -> dict[str, object]:
     ours, theirs = _by_streams(rows, label), _by_streams(rows, THEIRS)
-    pairs = {str(count): (ours[count], theirs[count]) for count in ours}
+    pairs = {str(count): (ours[count], theirs[count]) for count in run.streams}
     return {
         "decode": {count: round(a.decode_tokens_per_s / b.decode_tokens_per_s, 2) for count, (a, b) in pairs.items()},
         "whole": {count: round(a.tokens_per_s / b.tokens_per_s, 2) for count, (a, b) in pairs.items()},
-        f"prompt_{PROMPT_TOKENS}": round(_prompt_speed(rows, label) / _prompt_speed(rows, THEIRS), 2),
-        f"prompt_{LONG_PROMPT}": round(_prompt_speed(prompts, label) / _prompt_speed(prompts, THEIRS), 2),
+        **{
+            name: round(ours[count].prompt_tokens_per_s / theirs[count].prompt_tokens_per_s, 2)
+            for name, count in _prompts(run).items()
+        },
     }
 
 
-def _absolute(rows: list[Row], prompts: list[Row], label: str) -> dict[str, object]:
+def _absolute(run: Run, rows: list[Row], label: str) -> dict[str, object]:
     """Tokens a second, and milliseconds."""
     by_streams = _by_streams(rows, label)
+    measured = {str(count): by_streams[count] for count in run.streams}
     return {
-        "decode": {str(count): round(row.decode_tokens_per_s, 1) for count, row in by_streams.items()},
-        "whole": {str(count): round(row.tokens_per_s, 1) for count, row in by_streams.items()},
-        "first_token_ms": {str(count): round(row.first_token_ms) for count, row in by_streams.items()},
-        f"prompt_{PROMPT_TOKENS}": round(_prompt_speed(rows, label), 1),
-        f"prompt_{LONG_PROMPT}": round(_prompt_speed(prompts, label), 1),
+        "decode": {count: round(row.decode_tokens_per_s, 1) for count, row in measured.items()},
+        "whole": {count: round(row.tokens_per_s, 1) for count, row in measured.items()},
+        "first_token_ms": {count: round(row.first_token_ms) for count, row in measured.items()},
+        **{name: round(by_streams[count].prompt_tokens_per_s, 1) for name, count in _prompts(run).items()},
     }
+
+
+def _prompts(run: Run) -> dict[str, int]:
+    """Name → streams of the row that has the speed of one prompt, until its first token."""
+    return ({f"prompt_{run.prompt}": 1} if 1 in run.streams else {}) | {f"prompt_{LONG_PROMPT}": 0}
 
 
 def _by_streams(rows: list[Row], label: str) -> dict[int, Row]:
     return {row.streams: row for row in rows if row.label == label}
 
 
-def _prompt_speed(rows: list[Row], label: str) -> float:
-    """Of one stream, until its first token."""
-    return _by_streams(rows, label)[1].prompt_tokens_per_s
-
-
 @contextmanager
-def _llama_server(server: Path, model: Path) -> Iterator[Target]:
+def llama_server(server: Path, model: Path, *, context: int) -> Iterator[Target]:
+    """Their server with room for `max(STREAMS)` sequences of `context` tokens, ready."""
     with bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-    room = ["-c", str(CONTEXT * max(STREAMS)), "-np", str(max(STREAMS)), "-t", "2"]
+    room = ["-c", str(context * max(STREAMS)), "-np", str(max(STREAMS)), "-t", "2"]
     command = [str(server), "-m", str(model), "--host", "127.0.0.1", "--port", str(port), "--no-ui", *room]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -1,13 +1,16 @@
 """What one step of the onnx runner costs on its own kernels and on MatMulNBits: decode, verify, prefill, mixed.
 
-    python -m benchmarks.steps [--formats Q4_0 …] [--rounds 7]
+    python -m benchmarks.steps [--formats Q4_0 …] [--rounds 7] [--server PATH/llama-server]
 
 A random llama of 495 million weights; 128 tokens of context. Loading is timed too. Rounds alternate, medians count.
+With llama.cpp's server (see `benchmarks.llama_cpp`), its decode step of eight streams and its speed of a prompt of 64
+tokens are measured over HTTP in the same run: our mixed step is compared with those two apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import statistics
 import tempfile
@@ -23,30 +26,45 @@ from backends.quantize import quantize_file
 from backends.registry import create_runner
 from backends.testing.greedy import step_of
 from backends.testing.models import HALF_B_MODEL, make_random_model
+from benchmarks.llama_cpp import llama_server
 from benchmarks.record import write_result
+from gateway.bench.sweep import Shape, sweep
 
 CONTEXT, SEQUENCES, CHUNK, DRAFT = 128, 9, 64, 5
-VERIFY_BAR = 1.4
-"""Most plain steps that a verify step of `DRAFT` rows may cost."""
+BARS = {"verify_over_decode": 1.4, "mixed_over_theirs_apart": 0.6, "load_s": 1.5}
+"""The most that a verify step of `DRAFT` rows may cost in plain steps, our mixed step in llama.cpp's, and loading."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--formats", nargs="+", default=["Q4_0", "Q4_K", "Q8_0"])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--server", type=Path)
     arguments = parser.parse_args()
-    numbers: dict[str, object] = {"bars": {"verify_over_decode": VERIFY_BAR}}
+    numbers: dict[str, object] = {"bars": BARS}
     with tempfile.TemporaryDirectory() as directory:
         source = make_random_model(Path(directory) / "model", sizes=HALF_B_MODEL, dtype="F16")
         for form in arguments.formats:
             path = Path(directory) / f"{form}.gguf"
             quantize_file(source, path, format=form, pure=True)
-            numbers[form] = _measure(path, rounds=arguments.rounds)
+            theirs = _theirs(arguments.server, path) if arguments.server else None
+            numbers[form] = _measure(path, rounds=arguments.rounds, theirs_apart=theirs)
             path.unlink()
-    write_result("steps", numbers, command=f"python -m benchmarks.steps --formats {' '.join(arguments.formats)}")
+    given = f"--formats {' '.join(arguments.formats)}" + (" --server llama-server" if arguments.server else "")
+    write_result("steps", numbers, command=f"python -m benchmarks.steps {given}")
 
 
-def _measure(path: Path, *, rounds: int) -> dict[str, object]:
+def _theirs(server: Path, path: Path) -> float:
+    """Seconds of llama.cpp's decode step of eight sequences and of its prompt of a chunk's length."""
+    decode = Shape(streams=(8,), prompt_tokens=CONTEXT, tokens=48, rounds=3)
+    prompt = Shape(streams=(1,), prompt_tokens=CHUNK, tokens=2, rounds=3)
+    with llama_server(server, path, context=4 * CONTEXT) as target:
+        (eight,) = asyncio.run(sweep([target], decode, lambda _: None))
+        (one,) = asyncio.run(sweep([target], prompt, lambda _: None))
+    return 8 / eight.decode_tokens_per_s + CHUNK / one.prompt_tokens_per_s
+
+
+def _measure(path: Path, *, rounds: int, theirs_apart: float | None) -> dict[str, object]:
     loaded = {"kernels": _load(path, kernels="1"), "MatMulNBits": _load(path, kernels="0")}
     times: dict[tuple[str, str], list[float]] = {}
     for _ in range(rounds):
@@ -56,6 +74,10 @@ def _measure(path: Path, *, rounds: int) -> dict[str, object]:
     numbers: dict[str, object] = {
         label: _numbers(label, times) | {"load_s": round(seconds, 2)} for label, (_, seconds) in loaded.items()
     }
+    if theirs_apart is not None:
+        mixed = statistics.median(times["kernels", "mixed"])
+        numbers["llama.cpp"] = {"decode 8 and prefill 64 apart, ms": round(1000 * theirs_apart, 1)}
+        numbers["mixed_over_theirs_apart"] = round(mixed / theirs_apart, 2)
     for runner, _ in loaded.values():
         runner.close()
     return numbers

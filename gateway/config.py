@@ -14,6 +14,8 @@ from typing import Annotated, Any, get_args
 import msgspec
 from msgspec import Meta
 
+from backends.kv import KVChoice
+
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 Positive = Annotated[int, Meta(ge=1, le=2**40)]
 
@@ -46,6 +48,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_step_tokens: Annotated[int, Meta(ge=16, le=65536)] = 256
     max_waiting: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
     kv_cache_mb: Positive = 4096
+    kv_dtype: KVChoice = "auto"
+    """How keys and values are kept; `auto` leaves it to the backend."""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """Compute threads; 0 means one a physical core."""
     exact: bool = False

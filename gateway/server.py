@@ -148,6 +148,7 @@ async def _start(config: ModelConfig, models: Models, *, data_dir: Path, progres
         max_context=config.max_context,
         max_step_tokens=max(config.max_step_tokens, config.max_batch),
         kv_bytes=config.kv_cache_mb * 1024 * 1024,
+        kv_dtype=config.kv_dtype,
         threads=config.threads,
         device=config.device,
         exact=config.exact,

@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from backends.api import KVDtype
 from backends.kernels.library import F32, U8, Library, aligned, in_parts
+from backends.kv import KVDtype
 
 KV_TYPES: dict[KVDtype, int] = {"f32": 0, "f16": 1, "int8": 2}
 MAX_HEAD_DIM = 512

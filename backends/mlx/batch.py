@@ -9,7 +9,7 @@ import numpy as np
 from backends.api import I32, Step
 from backends.models.rotary import rotary_amplitude, rotary_frequencies
 from backends.models.spec import ModelSpec, Rope
-from backends.steps import flat_indices
+from backends.steps import flat_indices, wanted_rows
 
 Rotation = tuple[mx.array, mx.array]
 """(cos, sin), each float32 `[T, 1, head_dim / 2]`."""
@@ -42,7 +42,7 @@ def make_batch(step: Step, spec: ModelSpec, *, slot_tokens: int) -> Batch:
     return Batch(
         token_ids=mx.array(step.token_ids),
         places=mx.array(flat_indices(step, step.slot[:, None], slot_tokens)),
-        logit_rows=mx.array(step.logit_rows),
+        logit_rows=mx.array(wanted_rows(step)),
         rotations={rope: _rotation(step.positions, rope, spec) for rope in {spec.rope(layer) for layer in layers}},
         spans={window: _spans(step, slot_tokens, window) for window in {spec.window(layer) for layer in layers}},
     )

@@ -62,8 +62,11 @@ class MlxOps:
         scores = self.linear(normed, (f"layers.{layer}.router",))
         return mix_experts(normed, scores, lambda x, expert: self._expert(x, layer, expert), self._spec)
 
+    def select(self, x: mx.array) -> mx.array:
+        return x[self._batch.logit_rows]
+
     def head(self, normed: mx.array, name: str) -> mx.array:
-        return self._weights.linears[name,](normed[self._batch.logit_rows])
+        return self._weights.linears[name,](normed)
 
     def _activated(self, x: mx.array) -> mx.array:
         if self._spec.activation == "silu":

@@ -111,7 +111,7 @@ class MlxRunner:
             self._ticket.cancel()
         with step_errors(), mx.stream(self._device):
             batch = make_batch(step, loaded.spec, slot_tokens=pool.slot_tokens)
-            logits = forward(loaded.spec, MlxOps(loaded.spec, loaded.weights, pool, batch))
+            logits = forward(loaded.spec, MlxOps(loaded.spec, loaded.weights, pool, batch))[: len(step.logit_rows)]
             mx.async_eval(logits, pool.arrays)  # type: ignore[no-untyped-call]  # mlx's stubs leave it untyped
         self._num_steps += 1
         self._num_tokens += step.num_tokens

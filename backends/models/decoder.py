@@ -13,7 +13,11 @@ def forward(spec: ModelSpec, ops: Ops[Value]) -> Value:
         residual = ops.scale(residual, spec.embedding_scale)
     normed = ops.norm(residual, "layers.0.attn_norm") if spec.pre_norm else residual
     for layer in range(spec.num_layers):
-        attended = _post_norm(spec, ops, _attend(layer, normed, ops), f"layers.{layer}.attn_post_norm")
+        attended = _mix(layer, normed, ops)
+        if layer + 1 == spec.num_layers:
+            attended, residual = ops.select(attended), ops.select(residual)
+        attended = ops.linear(attended, (f"layers.{layer}.o",))
+        attended = _post_norm(spec, ops, attended, f"layers.{layer}.attn_post_norm")
         normed, residual = _join(ops, attended, residual, f"layers.{layer}.mlp_norm" if spec.pre_norm else None)
         transformed = _post_norm(spec, ops, _transform(spec, layer, normed, ops), f"layers.{layer}.mlp_post_norm")
         normed, residual = _join(ops, transformed, residual, _next_norm(spec, layer))
@@ -21,9 +25,9 @@ def forward(spec: ModelSpec, ops: Ops[Value]) -> Value:
     return ops.softcap(logits, spec.final_softcap) if spec.final_softcap else logits
 
 
-def _attend(layer: int, normed: Value, ops: Ops[Value]) -> Value:
+def _mix(layer: int, normed: Value, ops: Ops[Value]) -> Value:
     qkv = ops.linear(normed, tuple(f"layers.{layer}.{name}" for name in ("q", "k", "v")))
-    return ops.linear(ops.attention(qkv, layer), (f"layers.{layer}.o",))
+    return ops.attention(qkv, layer)
 
 
 def _transform(spec: ModelSpec, layer: int, normed: Value, ops: Ops[Value]) -> Value:

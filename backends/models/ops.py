@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 
 
 class Ops(Protocol[Value]):
-    """T tokens of a ragged step. Weights go by canonical name (`backends.weights.tensor`)."""
+    """T tokens of a ragged step, behind `select` R. Weights go by canonical name (`backends.weights.tensor`)."""
 
     def embed(self) -> Value:
         """Rows of `embed` for the step's tokens: `[T, hidden]`."""
@@ -51,6 +51,13 @@ class Ops(Protocol[Value]):
         """
         ...
 
+    def select(self, x: Value) -> Value:
+        """Rows that the step wants logits of: `[T, n]` → `[R, n]`.
+
+        Behind the last attention no token needs another, so from there on only these rows are computed.
+        """
+        ...
+
     def gated(self, gate_up: Value) -> Value:
         """activation(gate) * up of `[T, 2 ffn]`, gate first: `[T, ffn]`; the activation is `spec.activation`."""
         ...
@@ -64,5 +71,5 @@ class Ops(Protocol[Value]):
         ...
 
     def head(self, normed: Value, name: str) -> Value:
-        """Logits `[R, vocab]` of the rows that the step asks for."""
+        """Logits of selected rows, `[R, hidden]` → `[R, vocab]`."""
         ...

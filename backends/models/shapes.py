@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from backends.models.spec import ModelSpec
 
 Shapes = dict[str, tuple[int, ...]]
@@ -56,3 +58,10 @@ def _expert_shapes(spec: ModelSpec) -> Shapes:
     for expert in range(spec.num_experts):
         shapes |= {f"experts.{expert}.{name}": shape for name, shape in _mlp_shapes(spec).items()}
     return shapes
+
+
+def lora_shapes(spec: ModelSpec, targets: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Canonical name → (output, input) features of the linears of each layer among `targets`, such as `q` or `down`."""
+    shapes = expected_shapes(spec)
+    names = [f"layers.{layer}.{target}" for layer in range(spec.num_layers) for target in targets]
+    return {name: (shapes[name][0], shapes[name][1]) for name in names if name in shapes}

@@ -7,15 +7,15 @@ import mmap
 import numpy as np
 import onnxruntime as ort
 
-from backends.api import F32, I32, KVDtype, KVPlan, Step
+from backends.api import F32, I32, KVPlan, Step
 from backends.kernels.attention import KV_TYPES
 from backends.kernels.library import U8, Library
+from backends.kv import BLOCK_TOKENS, KVDtype
 from backends.models.spec import ModelSpec
 from backends.onnx.bound import Bound, Buffers, bind_constants
 from backends.onnx.buffers import Array
 from backends.onnx.embedding import Embedding
 from backends.onnx.rotary import distinct_ropes, rotary_tables
-from backends.plan import BLOCK_TOKENS
 
 _INPUTS: dict[str, type[np.generic]] = {"q_start": np.int32, "kv_len": np.int32, "blocks": np.int32}
 

@@ -14,6 +14,7 @@ import onnxruntime as ort
 from backends.api import F32, Step
 from backends.onnx.buffers import Array, Buffer
 from backends.onnx.embedding import Embedding
+from backends.steps import wanted_rows
 
 _COMMON: dict[str, type[np.generic]] = {"embedded": np.float32, "sel": np.int64}
 
@@ -36,16 +37,13 @@ class Buffers:
         self._vocab_size = vocab_size
 
     def fill(self, bound: Bound, step: Step, embedding: Embedding, arrays: Mapping[str, Array]) -> F32:
-        """Copy the inputs of a step and bind what moved or changed its shape; where the logits will be.
-
-        The graph has no empty batch: without a wanted row, row 0 is computed and dropped.
-        """
+        """Copy the inputs of a step and bind what moved or changed its shape; where the logits will be."""
         embedding.look_up(step.token_ids, out=self._input(bound, "embedded", step.num_tokens, self._hidden_size))
-        rows = step.logit_rows
-        self._input(bound, "sel", max(1, len(rows)))[:] = rows if len(rows) else 0
+        rows = wanted_rows(step)
+        self._input(bound, "sel", len(rows))[:] = rows
         for name, values in arrays.items():
             self._input(bound, name, *values.shape)[:] = values
-        return self._output(bound, max(1, len(rows)))[: len(rows)]
+        return self._output(bound, len(rows))[: len(step.logit_rows)]
 
     def _input(self, bound: Bound, name: str, *shape: int) -> Array:
         buffer = self._inputs[name]

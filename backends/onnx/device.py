@@ -14,6 +14,7 @@ from backends.onnx.load import LoadedModel
 from backends.onnx.providers import Provider
 from backends.onnx.rotary import distinct_ropes, rotary_tables
 from backends.onnx.session import open_session
+from backends.steps import wanted_rows
 
 
 class DevicePool:
@@ -89,8 +90,7 @@ class DeviceBinding:
         embedded = np.empty((step.num_tokens, self._spec.hidden_size), np.float32)
         embedding.look_up(step.token_ids, out=embedded)
         inputs: dict[str, Array] = {"embedded": embedded}
-        # The graph has no empty batch: without a wanted row, row 0 is computed and dropped.
-        inputs["sel"] = step.logit_rows.astype(np.int64) if len(step.logit_rows) else np.zeros(1, np.int64)
+        inputs["sel"] = wanted_rows(step).astype(np.int64)
         inputs |= kv_inputs(step, self.pool.slot_tokens)
         for index, (cos, sin) in enumerate(self._tables):
             inputs[f"cos_{index}"] = cos[step.positions][:, None]

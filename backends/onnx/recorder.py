@@ -96,6 +96,9 @@ class Recorder:
             qkv = self._normed_queries_and_keys(qkv, layer)
         return self._attention.record(qkv, layer)
 
+    def select(self, x: str) -> str:
+        return self.graph.node("Gather", [x, "sel"], axis=0)
+
     def gated(self, gate_up: str) -> str:
         if gate_up in self._multiplied:
             return gate_up
@@ -111,7 +114,7 @@ class Recorder:
         return record_experts(self, self._spec, normed, layer, router=router_weight)
 
     def head(self, normed: str, name: str) -> str:
-        return self.linear(self.graph.node("Gather", [normed, "sel"], axis=0), (name,))
+        return self.linear(normed, (name,))
 
     def _tiled(self, x: str, tiles: Tiles, bias: F32 | None = None) -> str:
         inputs = [x, self.graph.share(tiles.name, tiles.data)]

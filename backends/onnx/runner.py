@@ -10,7 +10,6 @@ import numpy as np
 from backends.api import (
     F32,
     AdapterWeights,
-    KVDtype,
     KVLimit,
     KVPlan,
     LoadableModel,
@@ -22,6 +21,7 @@ from backends.api import (
 )
 from backends.errors import CapacityExceeded, Fatal, ModelError, UnsupportedModel
 from backends.kernels.attention import KV_TYPES
+from backends.kv import BLOCK_TOKENS, KVDtype
 from backends.onnx.binding import Binding
 from backends.onnx.blocks import BlockBinding, BlockPool
 from backends.onnx.cores import physical_cores
@@ -36,7 +36,7 @@ from backends.onnx.providers import Provider, ProviderChoice
 from backends.onnx.ragged import RaggedAttention
 from backends.onnx.split import split
 from backends.onnx.tiles import Kernels, find_kernels
-from backends.plan import BLOCK_TOKENS, Layouts, context_of, plan_kv
+from backends.plan import Layouts, context_of, plan_kv
 from backends.steps import check_step
 
 _MAX_VERIFY_ROWS = 16

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from backends.api import I32, Step
 from backends.models.spec import ModelSpec, Rope
-from backends.steps import flat_indices
+from backends.steps import flat_indices, wanted_rows
 from backends.torch.device import to_device
 from backends.torch.pool import Blocks, Pool
 from backends.torch.rotary import Rotary, Rotation
@@ -57,7 +57,7 @@ def make_batch(step: Step, spec: ModelSpec, pool: Pool, rotary: Rotary, *, picke
     return Batch(
         token_ids=_resolve(to_device(step.token_ids, np.int64, pool.device), picked),
         places=(to_device(block, np.int64, pool.device), to_device(place, np.int64, pool.device)),
-        logit_rows=to_device(step.logit_rows, np.int64, pool.device),
+        logit_rows=to_device(wanted_rows(step), np.int64, pool.device),
         rotations=rotary.rotations(to_device(step.positions, np.float64, pool.device)),
         spans={window: _spans(step, table, pool, window) for window in windows},
     )

@@ -65,8 +65,11 @@ class TorchOps:
         scores = self.linear(normed, (f"layers.{layer}.router",))
         return mix_experts(normed, scores, lambda x, expert: self._expert(x, layer, expert), self._spec)
 
+    def select(self, x: Tensor) -> Tensor:
+        return x[self._batch.logit_rows]
+
     def head(self, normed: Tensor, name: str) -> Tensor:
-        return self._weights.linears[name,](normed[self._batch.logit_rows])
+        return self._weights.linears[name,](normed)
 
     def _norm_heads(self, qk: Tensor, layer: int) -> Tensor:
         """Queries and keys `[T, heads + kv_heads, head_dim]`, normed as the spec says."""

@@ -125,7 +125,7 @@ class TorchRunner:
         )
         picked = self._referred(step)
         with step_errors(), torch.inference_mode():
-            logits = executor.run(step, picked)
+            logits = executor.run(step, picked)[: len(step.logit_rows)]
             self._picked = None if step.sampling is None else pick(logits, step.sampling)
             ticket = StepTicket(logits if self._picked is None else self._picked, vocab_size=spec.vocab_size)
         self._num_steps += 1

@@ -23,6 +23,7 @@ from backends.generation import (
     TokenPrompt,
     Usage,
 )
+from backends.kv import KVChoice
 from gateway.engine.client import EngineClient
 from gateway.engine.intake import check_request, make_add, max_new_tokens
 from gateway.engine.messages import EngineStats, Load, Ready
@@ -53,6 +54,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_context: int | None = None
     max_step_tokens: int = 256
     kv_bytes: int = 4096 * 1024 * 1024
+    kv_dtype: KVChoice = "auto"
     threads: int = 0
     exact: bool = False
     device: str = "auto"
@@ -199,6 +201,7 @@ async def start_engine_backend(options: EngineOptions, *, start: StartEngine = s
         max_context=options.max_context,
         max_step_tokens=options.max_step_tokens,
         kv_bytes=options.kv_bytes,
+        kv_dtype=options.kv_dtype,
         threads=options.threads,
         exact=options.exact,
         device=options.device,

@@ -53,7 +53,7 @@ def load_engine(
     model = open_model(Path(load.model_path))
     choice = choose_runner() if load.runner == AUTO else Choice(runner=load.runner, reason="")
     runner = create_runner(choice.runner, threads=load.threads, exact=load.exact, device=load.device)
-    _check_capabilities(runner, choice.runner)
+    _check_capabilities(runner, choice.runner, load)
     info = runner.load(model, lambda fraction: progress(Progress("loading", fraction)))
     limit = _kv_limit(load, info, model.spec)
     plan = runner.plan_memory(limit)
@@ -70,18 +70,21 @@ def load_engine(
     return LoadedEngine(runner, loop, _ready(load, choice, model.spec, info, plan, limits))
 
 
-def _check_capabilities(runner: Runner, name: str) -> None:
+def _check_capabilities(runner: Runner, name: str, load: Load) -> None:
     capabilities = runner.capabilities()
     if "slot" not in capabilities.kv_layouts:
         raise UnsupportedModel(f"runner {name} has no slot KV layout; it has {', '.join(capabilities.kv_layouts)}")
     if not capabilities.ragged_steps:
         raise UnsupportedModel(f"runner {name} cannot run sequences of different lengths in one step")
+    if load.kv_dtype not in ("auto", *capabilities.kv_dtypes):
+        kept = ", ".join(capabilities.kv_dtypes) or "no choice here"
+        raise UnsupportedModel(f"runner {name} cannot keep keys and values as {load.kv_dtype} ({kept}); set kv_dtype")
 
 
 def _kv_limit(load: Load, info: ModelInfo, spec: ModelSpec) -> KVLimit:
     max_sequences = min(load.max_batch, load.max_step_tokens)
     max_context = min(load.max_context or _default_context(load, spec, max_sequences), info.max_context)
-    return KVLimit(max_bytes=load.kv_bytes, max_sequences=max_sequences, max_context=max_context)
+    return KVLimit(max_bytes=load.kv_bytes, max_sequences=max_sequences, max_context=max_context, dtype=load.kv_dtype)
 
 
 def _default_context(load: Load, spec: ModelSpec, max_sequences: int) -> int:
@@ -110,14 +113,14 @@ def _ready(load: Load, choice: Choice, spec: ModelSpec, info: ModelInfo, plan: K
         runner=choice.runner,
         reason=choice.reason,
         eos_token_ids=spec.eos_token_ids,
-        notes=(*spec.notes, *info.notes, *_notes(load, info, limits)),
+        notes=(*spec.notes, *info.notes, *_notes(load, info, plan, limits)),
         fallbacks=tuple(text for text in (choice.fallback, *info.fallbacks) if text),
     )
 
 
-def _notes(load: Load, info: ModelInfo, limits: Limits) -> list[str]:
+def _notes(load: Load, info: ModelInfo, plan: KVPlan, limits: Limits) -> list[str]:
     """Where the engine gives less than was asked for or than the model could."""
-    notes = []
+    notes = [f"keys and values are kept as {plan.dtype}"] if plan.dtype not in ("", "f32") else []
     if limits.max_sequences < load.max_batch:
         notes.append(
             f"{limits.max_sequences} sequences at once instead of {load.max_batch}; "

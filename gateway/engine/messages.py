@@ -10,6 +10,7 @@ import struct
 import msgspec
 
 from backends.generation import Sampling
+from backends.kv import KVChoice
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
@@ -27,6 +28,7 @@ class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
     threads: int
     exact: bool = False
     device: str = "auto"
+    kv_dtype: KVChoice = "auto"
 
 
 class Add(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=True):

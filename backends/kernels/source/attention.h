@@ -12,7 +12,7 @@
 namespace hostelry {
 namespace {
 
-constexpr int64_t kTaskRows = 32, kChunk = 128;
+constexpr int64_t kTaskRows = 32, kChunk = 128, kAheadPieces = 4;
 constexpr int64_t kMaxHeadDim = 512;
 
 inline Cache cache_of(const hk_attention &a) { return {a.kv_type, a.kv_heads, a.head_dim, a.num_blocks, a.kv}; }
@@ -92,24 +92,33 @@ struct Task {
     int64_t end(int64_t row) const { return start + token(row) + 1; }
     int64_t begin(int64_t row) const { return a.window > 0 && end(row) > a.window ? end(row) - a.window : 0; }
 
+    // Blocks and head of the task that comes next.
+    const int32_t *next_blocks = nullptr;
+    int64_t next_head = 0, next_count = 0;
+
     const uint8_t *keys(int64_t block) const { return cache.keys(blocks[block], head); }
     const uint8_t *values(int64_t block) const { return cache.values(blocks[block], head); }
+    const uint8_t *following(int64_t index) const {
+        return index < next_count ? cache.keys(next_blocks[index], next_head) : cache.data;  // costs next to nothing
+    }
 };
 
-// Blocks `first` to `last` of a sequence: a chunk of its keys. What comes from memory next is asked for early, a block
-// ahead: a piece is too short for the processor to find out by itself.
+// Blocks `first` to `last` of a sequence that has `total`: a chunk of its keys.
 struct Chunk {
-    int64_t first, last;
-    bool is_final;  // no chunk follows
+    int64_t first, last, total;
 
     int64_t width() const { return (last - first) * kBlockTokens; }
     int64_t key() const { return first * kBlockTokens; }
-    const uint8_t *after_keys(const Task &task, int64_t block) const {
-        return block + 1 < last ? task.keys(block + 1) : task.values(first);
-    }
-    const uint8_t *after_values(const Task &task, int64_t block) const {
-        if (block + 1 < last) return task.values(block + 1);
-        return is_final ? task.values(block) : task.keys(last);
+
+    // What is read `kAhead` pieces after piece `index` of the chunk, to be asked for early: keys, then values, then the
+    // next chunk or task. A piece is too short for the processor to find out by itself.
+    const uint8_t *ahead(const Task &task, int64_t index) const {
+        const int64_t count = last - first;
+        index += kAheadPieces;
+        if (index < count) return task.keys(first + index);
+        if (index < 2 * count) return task.values(first + index - count);
+        const int64_t block = last + index - 2 * count;
+        return block < total ? task.keys(block) : task.following(block - total);
     }
 };
 
@@ -122,7 +131,7 @@ inline void score_blocks(Task &task, const Chunk &chunk, int64_t row, int64_t bl
     typename V::F total[MR][NB];
     for (int b = 0; b < NB; b++) {
         keys[b] = task.keys(block + b);
-        ahead[b] = chunk.after_keys(task, block + NB - 1 + b < chunk.last ? block + NB - 1 + b : chunk.last - 1);
+        ahead[b] = chunk.ahead(task, block + b - chunk.first);
     }
     for (int r = 0; r < MR; r++) {
         queries[r] = task.a.queries + task.query(row + r) * task.a.head_dim;
@@ -165,7 +174,8 @@ inline void add_columns(Task &task, const Chunk &chunk, int64_t row, int64_t col
         for (int v = 0; v < NV; v++) total[r][v] = V::load(&task.out[row + r][column + v * 16]);
     }
     for (int64_t block = chunk.first; block < chunk.last; block++) {
-        const uint8_t *const values = task.values(block), *const ahead = chunk.after_values(task, block);
+        const uint8_t *const values = task.values(block);
+        const uint8_t *const ahead = chunk.ahead(task, chunk.last - chunk.first + block - chunk.first);
         const int64_t key = (block - chunk.first) * kBlockTokens;
         const int64_t left = count - key < kBlockTokens ? count - key : kBlockTokens;
         for (int64_t i = 0; i < left; i++) {
@@ -239,8 +249,7 @@ void attend_task(Task &task) {
     }
     const int64_t last_key = task.end(task.count - 1), last = (last_key + kBlockTokens - 1) / kBlockTokens;
     for (int64_t first = task.begin(0) / kChunk * each; first < last; first += each) {
-        const bool is_final = first + each >= last;
-        attend_chunk<V, type>(task, Chunk{first, is_final ? last : first + each, is_final}, last_key);
+        attend_chunk<V, type>(task, Chunk{first, first + each < last ? first + each : last, last}, last_key);
     }
     for (int64_t row = 0; row < task.count; row++) {
         float *const y = task.a.out + task.query(row) * task.a.head_dim;
@@ -248,22 +257,30 @@ void attend_task(Task &task) {
     }
 }
 
-// Tasks begin to end, of `num_tasks`: all heads of a tile of rows, then of the next.
+// Of `num_tasks`: all heads of a tile of rows, then of the next.
+inline void set_task(const hk_attention &a, int64_t index, int64_t *sequence, int64_t *tiles_before, Task *task) {
+    const int64_t tile = index / a.kv_heads;
+    while (tile >= *tiles_before + tiles_of(a, *sequence)) *tiles_before += tiles_of(a, (*sequence)++);
+    const int64_t tokens = a.q_start[*sequence + 1] - a.q_start[*sequence], rows = tokens * group_of(a);
+    task->blocks = a.blocks + *sequence * a.blocks_each;
+    task->head = index % a.kv_heads;
+    task->first_row = (tile - *tiles_before) * kTaskRows;
+    task->count = rows - task->first_row < kTaskRows ? rows - task->first_row : kTaskRows;
+    task->first_token = a.q_start[*sequence];
+    task->start = a.kv_len[*sequence] - tokens;
+}
+
 template <class V>
 void attend(const hk_attention *attention, int64_t begin, int64_t end) {
     const hk_attention &a = *attention;
-    int64_t sequence = 0, before = 0;  // tiles of earlier sequences
+    int64_t sequence = 0, tiles_before = 0;
     Task task(a);
     for (int64_t index = begin; index < end; index++) {
-        const int64_t tile = index / a.kv_heads;
-        while (tile >= before + tiles_of(a, sequence)) before += tiles_of(a, sequence++);
-        const int64_t tokens = a.q_start[sequence + 1] - a.q_start[sequence], rows = tokens * group_of(a);
-        task.blocks = a.blocks + sequence * a.blocks_each;
-        task.head = index % a.kv_heads;
-        task.first_row = (tile - before) * kTaskRows;
-        task.count = rows - task.first_row < kTaskRows ? rows - task.first_row : kTaskRows;
-        task.first_token = a.q_start[sequence];
-        task.start = a.kv_len[sequence] - tokens;
+        set_task(a, index, &sequence, &tiles_before, &task);
+        const bool has_next = index + 1 < end && (index + 1) % a.kv_heads;  // the next head of the same rows
+        task.next_blocks = task.blocks + task.begin(0) / kChunk * (kChunk / kBlockTokens);
+        task.next_head = task.head + 1;
+        task.next_count = has_next ? (task.end(task.count - 1) - task.begin(0) / kChunk * kChunk + 15) / 16 : 0;
         if (a.kv_type == HK_KV_F32) attend_task<V, HK_KV_F32>(task);
         if (a.kv_type == HK_KV_F16) attend_task<V, HK_KV_F16>(task);
         if (a.kv_type == HK_KV_INT8) attend_task<V, HK_KV_INT8>(task);

@@ -28,7 +28,7 @@ enum Input : size_t { in_qkv, in_cos, in_sin, in_q_start, in_kv_len, in_blocks, 
 constexpr int64_t block_tokens = 16, max_head_dim = 512;
 /* Below this many multiplications and additions (5 to 10 microseconds), other threads are not worth waking. */
 constexpr int64_t shared_work = 200000;
-constexpr int64_t share_tokens = 4;
+constexpr int64_t share_tokens = 4, most_shares = 32;
 
 struct Kernel {
     Api api;
@@ -161,11 +161,18 @@ void place_share(void *attention, size_t share)
     hk_place(&a, begin, std::min(begin + share_tokens, a.tokens));
 }
 
-void attend_share(void *attention, size_t share)
-{
-    const int64_t begin = static_cast<int64_t>(share);
-    hk_attend(static_cast<const hk_attention *>(attention), begin, begin + 1);
-}
+/* Tasks of one share are neighbours: the next one's keys are asked for early. */
+struct Tasks {
+    const hk_attention *attention;
+    int64_t total, each;
+
+    static void attend(void *self, size_t share)
+    {
+        const Tasks &tasks = *static_cast<const Tasks *>(self);
+        const int64_t begin = static_cast<int64_t>(share) * tasks.each;
+        hk_attend(tasks.attention, begin, std::min(begin + tasks.each, tasks.total));
+    }
+};
 
 int64_t work_of(const hk_attention &a)
 {
@@ -176,15 +183,17 @@ int64_t work_of(const hk_attention &a)
 
 OrtStatus *run(const Api &api, const OrtKernelContext *context, hk_attention *a)
 {
-    const int64_t tasks = hk_num_tasks(a), shares = (a->tokens + share_tokens - 1) / share_tokens;
+    const size_t shares = num_shares(a->tokens, share_tokens);
     if (shares < 2) {
         hk_place(a, 0, a->tokens);
     } else {
-        TRY(api[KernelContext_ParallelFor](context, place_share, static_cast<size_t>(shares), 0, a));
+        TRY(api[KernelContext_ParallelFor](context, place_share, shares, 0, a));
     }
+    Tasks tasks = {a, hk_num_tasks(a), 0};
+    tasks.each = std::max<int64_t>(1, tasks.total / most_shares);
     if (work_of(*a) >= shared_work)
-        return api[KernelContext_ParallelFor](context, attend_share, static_cast<size_t>(tasks), 0, a);
-    hk_attend(a, 0, tasks);
+        return api[KernelContext_ParallelFor](context, Tasks::attend, num_shares(tasks.total, tasks.each), 0, &tasks);
+    hk_attend(a, 0, tasks.total);
     return nullptr;
 }
 

@@ -132,8 +132,6 @@ struct Product {
     }
 };
 
-size_t num_shares(int64_t total, int64_t each) { return static_cast<size_t>((total + each - 1) / each); }
-
 OrtStatus *run(const Api &api, const OrtKernelContext *context, Product *p, int64_t packed_bytes)
 {
     const int64_t tiles = hk_num_tiles(p->weights.rows);

@@ -18,6 +18,8 @@ constexpr uintptr_t alignment = 64;
 
 inline bool is_aligned(const void *pointer) { return reinterpret_cast<uintptr_t>(pointer) % alignment == 0; }
 
+inline size_t num_shares(int64_t total, int64_t each) { return static_cast<size_t>((total + each - 1) / each); }
+
 inline OrtStatus *refuse(const Api &api, const char *message) { return api[CreateStatus](invalid_argument, message); }
 
 inline OrtStatus *data_of(const Api &api, const OrtValue *value, const void **data)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from backends.api import I32, KVPlan, Step
-from backends.steps import flat_indices
+from backends.steps import flat_indices, wanted_rows
 from backends.torch.cuda.tiles import cut_tiles
 
 Array = TypeVar("Array", I32, Tensor)
@@ -63,7 +63,7 @@ def step_arrays(step: Step, plan: KVPlan, *, tile_queries: int) -> HostStep:
         token_ids=step.token_ids.astype(np.int32),
         positions=step.positions,
         slot_map=flat_indices(step, table, plan.block_tokens),
-        logit_rows=step.logit_rows,
+        logit_rows=wanted_rows(step),
         kv_len=step.kv_len,
         q_start=step.q_start,
         tile_sequence=sequence,

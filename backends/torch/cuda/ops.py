@@ -100,10 +100,12 @@ class CudaOps:
         scores = self._weights.linears[f"layers.{layer}.router",].exactly(normed)
         return mix_experts(normed.float(), scores, lambda x, expert: self._expert(x, layer, expert), self._spec)
 
+    def select(self, x: Tensor) -> Tensor:
+        return x if self._logit_rows is None else x[self._logit_rows]
+
     def head(self, normed: Tensor, name: str) -> Tensor:
         """Logits in float32: rounded to the activations' type, neighbours would tie."""
-        rows = normed if self._logit_rows is None else normed[self._logit_rows]
-        return self._weights.linears[name,].exactly(rows)
+        return self._weights.linears[name,].exactly(normed)
 
     def _expert(self, x: Tensor, layer: int, expert: int) -> Tensor:
         prefix = f"layers.{layer}.experts.{expert}"

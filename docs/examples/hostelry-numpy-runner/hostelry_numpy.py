@@ -12,7 +12,7 @@ from backends.api import F32, AdapterWeights
 from backends.errors import BackendError, CapacityExceeded, Fatal, ModelError, UnsupportedModel
 from backends.models.decoder import forward
 from backends.models.rotary import rotary_amplitude, rotary_frequencies
-from backends.models.shapes import expected_shapes
+from backends.models.shapes import lora_shapes
 from backends.plan import plan_kv
 from backends.steps import check_step
 from backends.weights.decode import decode
@@ -61,16 +61,13 @@ class NumpyRunner(msgspec.Struct, eq=False):  # what its methods promise stands 
             with memory_for(f"{name} of {tensor.data.nbytes} bytes", ModelError):
                 tensors[name] = msgspec.structs.replace(tensor, data=tensor.data.copy())  # the file may go
             progress(done / len(model.tensors))
-        spec, shapes = model.spec, expected_shapes(model.spec)
-        targets = [f"layers.{layer}.{name}" for layer in range(spec.num_layers) for name in CAPABILITIES.lora_targets]
-        self.model = api.LoadableModel(spec=spec, tensors=tensors)
+        self.model = api.LoadableModel(spec=model.spec, tensors=tensors)
         self.info = api.ModelInfo(
-            vocab_size=spec.vocab_size,
-            max_context=spec.max_context,
-            num_layers=spec.num_layers,
+            vocab_size=model.spec.vocab_size,
+            max_context=model.spec.max_context,
+            num_layers=model.spec.num_layers,
             weight_bytes=sum(tensor.data.nbytes for tensor in tensors.values()),
-            lora_shapes={name: (shapes[name][0], shapes[name][1]) for name in targets if name in shapes},
-            notes=("weights stay as stored and are decoded at every use, which is slow",),
+            lora_shapes=lora_shapes(model.spec, CAPABILITIES.lora_targets),
             fallbacks=("NumPy sets its threads itself; see OPENBLAS_NUM_THREADS",) if self.asked_threads else (),
         )
         return self.info
@@ -162,9 +159,8 @@ class NumpyOps:
         return FORMATS[embed.format].decode(embed.data[self._step.token_ids])
 
     def norm(self, hidden: F32, weight: str) -> F32:
-        mean_square = np.square(hidden).mean(axis=-1, keepdims=True)
-        normed: F32 = hidden / np.sqrt(mean_square + self._spec.rms_norm_eps) * decode(self._tensors[weight])
-        return normed
+        size: F32 = np.sqrt(np.square(hidden).mean(axis=-1, keepdims=True) + self._spec.rms_norm_eps)
+        return hidden / size * decode(self._tensors[weight])
 
     def add(self, branch: F32, residual: F32) -> F32:
         return branch + residual
@@ -210,8 +206,10 @@ class NumpyOps:
             mixed[tokens] += shares[tokens, expert, None] * self._project(inner, f"{prefix}.down")
         return mixed
 
-    def head(self, normed: F32, name: str) -> F32:
-        return self._project(normed[self._step.logit_rows], name)
+    def select(self, x: F32) -> F32:
+        rows = self._step.logit_rows
+        self._rows = np.split(np.arange(len(rows)), np.searchsorted(rows, self._step.q_start[1:-1]))
+        return x[rows]
 
     def _project(self, x: F32, name: str) -> F32:
         bias = self._tensors.get(f"{name}.bias")
@@ -221,6 +219,8 @@ class NumpyOps:
                 a, b = adapter.matrices[name]
                 y[rows] += np.float32(adapter.scale) * (x[rows] @ a.T @ b.T)
         return y
+
+    head = _project
 
     def _turned(self, x: F32, layer: int, norm: str) -> F32:
         """`[T, heads * head_dim]` → `[T, heads, head_dim]`: normed, all at once or each head, and rotated."""
@@ -246,5 +246,5 @@ class NumpyOps:
 
 def softmax(x: F32) -> F32:
     weights: F32 = np.exp(x - x.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    return weights
+    total: F32 = weights.sum(axis=-1, keepdims=True)
+    return weights / total

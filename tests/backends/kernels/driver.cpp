@@ -37,6 +37,24 @@ int check(int32_t format, int64_t rows, int64_t columns, int64_t m, int32_t acti
     return 1;
 }
 
+// Two sequences whose last blocks are not full, one of them in the middle of its prompt.
+int attend(int32_t kv_type, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window) {
+    const std::vector<int32_t> q_start{0, 5, 138}, kv_len{5, 150}, blocks{3, 9, 9, 9, 9, 9, 9, 9, 9, 9,  //
+                                                                         0, 1, 2, 4, 5, 6, 7, 8, 9, 10};
+    const int64_t tokens = 138, num_blocks = 11;
+    const std::vector<float> qkv(static_cast<size_t>(tokens * (heads + 2 * kv_heads) * head_dim), 0.25f);
+    const std::vector<float> table(static_cast<size_t>(150 * head_dim / 2), 0.5f);
+    std::vector<float> queries(static_cast<size_t>(tokens * heads * head_dim)), out(queries.size());
+    Buffer kv(hk_kv_bytes(kv_type, kv_heads, head_dim, num_blocks));
+    const hk_attention a{heads, kv_heads, head_dim, window, tokens, 2, 10, num_blocks, kv_type, 0.1f, 2.0f, qkv.data(),
+                         table.data(), table.data(), q_start.data(), kv_len.data(), blocks.data(), kv.data,
+                         queries.data(), out.data()};
+    hk_place(&a, 0, tokens);
+    hk_attend(&a, 0, 1);
+    hk_attend(&a, 1, hk_num_tasks(&a));
+    return 1;
+}
+
 }  // namespace
 
 int main() {
@@ -47,6 +65,9 @@ int main() {
             for (int64_t m : {1, 3, 8, 17}) checked += check(format, 37, format >= 10 ? 256 : 96, m, HK_NONE);
             checked += check(format, 64, format >= 10 ? 512 : 32, 5, HK_SWIGLU);
             checked += check(format, 32, 256, 9, HK_GEGLU_TANH);
+        }
+        for (int32_t type : {HK_KV_F32, HK_KV_F16, HK_KV_INT8}) {
+            checked += attend(type, 6, 2, 48, 0) + attend(type, 3, 3, 16, 7) + attend(type, 9, 1, 512, 0);
         }
     }
     std::printf("checked %d\n", checked);

@@ -6,10 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from backends.api import KVDtype
 from backends.kernels.attention import KV_TYPES, Cache, Ragged, attend, make_cache
 from backends.kernels.library import LEVELS, Library
-from backends.plan import BLOCK_TOKENS
+from backends.kv import BLOCK_TOKENS, KVDtype
 
 F32 = npt.NDArray[np.float32]
 CONTEXT = 400
@@ -137,15 +136,16 @@ def test_levels_agree(library: Library, kv_type: KVDtype) -> None:
 @pytest.mark.parametrize("kv_type", KV_TYPES)
 @pytest.mark.parametrize(("head", "value"), [(6, np.nan), (8, np.nan), (8, np.inf)])
 def test_what_is_not_finite_shows(library: Library, kv_type: KVDtype, head: int, value: float) -> None:
-    """In a key or a value: in the rows that see it, never as an invented number."""
-    shape = Shape([40])
+    """In a key or a value: in the rows that see it, never as an invented number, and in no other sequence."""
+    shape = Shape([40, 40])
     shape.rows[0][20, head * shape.head_dim] = value
+    qkv, step = shape.step([(0, 0, 40), (1, 0, 40)])
 
-    out = attend(shape.cache(library, kv_type), *shape.step([(0, 0, 40)]), rotary=shape.rotary, scale=0.1)
+    out = attend(shape.cache(library, kv_type), qkv, step, rotary=shape.rotary, scale=0.1)
 
-    queries = out.reshape(40, shape.heads, shape.head_dim)[:, :3]
-    assert (~np.isfinite(queries[20:, :, 0])).all()
-    assert np.isfinite(queries[:16]).all()
+    queries = out.reshape(80, shape.heads, shape.head_dim)[:, :3]
+    assert (~np.isfinite(queries[20:40, :, 0])).all()
+    assert np.isfinite(queries[40:]).all()
 
 
 def test_halves_are_rounded_to_nearest(library: Library) -> None:

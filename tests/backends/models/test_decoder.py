@@ -58,6 +58,8 @@ class NameOps:
     def attention(self, qkv: None, layer: int) -> None:
         pass
 
+    def select(self, x: None) -> None: ...
+
     def gated(self, gate_up: None) -> None:
         pass
 

@@ -1,0 +1,12 @@
+"""How keys and values are kept, as configuration, engine and runners name it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+KVDtype = Literal["f32", "f16", "int8"]
+"""int8 has a float32 scale for each head of a token."""
+KVChoice = Literal["auto", KVDtype]
+"""`auto` leaves it to the runner."""
+BLOCK_TOKENS = 16
+"""Tokens of a block in the paged layout."""
