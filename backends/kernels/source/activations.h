@@ -42,12 +42,13 @@ inline void activate_block(const float *x, int8_t *codes, float *scale, int32_t 
     }
 }
 
-inline void activate_rows(const float *x, int64_t columns, void *scratch, int64_t begin, int64_t end) {
-    const Rows rows{static_cast<uint8_t *>(scratch), columns};
+inline void activate_rows(const float *x, int64_t m, int64_t columns, void *scratch, int64_t begin, int64_t end) {
+    const Rows rows{static_cast<uint8_t *>(scratch), m, columns};
     for (int64_t row = begin; row < end; row++) {
-        for (int64_t block = 0; block < columns / kBlock; block++) {
-            activate_block(x + row * columns + block * kBlock, rows.codes(row) + block * kBlock,
-                           rows.scales(row) + block, rows.sums(row) + block * 2);
+        for (int64_t block = 0; block < rows.blocks(); block++) {
+            const PanelBlock to = rows.at(row / kPanelRows, block);
+            const int64_t r = row % kPanelRows;
+            activate_block(x + row * columns + block * kBlock, to.codes(r), to.scale(r), to.sums(r));
         }
     }
 }

@@ -104,10 +104,10 @@ int32_t hk_set_level(const char *name) {
 
 int64_t hk_peak(int64_t rounds) { return in_use().peak(rounds); }
 
-int64_t hk_scratch_bytes(int64_t m, int64_t columns) { return m * Rows{nullptr, columns}.row_bytes(); }
+int64_t hk_scratch_bytes(int64_t m, int64_t columns) { return Rows{nullptr, m, columns}.bytes(); }
 
-void hk_activate(const float *x, int64_t, int64_t columns, void *scratch, int64_t begin, int64_t end) {
-    in_use().activate(x, columns, scratch, begin, end);
+void hk_activate(const float *x, int64_t m, int64_t columns, void *scratch, int64_t begin, int64_t end) {
+    in_use().activate(x, m, columns, scratch, begin, end);
 }
 
 void hk_multiply(const hk_weights *weights, const void *scratch, int64_t m, int64_t begin, int64_t end, float *y,

@@ -8,7 +8,7 @@ namespace hostelry {
 struct Level {
     const char *name;
     decltype(&hk_multiply) multiply;
-    void (*activate)(const float *x, int64_t columns, void *scratch, int64_t begin, int64_t end);
+    decltype(&hk_activate) activate;
     decltype(&hk_peak) peak;
     decltype(&hk_place) place;
     decltype(&hk_attend) attend;

@@ -13,7 +13,6 @@
 namespace hostelry {
 namespace {
 
-constexpr int kMaxRows = 8;  // rows that share one unpacking of the weights; more would not fit into registers
 constexpr int kAhead = 8192;  // bytes of codes asked for early; nearer or none: up to 1.7 times slower from memory
 constexpr int64_t kChunkBytes = 512 << 10;  // of activations, so that they and a tile stay in the second-level cache
 
@@ -77,88 +76,101 @@ struct Scales {
     }
 };
 
-// out[r]: 16 outputs of row first + r, for MR rows.
+// One block of MR rows against the unpacked weights w. All rows go on together, a few at a time: each sum of products is
+// a chain, and the processor sees only so far ahead.
 template <class V, int32_t format, int MR>
-inline void multiply_tile(const uint8_t *tile_data, const Rows &rows, int64_t first, bool is_cold,
-                          float (*out)[kRows]) {
+inline void add_block(const Scales<V, format> &now, const typename V::B (&w)[8], const PanelBlock &x,
+                      typename V::F (&total)[MR]) {
     constexpr Tile tile = tile_of(format);
     constexpr int groups = tile.groups_of_block(), span = 8 / groups;
     constexpr int zero = tile.bits == 8 ? V::kWideZero : tile.zero;
+    for (int g = 0; g < groups; g++) {
+        typename V::I dot[MR];
+        int32_t sum[MR];
+#pragma GCC unroll 8
+        for (int r = 0; r < MR; r++) {
+            sum[r] = groups == 2 ? x.sums(r)[g] : x.sums(r)[0] + x.sums(r)[1];
+            dot[r] = V::whole(-zero * sum[r]);
+        }
+#pragma GCC unroll 8
+        for (int k = g * span; k < (g + 1) * span; k++) {
+#pragma GCC unroll 8
+            for (int r = 0; r < MR; r++) dot[r] = V::template dot<tile.bits>(dot[r], w[k], x.codes(r) + 4 * k);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < MR; r++) {
+            const float s = *x.scale(r);
+            total[r] = V::fma(V::to_float(dot[r]), V::mul(now.scale[g], V::splat(s)), total[r]);
+            if constexpr (tile.minimum != 0) {
+                const float weight = static_cast<float>(tile.minimum * sum[r]) * s;
+                total[r] = V::fma(now.minimum[g], V::splat(weight), total[r]);
+            }
+        }
+    }
+}
+
+// out[r]: 16 outputs of the panel's row r, for MR rows.
+template <class V, int32_t format, int MR>
+inline void multiply_tile(const uint8_t *tile_data, const Rows &rows, int64_t panel, bool is_cold,
+                          float (*out)[kRows]) {
+    constexpr Tile tile = tile_of(format);
     constexpr int blocks_of_super = tile.super_columns() / kBlock;
     const uint8_t *codes = tile_data, *scales = tile_data + tile.codes_of(rows.columns);
-    const int64_t row_bytes = rows.row_bytes();
-    const int8_t *x = rows.codes(first);
-    const float *xs = rows.scales(first);
-    const int32_t *sums = rows.sums(first);
     Scales<V, format> now;
     now.d = now.dmin = V::zero();  // the first block has a head, which compilers cannot see
     typename V::F total[MR];
     for (int r = 0; r < MR; r++) total[r] = V::zero();
-    for (int64_t block = 0; block < rows.columns / kBlock; block++) {
+    PanelBlock x{rows.at(panel, 0).data, MR};
+    for (int64_t block = 0; block < rows.blocks(); block++) {
         if (block % blocks_of_super == 0) scales = now.head(scales);
         scales = now.next(scales);
         typename V::B w[8];
         for (int at = 0; is_cold && at < tile.code_bytes(); at += 64) __builtin_prefetch(codes + at + kAhead);
         unpack<V, tile.bits>(codes, w);
         codes += tile.code_bytes();
-        for (int r = 0; r < MR; r++) {
-            const int64_t row = r * row_bytes;
-            const int8_t *xr = x + row + block * kBlock;
-            const float s = *reinterpret_cast<const float *>(reinterpret_cast<const uint8_t *>(xs + block) + row);
-            const int32_t *sum =
-                reinterpret_cast<const int32_t *>(reinterpret_cast<const uint8_t *>(sums + block * 2) + row);
-            for (int g = 0; g < groups; g++) {
-                const int32_t total_code = groups == 2 ? sum[g] : sum[0] + sum[1];
-                typename V::I dot = V::whole(-zero * total_code);
-                for (int k = g * span; k < (g + 1) * span; k++) dot = V::template dot<tile.bits>(dot, w[k], xr + 4 * k);
-                total[r] = V::fma(V::to_float(dot), V::mul(now.scale[g], V::splat(s)), total[r]);
-                if constexpr (tile.minimum != 0) {
-                    const float weight = static_cast<float>(tile.minimum * total_code) * s;
-                    total[r] = V::fma(now.minimum[g], V::splat(weight), total[r]);
-                }
-            }
-        }
+        add_block<V, format, MR>(now, w, x, total);
+        x.data += PanelBlock::bytes(MR);
     }
     for (int r = 0; r < MR; r++) V::store(out[r], total[r]);
 }
 
 template <class V, int32_t format>
-void multiply_rows(int count, const uint8_t *tile, const Rows &rows, int64_t first, bool is_cold, float (*out)[kRows]) {
-    switch (count) {
-        case 1: return multiply_tile<V, format, 1>(tile, rows, first, is_cold, out);
-        case 2: return multiply_tile<V, format, 2>(tile, rows, first, is_cold, out);
-        case 3: return multiply_tile<V, format, 3>(tile, rows, first, is_cold, out);
-        case 4: return multiply_tile<V, format, 4>(tile, rows, first, is_cold, out);
-        case 5: return multiply_tile<V, format, 5>(tile, rows, first, is_cold, out);
-        case 6: return multiply_tile<V, format, 6>(tile, rows, first, is_cold, out);
-        case 7: return multiply_tile<V, format, 7>(tile, rows, first, is_cold, out);
-        default: return multiply_tile<V, format, 8>(tile, rows, first, is_cold, out);
+void multiply_panel(const uint8_t *tile, const Rows &rows, int64_t panel, bool is_cold, float (*out)[kRows]) {
+    switch (rows.rows_of(panel)) {
+        case 1: return multiply_tile<V, format, 1>(tile, rows, panel, is_cold, out);
+        case 2: return multiply_tile<V, format, 2>(tile, rows, panel, is_cold, out);
+        case 3: return multiply_tile<V, format, 3>(tile, rows, panel, is_cold, out);
+        case 4: return multiply_tile<V, format, 4>(tile, rows, panel, is_cold, out);
+        case 5: return multiply_tile<V, format, 5>(tile, rows, panel, is_cold, out);
+        case 6: return multiply_tile<V, format, 6>(tile, rows, panel, is_cold, out);
+        case 7: return multiply_tile<V, format, 7>(tile, rows, panel, is_cold, out);
+        default: return multiply_tile<V, format, 8>(tile, rows, panel, is_cold, out);
     }
 }
 
-// A tile, or a gated pair of tiles, against some rows, stored with the epilogue. `is_cold`: it is not in a cache yet.
+// A tile, or a gated pair of tiles, against a panel, stored with the epilogue. `is_cold`: it is not in a cache yet.
 template <class V, int32_t format>
-void multiply_at(const hk_weights &weights, const Rows &rows, int64_t first, int count, int64_t index, bool is_cold,
+void multiply_at(const hk_weights &weights, const Rows &rows, int64_t panel, int64_t index, bool is_cold,
                  const Target &target) {
     const int64_t tile_bytes = tile_of(format).bytes(weights.columns);
-    alignas(64) float out[kMaxRows][kRows], gated[kMaxRows][kRows];
+    alignas(64) float out[kPanelRows][kRows], gated[kPanelRows][kRows];
     const uint8_t *tile = weights.packed + index * tile_bytes;
-    multiply_rows<V, format>(count, tile, rows, first, is_cold, out);
-    if (target.is_gated()) multiply_rows<V, format>(count, tile + tile_bytes, rows, first, is_cold, gated);
-    for (int r = 0; r < count; r++) store_row(target, first + r, index, out[r], gated[r]);
+    multiply_panel<V, format>(tile, rows, panel, is_cold, out);
+    if (target.is_gated()) multiply_panel<V, format>(tile + tile_bytes, rows, panel, is_cold, gated);
+    for (int64_t r = 0; r < rows.rows_of(panel); r++) {
+        store_row(target, panel * kPanelRows + r, index, out[r], gated[r]);
+    }
 }
 
 template <class V, int32_t format>
-void multiply_format(const hk_weights &weights, const Rows &rows, int64_t m, int64_t begin, int64_t end,
-                     const Target &target) {
-    const int64_t step = target.is_gated() ? 2 : 1;
-    const int64_t chunk = (kChunkBytes / rows.row_bytes() / kMaxRows + 1) * kMaxRows;
-    for (int64_t from = 0; from < m; from += chunk) {
-        const int64_t to = from + chunk < m ? from + chunk : m;
+void multiply_format(const hk_weights &weights, const Rows &rows, int64_t begin, int64_t end, const Target &target) {
+    const int64_t step = target.is_gated() ? 2 : 1, panels = (rows.count + kPanelRows - 1) / kPanelRows;
+    const int64_t chunk = kChunkBytes / rows.panel_bytes() + 1;
+    for (int64_t from = 0; from < panels; from += chunk) {
+        const int64_t to = from + chunk < panels ? from + chunk : panels;
         for (int64_t tile = begin; tile < end; tile += step) {
-            for (int64_t row = from; row < to; row += kMaxRows) {
-                const int count = static_cast<int>(to - row < kMaxRows ? to - row : kMaxRows);
-                multiply_at<V, format>(weights, rows, row, count, tile, row == from, target);
+            for (int64_t panel = from; panel < to; panel++) {
+                multiply_at<V, format>(weights, rows, panel, tile, panel == from, target);
             }
         }
     }
@@ -167,21 +179,21 @@ void multiply_format(const hk_weights &weights, const Rows &rows, int64_t m, int
 template <class V>
 void multiply(const hk_weights *weights, const void *scratch, int64_t m, int64_t begin, int64_t end, float *y,
               int64_t ldy, const hk_epilogue *epilogue) {
-    const Rows rows{static_cast<uint8_t *>(const_cast<void *>(scratch)), weights->columns};
+    const Rows rows{static_cast<uint8_t *>(const_cast<void *>(scratch)), m, weights->columns};
     const Target target{y, ldy, weights->rows, epilogue ? *epilogue : hk_epilogue{}};
     switch (weights->format) {
-        case HK_Q4_0: return multiply_format<V, HK_Q4_0>(*weights, rows, m, begin, end, target);
-        case HK_Q4_1: return multiply_format<V, HK_Q4_1>(*weights, rows, m, begin, end, target);
-        case HK_Q5_0: return multiply_format<V, HK_Q5_0>(*weights, rows, m, begin, end, target);
-        case HK_Q5_1: return multiply_format<V, HK_Q5_1>(*weights, rows, m, begin, end, target);
+        case HK_Q4_0: return multiply_format<V, HK_Q4_0>(*weights, rows, begin, end, target);
+        case HK_Q4_1: return multiply_format<V, HK_Q4_1>(*weights, rows, begin, end, target);
+        case HK_Q5_0: return multiply_format<V, HK_Q5_0>(*weights, rows, begin, end, target);
+        case HK_Q5_1: return multiply_format<V, HK_Q5_1>(*weights, rows, begin, end, target);
         case HK_Q8_0:
-        case HK_Q8_1: return multiply_format<V, HK_Q8_0>(*weights, rows, m, begin, end, target);
-        case HK_Q2_K: return multiply_format<V, HK_Q2_K>(*weights, rows, m, begin, end, target);
-        case HK_Q3_K: return multiply_format<V, HK_Q3_K>(*weights, rows, m, begin, end, target);
-        case HK_Q4_K: return multiply_format<V, HK_Q4_K>(*weights, rows, m, begin, end, target);
-        case HK_Q5_K: return multiply_format<V, HK_Q5_K>(*weights, rows, m, begin, end, target);
-        case HK_Q6_K: return multiply_format<V, HK_Q6_K>(*weights, rows, m, begin, end, target);
-        case HK_Q8_K: return multiply_format<V, HK_Q8_K>(*weights, rows, m, begin, end, target);
+        case HK_Q8_1: return multiply_format<V, HK_Q8_0>(*weights, rows, begin, end, target);
+        case HK_Q2_K: return multiply_format<V, HK_Q2_K>(*weights, rows, begin, end, target);
+        case HK_Q3_K: return multiply_format<V, HK_Q3_K>(*weights, rows, begin, end, target);
+        case HK_Q4_K: return multiply_format<V, HK_Q4_K>(*weights, rows, begin, end, target);
+        case HK_Q5_K: return multiply_format<V, HK_Q5_K>(*weights, rows, begin, end, target);
+        case HK_Q6_K: return multiply_format<V, HK_Q6_K>(*weights, rows, begin, end, target);
+        case HK_Q8_K: return multiply_format<V, HK_Q8_K>(*weights, rows, begin, end, target);
         default: return;
     }
 }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from backends.api import F32, KVLimit, LoadableModel, Runner, Step
 from backends.onnx.binding import Binding
-from backends.onnx.pool import Pool
+from backends.onnx.blocks import BlockBinding
 from backends.onnx.providers import PROVIDERS, Provider, ProviderChoice
 from backends.onnx.runner import OnnxRunner
 
@@ -39,11 +40,15 @@ def make_runner(
     return runner
 
 
-def pool_of(runner: Runner) -> Pool:
-    """The arrays of keys and values of a runner on the CPU."""
+def slots_of(runner: Runner) -> list[npt.NDArray[np.uint8]]:
+    """The bytes of keys and values, uint8 `[slots, bytes]` each, whichever attention owns them; 0xFF makes NaN."""
     assert isinstance(runner, OnnxRunner)
-    assert isinstance(runner._binding, Binding)
-    return runner._binding.pool
+    binding = runner._binding
+    if isinstance(binding, BlockBinding):
+        pool = binding.pool
+        return list(pool.data.reshape(2 * len(pool.data), pool.num_slots, -1))
+    assert isinstance(binding, Binding)
+    return [array.view(np.uint8).reshape(len(array), -1) for array in (*binding.pool.keys, *binding.pool.values)]
 
 
 def run(runner: Runner, *parts: Part) -> F32:

@@ -1,4 +1,4 @@
-"""Steps that are cut into several runs of the graph."""
+"""Steps that are cut into several runs of the graph, where attention pads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from backends.api import LoadableModel, Runner
+from backends.kernels.library import SWITCH_VARIABLE
 from backends.onnx.split import split
 from backends.testing.oracle import Oracle
 from tests.backends.onnx.drive import Part, make_runner, run, step_of
@@ -15,7 +16,9 @@ LONG = list(range(300, 500))
 
 @pytest.fixture(scope="module")
 def wide(model: LoadableModel) -> Runner:
-    return make_runner(model, slots=16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SWITCH_VARIABLE, "0")
+        return make_runner(model, slots=16)
 
 
 def test_a_long_chunk_among_many_rows_runs_by_itself(wide: Runner, oracle: Oracle) -> None:
