@@ -4,8 +4,8 @@
 
 The demo model is quantized to each format, every matrix of it. 1,000 positions of conversations that it was not trained
 on are computed in exact mode (float32 activations) and in fast mode, by onnx also on MatMulNBits instead of its own
-kernels, and held to the NumPy oracle over the dequantized weights: relative error of all logits, mean KL divergence in
-nats, and how often the likeliest token is the same.
+kernels and with keys and values in each type that it offers, and held to the NumPy oracle over the dequantized weights:
+relative error of all logits, mean KL divergence in nats, and how often the likeliest token is the same.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import tempfile
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from backends.api import KVLimit, LoadableModel
+from backends.kv import KVChoice, KVDtype
 from backends.loading import open_model
 from backends.quantize import quantize_file
 from backends.registry import create_runner
@@ -54,10 +56,12 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     runner: str
     exact: bool = False
     kernels: bool = True
+    kv: KVChoice = "auto"
 
     @property
     def label(self) -> str:
-        return f"{self.runner} {'exact' if self.exact else 'fast'}{'' if self.kernels else ', MatMulNBits'}"
+        label = f"{self.runner} {'exact' if self.exact else 'fast'}{'' if self.kernels else ', MatMulNBits'}"
+        return label if self.kv == "auto" else f"{label}, KV {self.kv}"
 
 
 def main() -> None:
@@ -84,6 +88,7 @@ def _measure(model: LoadableModel, runners: list[str], conversations: list[list[
     engines = [Engine(runner=name, exact=exact) for name in runners for exact in (True, False)]
     if "onnx" in runners:
         engines.append(Engine(runner="onnx", kernels=False))
+        engines += [Engine(runner="onnx", kv=kv) for kv in get_args(KVDtype)]
     return {
         engine.label: msgspec.structs.asdict(_nearness(_logits(model, engine, conversations), expected))
         for engine in engines
@@ -111,7 +116,9 @@ def _logits(model: LoadableModel, engine: Engine, conversations: list[list[int]]
     try:
         runner.load(model, lambda _: None)
         longest = max(map(len, conversations))
-        runner.plan_memory(KVLimit(max_bytes=1 << 30, max_sequences=len(conversations), max_context=longest))
+        runner.plan_memory(
+            KVLimit(max_bytes=1 << 30, max_sequences=len(conversations), max_context=longest, dtype=engine.kv)
+        )
         runner.warmup()
         rows: list[list[F32]] = [[] for _ in conversations]
         for position in range(longest):

@@ -101,7 +101,7 @@ def _kernels() -> Finding:
     try:
         library = load_library()
     except KernelsUnavailable as error:
-        detail = "quantized weights run on MatMulNBits, slower on the CPU"
+        detail = "attention and quantized weights run on operators of onnxruntime and torch, slower on the CPU"
         return Finding("CPU kernels", "WARN", detail, str(error))
     return Finding("CPU kernels", "OK", f"built; this CPU uses {library.level}")
 
