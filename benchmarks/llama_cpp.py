@@ -33,6 +33,8 @@ from gateway.port import bind
 
 STREAMS = (1, 4, 8, 16)
 PROMPT_TOKENS, TOKENS = 128, 48
+TEMPLATE_TOKENS = 64
+"""Room for what a chat template puts around the prompt."""
 LONG_PROMPT = 512
 THEIRS, OURS, STOCK = "llama.cpp", "kernels", "MatMulNBits"
 _ENVIRONMENT = {OURS: {}, STOCK: {"HOSTELRY_KERNELS": "0"}}
@@ -66,13 +68,14 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     streams: tuple[int, ...]
     rounds: int
     prompt: int
+    tokens: int
     labels: tuple[str, ...]
     """Of our own servers."""
 
     @property
     def context(self) -> int:
-        """Tokens of one sequence, and room for templates around the prompt."""
-        return max(self.prompt, LONG_PROMPT) + 4 * TOKENS
+        """Tokens of one sequence."""
+        return max(self.prompt, LONG_PROMPT) + self.tokens + TEMPLATE_TOKENS
 
 
 def main() -> None:
@@ -82,6 +85,7 @@ def main() -> None:
     parser.add_argument("--streams", nargs="+", type=int, choices=STREAMS, default=list(STREAMS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=PROMPT_TOKENS, help="tokens of it, before decoding begins")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of each answer; speed counts while all decode")
     parser.add_argument("--own", nargs="+", choices=(OURS, STOCK), default=[OURS, STOCK])
     parser.add_argument("--name", default="llama_cpp", help="of the file with the results")
     given = parser.parse_args()
@@ -90,10 +94,12 @@ def main() -> None:
         streams=tuple(given.streams),
         rounds=given.rounds,
         prompt=given.prompt,
+        tokens=given.tokens,
         labels=tuple(given.own),
     )
     wanted = f"--formats {' '.join(given.formats)} --streams {' '.join(map(str, given.streams))}"
-    wanted += f" --rounds {given.rounds} --prompt {given.prompt} --own {' '.join(given.own)} --name {given.name}"
+    wanted += f" --rounds {given.rounds} --prompt {given.prompt} --tokens {given.tokens}"
+    wanted += f" --own {' '.join(given.own)} --name {given.name}"
     numbers: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as directory:
         source = make_random_model(Path(directory) / "model", sizes=HALF_B_MODEL, dtype="F16")
@@ -109,7 +115,7 @@ def main() -> None:
 def _measure(run: Run, path: Path, form: str) -> dict[str, object]:
     room = ["--model", f"bench={path}", "--threads", "2", "--max-batch", str(max(STREAMS))]
     room += ["--max-context", str(run.context)]
-    shape = Shape(streams=run.streams, prompt_tokens=run.prompt, tokens=TOKENS, rounds=run.rounds)
+    shape = Shape(streams=run.streams, prompt_tokens=run.prompt, tokens=run.tokens, rounds=run.rounds)
     long = Shape(streams=(1,), prompt_tokens=LONG_PROMPT, tokens=2, rounds=run.rounds)
     with ExitStack() as stack:
         theirs = stack.enter_context(llama_server(run.server, path, context=run.context))

@@ -25,7 +25,7 @@ LEVEL_VARIABLE = "HOSTELRY_KERNEL_LEVEL"
 SWITCH_VARIABLE = "HOSTELRY_KERNELS"
 TILE_ROWS = 16
 
-_ABI_VERSION = 2
+_ABI_VERSION = 3
 _ALIGNMENT = 64
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 BUILT = Path(__file__).with_name(f"libhostelry_kernels{_SUFFIX}")
@@ -42,6 +42,11 @@ _SIGNATURES: dict[str, tuple[object, ...]] = {
     "hk_scratch_bytes": (_I64, _I64, _I64),
     "hk_activate": (None, _POINTER, _I64, _I64, _POINTER, _I64, _I64),
     "hk_multiply": (None, _POINTER, _POINTER, _I64, _I64, _I64, _POINTER, _I64, _POINTER),
+    "hk_group_rows": (None, _POINTER),
+    "hk_shrink_units": (_I64, _POINTER),
+    "hk_expand_units": (_I64, _POINTER),
+    "hk_shrink": (None, _POINTER, _I64, _I64),
+    "hk_expand": (None, _POINTER, _I64, _I64),
     "hk_kv_bytes": (_I64, _I32, _I64, _I64, _I64),
     "hk_place": (None, _POINTER, _I64, _I64),
     "hk_num_tasks": (_I64, _POINTER),
@@ -63,7 +68,10 @@ class Weights(ctypes.Structure):
 class Epilogue(ctypes.Structure):
     """`hk_epilogue`: what happens to a product before it is stored."""
 
-    _fields_ = (("bias", _POINTER), ("residual", _POINTER), ("activation", _I32))
+    _fields_ = (
+        *(("bias", _POINTER), ("residual", _POINTER), ("activation", _I32)),
+        *(("delta", _POINTER), ("delta_of", _POINTER)),
+    )
 
 
 class Library:

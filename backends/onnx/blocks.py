@@ -5,19 +5,20 @@ from __future__ import annotations
 import mmap
 
 import numpy as np
-import onnxruntime as ort
 
 from backends.api import F32, I32, KVPlan, Step
 from backends.kernels.attention import KV_TYPES
 from backends.kernels.library import U8, Library
 from backends.kv import BLOCK_TOKENS, KVDtype
 from backends.models.spec import ModelSpec
+from backends.onnx.adapters import Adapters
 from backends.onnx.bound import Bound, Buffers, bind_constants
 from backends.onnx.buffers import Array
 from backends.onnx.embedding import Embedding
+from backends.onnx.load import LoadedModel
 from backends.onnx.rotary import distinct_ropes, rotary_tables
 
-_INPUTS: dict[str, type[np.generic]] = {"q_start": np.int32, "kv_len": np.int32, "blocks": np.int32}
+_INPUTS: dict[str, type[np.generic]] = dict.fromkeys(("q_start", "kv_len", "blocks", "lora"), np.int32)
 
 
 class BlockPool:
@@ -52,21 +53,22 @@ class BlockPool:
 class BlockBinding:
     """Runs one session over one pool."""
 
-    def __init__(self, session: ort.InferenceSession, spec: ModelSpec, pool: BlockPool, *, max_context: int) -> None:
+    def __init__(self, loaded: LoadedModel, pool: BlockPool, adapters: Adapters, *, max_context: int) -> None:
         self.pool = pool
-        self._session = session
+        self._session, spec = loaded.session, loaded.spec
         geometry = np.array([KV_TYPES[pool.kv_type], pool.num_blocks], np.int32)
-        self._constants: dict[str, Array] = {"kv": pool.data, "geometry": geometry}
+        self._constants: dict[str, Array] = {"kv": pool.data, "geometry": geometry, "adapters": adapters.table}
         for index, rope in enumerate(distinct_ropes(spec)):
             tables = rotary_tables(rope, spec.head_dim, num_positions=max_context)
             self._constants[f"cos_{index}"], self._constants[f"sin_{index}"] = tables
         self._buffers = Buffers(_INPUTS, hidden_size=spec.hidden_size, vocab_size=spec.vocab_size)
-        self._bound = Bound(session.io_binding())
+        self._bound = Bound(self._session.io_binding())
         bind_constants(self._bound.io, self._constants)
 
     def run(self, embedding: Embedding, step: Step) -> F32:
         """Logits `[R, vocab]`, overwritten by the next run."""
         arrays = {"q_start": step.q_start, "kv_len": step.kv_len, "blocks": self.pool.blocks_of(step)}
+        arrays["lora"] = np.repeat(step.lora, np.diff(step.q_start))
         logits = self._buffers.fill(self._bound, step, embedding, arrays)
         self._session.run_with_iobinding(self._bound.io)
         return logits

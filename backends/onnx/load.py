@@ -11,6 +11,7 @@ from backends.api import LoadableModel
 from backends.errors import UnsupportedModel
 from backends.kernels.attention import MAX_HEAD_DIM
 from backends.models.spec import ModelSpec
+from backends.onnx.adapters import Adapters
 from backends.onnx.embedding import Embedding
 from backends.onnx.fused import HEAD_DIM_STEP, FusedAttention
 from backends.onnx.linears import FLOAT_FORMATS, Weights
@@ -38,6 +39,7 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     shared: dict[str, ort.OrtValue]
     embedding: Embedding
     attention: Attention
+    adapters: Adapters | None
     is_quantized: bool
     """Computes with rounded activations anyway."""
     weight_bytes: int
@@ -68,7 +70,8 @@ def load_model(
         model.tensors, exact=exact, kernels=library, progress=lambda done: progress(_PACKING_SHARE * done)
     )
     attention = _attention(provider, kernels)
-    graph = record(spec, weights, attention)
+    adapters = Adapters(spec) if library else None
+    graph = record(spec, weights, attention, adapters)
     shared = share_arrays(graph)
     session = open_session(graph, provider, threads=threads, shared=shared, library=library.path if library else None)
     return LoadedModel(
@@ -78,6 +81,7 @@ def load_model(
         shared=shared,
         embedding=embedding,
         attention=attention,
+        adapters=adapters,
         is_quantized=bool(_matrices(model.tensors) - set(FLOAT_FORMATS)) and not exact,
         weight_bytes=weights.num_bytes,
         notes=(*_notes(model.tensors, provider, exact=exact), *((kernels.note,) if library else ())),

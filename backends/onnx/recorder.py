@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from backends.models.decoder import forward
 from backends.models.spec import ModelSpec
+from backends.onnx.adapters import Adapters, number
 from backends.onnx.experts import record_experts
 from backends.onnx.fused import FusedAttention
 from backends.onnx.graph import HOSTELRY, MICROSOFT, Graph
@@ -25,9 +26,9 @@ _ACTIVATIONS = {"silu": 1, "gelu_tanh": 2}
 Attention = type[RaggedAttention] | type[FusedAttention] | type[PlainAttention]
 
 
-def record(spec: ModelSpec, weights: Weights, attention: Attention) -> Graph:
+def record(spec: ModelSpec, weights: Weights, attention: Attention, adapters: Adapters | None = None) -> Graph:
     """The whole decoder as a graph. Raises `UnsupportedModel` for a tensor in a format that is not declared."""
-    recorder = Recorder(spec, weights, attention)
+    recorder = Recorder(spec, weights, attention, adapters)
     logits = forward(spec, recorder)
     recorder.graph.named("Identity", [logits], [recorder.graph.output("logits", ["R", spec.vocab_size])])
     return recorder.graph
@@ -36,7 +37,7 @@ def record(spec: ModelSpec, weights: Weights, attention: Attention) -> Graph:
 class Recorder:
     """`Ops` over names of graph values."""
 
-    def __init__(self, spec: ModelSpec, weights: Weights, attention: Attention) -> None:
+    def __init__(self, spec: ModelSpec, weights: Weights, attention: Attention, adapters: Adapters | None) -> None:
         self.graph = Graph()
         self._spec = spec
         self._weights = weights
@@ -45,6 +46,11 @@ class Recorder:
         self.graph.input("embedded", ["T", spec.hidden_size])
         self.graph.input("sel", ["R"], "int64")
         self._attention = attention(spec, self.graph)
+        self._adapters = adapters
+        self._lora = ""
+        if adapters is not None:
+            self._lora = self.graph.input("lora", ["T"], "int32")
+            self.graph.input("adapters", list(adapters.table.shape), "int64")
 
     def embed(self) -> str:
         return "embedded"
@@ -78,7 +84,7 @@ class Recorder:
         gated = self._weights.gated(names)
         if gated is None:
             return self.product(x, names)
-        y = self._tiled(x, gated)
+        y = self._tiled(x, gated, names=names)
         self._multiplied.add(y)
         return y
 
@@ -86,10 +92,11 @@ class Recorder:
         packed = self._weights.linears(names)
         bias = self._weights.bias(names)
         if len(packed) == 1 and isinstance(packed[0], Tiles):
-            return self._tiled(x, packed[0], bias)
+            return self._tiled(x, packed[0], bias, names=names)
         parts = [self._part(x, part) for part in packed]
         y = parts[0] if len(parts) == 1 else self.graph.node("Concat", parts, axis=-1)
-        return y if bias is None else self.graph.node("Add", [y, self.graph.constant(f"{names[0]}.bias", bias)])
+        y = y if bias is None else self.graph.node("Add", [y, self.graph.constant(f"{names[0]}.bias", bias)])
+        return self._adapted(x, y, names)
 
     def attention(self, qkv: str, layer: int) -> str:
         if self._spec.qk_norm or self._spec.qk_norm_whole:
@@ -97,6 +104,8 @@ class Recorder:
         return self._attention.record(qkv, layer)
 
     def select(self, x: str) -> str:
+        if self._lora == "lora":  # rows and their adapters go together from here on
+            self._lora = self.graph.node("Gather", ["lora", "sel"], axis=0)
         return self.graph.node("Gather", [x, "sel"], axis=0)
 
     def gated(self, gate_up: str) -> str:
@@ -116,10 +125,12 @@ class Recorder:
     def head(self, normed: str, name: str) -> str:
         return self.linear(normed, (name,))
 
-    def _tiled(self, x: str, tiles: Tiles, bias: F32 | None = None) -> str:
+    def _tiled(self, x: str, tiles: Tiles, bias: F32 | None = None, *, names: tuple[str, ...] = ()) -> str:
         inputs = [x, self.graph.share(tiles.name, tiles.data)]
-        if bias is not None:
-            inputs.append(self.graph.constant(f"{tiles.name}.bias", bias))
+        inputs.append("" if bias is None else self.graph.constant(f"{tiles.name}.bias", bias))
+        adapter = self._adapter_of(names)
+        if adapter["adapter"] >= 0:
+            inputs += ["", self._lora, "adapters"]
         return self.graph.node(
             "QuantizedLinear",
             inputs,
@@ -128,7 +139,24 @@ class Recorder:
             rows=tiles.rows,
             columns=tiles.columns,
             activation=_ACTIVATIONS[self._spec.activation] if tiles.gated else 0,
+            **adapter,
         )
+
+    def _adapted(self, x: str, y: str, names: tuple[str, ...]) -> str:
+        adapter = self._adapter_of(names)
+        if self._adapters is None or adapter["adapter"] < 0:
+            return y
+        columns = self._adapters.shapes[names[0]][1]
+        inputs = [x, y, self._lora, "adapters"]
+        return self.graph.node("LowRankSum", inputs, domain=HOSTELRY, columns=columns, **adapter)
+
+    def _adapter_of(self, names: tuple[str, ...]) -> dict[str, int]:
+        """Attributes that name linears side by side in the table of adapters."""
+        shapes = self._adapters.shapes if self._adapters else {}
+        rows = [shapes[name][0] for name in names if name in shapes]
+        is_adapted = bool(rows) and len(rows) == len(names)
+        parts = {f"part_{index}": rows[index] if is_adapted and index < len(rows) else 0 for index in range(3)}
+        return {"adapter": number(names[0]) if is_adapted else -1, **parts}
 
     def _part(self, x: str, packed: Packed | Tiles) -> str:
         if isinstance(packed, Tiles):

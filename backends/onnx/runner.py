@@ -22,6 +22,7 @@ from backends.api import (
 from backends.errors import CapacityExceeded, Fatal, ModelError, UnsupportedModel
 from backends.kernels.attention import KV_TYPES
 from backends.kv import BLOCK_TOKENS, KVDtype
+from backends.onnx.adapters import MAX_RANK, SLOTS, TARGETS
 from backends.onnx.binding import Binding
 from backends.onnx.blocks import BlockBinding, BlockPool
 from backends.onnx.cores import physical_cores
@@ -83,6 +84,10 @@ class OnnxRunner:
             kv_layouts=_LAYOUTS if self._has_blocks else _LAYOUTS[:1],
             formats=FORMATS,
             max_verify_rows=_MAX_VERIFY_ROWS,
+            lora_max_rank=MAX_RANK if self._has_blocks else 0,
+            lora_slots=SLOTS if self._has_blocks else 0,
+            lora_targets=TARGETS if self._has_blocks else (),
+            lora_formats=FORMATS if self._has_blocks else (),
             kv_dtypes=tuple(KV_TYPES) if self._has_blocks else (),
             deterministic=all(provider.on_host for provider in self._choice.candidates),
         )
@@ -98,6 +103,7 @@ class OnnxRunner:
             max_context=spec.max_context,
             num_layers=spec.num_layers,
             weight_bytes=self._loaded.weight_bytes,
+            lora_shapes=self._loaded.adapters.shapes if self._has_blocks and self._loaded.adapters else {},
             device=f"cpu, {self._threads} threads" if provider.device == "cpu" else provider.device,
             notes=self._loaded.notes,
             fallbacks=(*self._choice.fallbacks, *failed, *self._loaded.fallbacks),
@@ -162,10 +168,15 @@ class OnnxRunner:
             pool.copy(*pair)
 
     def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
-        raise CapacityExceeded(f"adapter slot {slot}, rank {weights.rank}: the onnx runner declares no LoRA")
+        adapters = self._require().adapters
+        if adapters is None:
+            raise CapacityExceeded(f"adapter slot {slot}: the onnx runner takes adapters with Hostelry's kernels only")
+        adapters.put(slot, weights)
 
     def drop_adapter(self, slot: int) -> None:
-        """Nothing to do: there are none."""
+        adapters = self._require().adapters
+        if adapters is not None:
+            adapters.drop(slot)
 
     def suspend(self) -> None:
         self._binding = None
@@ -214,9 +225,9 @@ class OnnxRunner:
 
     def _bind(self, loaded: LoadedModel, plan: KVPlan) -> AnyBinding:
         library = self._kernels.library
-        if loaded.attention is RaggedAttention and library is not None:
+        if library is not None and loaded.adapters is not None:
             blocks = BlockPool(loaded.spec, plan, library, self._kv_type)
-            return BlockBinding(loaded.session, loaded.spec, blocks, max_context=self._max_context)
+            return BlockBinding(loaded, blocks, loaded.adapters, max_context=self._max_context)
         if not loaded.provider.on_host:
             return DeviceBinding(loaded, plan)
         pool = Pool(loaded.spec, num_slots=plan.num_blocks, slot_tokens=plan.block_tokens)

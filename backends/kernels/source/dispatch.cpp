@@ -6,6 +6,7 @@
 
 #include "attention.h"
 #include "level.h"
+#include "low_rank.h"
 #include "rows.h"
 
 #if defined(__x86_64__)
@@ -124,3 +125,13 @@ void hk_place(const hk_attention *attention, int64_t begin, int64_t end) { in_us
 int64_t hk_num_tasks(const hk_attention *attention) { return num_tasks(*attention); }
 
 void hk_attend(const hk_attention *attention, int64_t begin, int64_t end) { in_use().attend(attention, begin, end); }
+
+void hk_group_rows(hk_low_rank *low_rank) { group_rows(low_rank); }
+
+int64_t hk_shrink_units(const hk_low_rank *l) { return l->groups * l->parts * rank_units(*l); }
+
+int64_t hk_expand_units(const hk_low_rank *l) { return l->groups * l->parts * output_units(*l); }
+
+void hk_shrink(const hk_low_rank *low_rank, int64_t begin, int64_t end) { in_use().shrink(low_rank, begin, end); }
+
+void hk_expand(const hk_low_rank *low_rank, int64_t begin, int64_t end) { in_use().expand(low_rank, begin, end); }

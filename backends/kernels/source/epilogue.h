@@ -54,14 +54,22 @@ inline void add(const float *more, int64_t count, float *values) {
     for (int64_t i = 0; i < count; i++) values[i] += more[i];
 }
 
+inline const float *delta_at(const hk_epilogue &epilogue, int64_t row, int64_t rows) {
+    if (!epilogue.delta || epilogue.delta_of[row] < 0) return nullptr;
+    return epilogue.delta + epilogue.delta_of[row] * rows;
+}
+
 // `values` are 16 outputs of tile `tile`; with a gate they are the gate's, and `gated` those of the next tile.
 inline void store_row(const Target &target, int64_t row, int64_t tile, float *values, float *gated) {
     const hk_epilogue &epilogue = target.epilogue;
     const int64_t left = target.rows - tile * kRows;
     const int64_t count = left < kRows ? left : kRows;
     const int64_t column = target.is_gated() ? tile / 2 * kRows : tile * kRows;
+    const float *const delta = delta_at(epilogue, row, target.rows);
+    if (delta) add(delta + tile * kRows, count, values);
     if (epilogue.bias) add(epilogue.bias + tile * kRows, count, values);
     if (target.is_gated()) {
+        if (delta) add(delta + (tile + 1) * kRows, kRows, gated);
         if (epilogue.bias) add(epilogue.bias + (tile + 1) * kRows, kRows, gated);
         (epilogue.activation == HK_SWIGLU ? swiglu : geglu_tanh)(values, gated, values);
     }

@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define HK_ABI_VERSION 2
+#define HK_ABI_VERSION 3
 
 /* Numbers of `enum ggml_type`, as GGUF files have them. */
 enum hk_format {
@@ -46,6 +46,8 @@ typedef struct hk_epilogue {
     const float *bias;     /* [rows], before the activation; in the order of the tiles */
     const float *residual; /* [m, columns of y], added last; may be y */
     int32_t activation;
+    const float *delta;      /* of hk_low_rank, added first */
+    const int32_t *delta_of; /* [m], row of delta, or -1 */
 } hk_epilogue;
 
 HK_API int32_t hk_abi_version(void);
@@ -71,6 +73,32 @@ HK_API void hk_activate(const float *x, int64_t m, int64_t columns, void *scratc
 /* Tiles begin to end of y = x W^T: float32 [m, ldy]. Even bounds with a gated activation. */
 HK_API void hk_multiply(const hk_weights *weights, const void *scratch, int64_t m, int64_t begin, int64_t end,
                         float *y, int64_t ldy, const hk_epilogue *epilogue);
+
+/* What adapters add to a product of `parts` matrices side by side: B (A x) for each row that has one.
+ *
+ * `table` has for each slot, `table_stride` apart, and each part three numbers: addresses of A, float32 [rank, columns],
+ * and of B transposed, float32 [rank, rows of the part], and the rank; 0 is none. hk_group_rows counts what is to
+ * be done, so that the caller can allocate: shrunk [active, parts, max_rank], delta [active, rows]. Then come all units of
+ * hk_shrink, and after them those of hk_expand, split as the caller likes. */
+typedef struct hk_low_rank {
+    int64_t m, columns, rows, parts;
+    int64_t part_rows[3];
+    int64_t slots, table_stride;
+    int32_t is_gated; /* two parts in turns of 16 rows */
+    const float *x;       /* [m, columns] */
+    const int32_t *lora;  /* [m], a slot or -1 */
+    const int64_t *table; /* [slots, table_stride], at the first part */
+    int32_t *order, *delta_of; /* [m] each, filled by hk_group_rows */
+    int32_t *group_begin;      /* [slots + 1], filled too */
+    int64_t groups, active, max_rank;
+    float *shrunk, *delta;
+} hk_low_rank;
+
+HK_API void hk_group_rows(hk_low_rank *low_rank);
+HK_API int64_t hk_shrink_units(const hk_low_rank *low_rank);
+HK_API int64_t hk_expand_units(const hk_low_rank *low_rank);
+HK_API void hk_shrink(const hk_low_rank *low_rank, int64_t begin, int64_t end);
+HK_API void hk_expand(const hk_low_rank *low_rank, int64_t begin, int64_t end);
 
 /* Types of the elements of keys and values. int8 has a scale for each head of a token. */
 enum hk_kv_type { HK_KV_F32 = 0, HK_KV_F16 = 1, HK_KV_INT8 = 2 };

@@ -12,6 +12,8 @@ struct Level {
     decltype(&hk_peak) peak;
     decltype(&hk_place) place;
     decltype(&hk_attend) attend;
+    decltype(&hk_shrink) shrink;
+    decltype(&hk_expand) expand;
 };
 
 // Null where the compiler or the processor's family has not got it. Whether this CPU has it, the caller finds out.

@@ -36,7 +36,8 @@ struct Plain : Avx2 {
     }
 };
 
-constexpr Level level{"avx2", multiply<Plain>, activate_rows, peak<Plain>, place_tokens, attend<Plain>};
+constexpr Level level{"avx2", multiply<Plain>, activate_rows, peak<Plain>, place_tokens, attend<Plain>,
+                      shrink<Plain>, expand<Plain>};
 
 }  // namespace
 

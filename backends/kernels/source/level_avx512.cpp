@@ -66,7 +66,8 @@ struct Avx512 {
     static void store(float *p, F f) { _mm512_storeu_ps(p, f); }
 };
 
-constexpr Level level{"avx512vnni", multiply<Avx512>, activate_rows, peak<Avx512>, place_tokens, attend<Avx512>};
+constexpr Level level{"avx512vnni", multiply<Avx512>, activate_rows, peak<Avx512>, place_tokens, attend<Avx512>,
+                      shrink<Avx512>, expand<Avx512>};
 
 }  // namespace
 

@@ -31,7 +31,8 @@ struct Vnni : Avx2 {
     }
 };
 
-constexpr Level level{"avxvnni", multiply<Vnni>, activate_rows, peak<Vnni>, place_tokens, attend<Vnni>};
+constexpr Level level{"avxvnni", multiply<Vnni>, activate_rows, peak<Vnni>, place_tokens, attend<Vnni>,
+                      shrink<Vnni>, expand<Vnni>};
 
 }  // namespace
 

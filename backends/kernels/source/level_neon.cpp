@@ -96,7 +96,8 @@ struct Neon {
     }
 };
 
-constexpr Level level{"neon", multiply<Neon>, activate_rows, peak<Neon>, place_tokens, attend<Neon>};
+constexpr Level level{"neon", multiply<Neon>, activate_rows, peak<Neon>, place_tokens, attend<Neon>,
+                      shrink<Neon>, expand<Neon>};
 
 }  // namespace
 

@@ -82,7 +82,8 @@ struct Scalar {
     static void store(float *p, const F &f) { std::memcpy(p, f.v, sizeof f.v); }
 };
 
-constexpr Level level{"scalar", multiply<Scalar>, activate_rows, peak<Scalar>, place_tokens, attend<Scalar>};
+constexpr Level level{"scalar", multiply<Scalar>, activate_rows, peak<Scalar>, place_tokens, attend<Scalar>,
+                      shrink<Scalar>, expand<Scalar>};
 
 }  // namespace
 

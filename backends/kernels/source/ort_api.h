@@ -30,7 +30,7 @@ namespace ort {
 constexpr uint32_t api_version = 18;
 
 enum Code : int { fail = 1, invalid_argument = 2 };
-enum ElementType : int { type_float = 1, type_uint8 = 2, type_int32 = 6 };
+enum ElementType : int { type_float = 1, type_uint8 = 2, type_int32 = 6, type_int64 = 7 };
 enum Characteristic : int { required = 0, optional = 1 };
 enum MemoryType : int { default_memory = 0 };
 

@@ -4,15 +4,18 @@
  *   packed    uint8 [hk_packed_bytes], an initializer aligned to 64 bytes
  *   bias      float32 [rows], optional
  *   residual  float32 [m, columns of y], optional
+ *   lora      int32 [m], adapter slot of a row or -1, optional
+ *   adapters  int64 [slots, 3 * linears], see hk_low_rank, optional
  *   y         float32 [m, rows], with a gated activation [m, rows / 2]
  *
- * Attributes are integers: format and activation as in kernels.h, rows and columns. What can be checked without x is
+ * Attributes are integers: format and activation as in kernels.h, rows and columns, and those of `read_parts`. What can be checked without x is
  * checked when the session is created.
  */
 #include <algorithm>
 #include <new>
 
 #include "kernels.h"
+#include "ort_low_rank.h"
 #include "ort_operators.h"
 #include "ort_tensors.h"
 
@@ -20,7 +23,7 @@ using namespace ort;
 
 namespace {
 
-enum Input : size_t { input_x, input_packed, input_bias, input_residual, num_inputs };
+enum Input : size_t { input_x, input_packed, input_bias, input_residual, input_lora, input_adapters, num_inputs };
 
 /* A share of this many bytes takes about a microsecond: enough to hide its dispatch, and threads that are late, because
  * the core is shared, leave the remaining shares to the others. */
@@ -31,6 +34,8 @@ struct Kernel {
     OrtAllocator *allocator;
     hk_weights weights; /* without `packed`, which belongs to the session */
     int32_t activation;
+    int64_t adapter;
+    hk_low_rank parts;
 
     bool is_gated() const { return activation != HK_NONE; }
     int64_t width() const { return is_gated() ? weights.rows / 2 : weights.rows; }
@@ -85,12 +90,16 @@ OrtStatus *read_attributes(const OrtKernelInfo *info, Kernel *kernel)
         return refuse(kernel->api, "format, rows and columns are those of no matrix");
     if (activation < HK_NONE || activation > HK_GEGLU_TANH || (kernel->is_gated() && w.rows % 32))
         return refuse(kernel->api, "the activation is unknown, or its rows are not a multiple of 32");
+    TRY(read_parts(kernel->api, info, &kernel->adapter, &kernel->parts));
+    if (kernel->adapter >= 0 && kernel->parts.rows != w.rows) return refuse(kernel->api, "parts have other rows");
+    kernel->parts.columns = w.columns;
+    kernel->parts.is_gated = kernel->is_gated();
     return nullptr;
 }
 
 OrtStatus *create(const CustomOp *, const OrtApi *table, const OrtKernelInfo *info, void **created)
 {
-    Kernel kernel = {Api(table), nullptr, {}, HK_NONE};
+    Kernel kernel = {Api(table), nullptr, {}, HK_NONE, -1, {}};
     TRY(read_attributes(info, &kernel));
     TRY(check_packed(kernel, info));
     TRY(kernel.api[KernelInfoGetAllocator](info, default_memory, &kernel.allocator));
@@ -144,15 +153,20 @@ OrtStatus *run(const Api &api, const OrtKernelContext *context, Product *p, int6
 
 OrtStatus *compute_with(const Kernel &kernel, const OrtKernelContext *context, Product *p)
 {
-    void *room = nullptr;
-    const size_t bytes = static_cast<size_t>(hk_scratch_bytes(p->m, p->weights.columns));
-    TRY(kernel.api[AllocatorAlloc](kernel.allocator, bytes + alignment, &room));
-    const uintptr_t address = reinterpret_cast<uintptr_t>(room);
-    p->scratch = reinterpret_cast<void *>((address + alignment - 1) / alignment * alignment);
+    const Api &api = kernel.api;
+    Room scratch(api, kernel.allocator), tables(api, kernel.allocator), sums(api, kernel.allocator);
+    hk_low_rank adapters = kernel.parts;
+    adapters.m = p->m;
+    adapters.x = p->x;
+    TRY(read_adapters(api, context, input_lora, kernel.adapter, &adapters));
+    if (has_adapters(adapters)) {
+        TRY(run_low_rank(api, context, &tables, &sums, &adapters));
+        p->epilogue.delta = adapters.delta;
+        p->epilogue.delta_of = adapters.delta_of;
+    }
     const hk_weights &w = p->weights;
-    OrtStatus *const status = run(kernel.api, context, p, hk_packed_bytes(w.format, w.rows, w.columns));
-    OrtStatus *const freed = kernel.api[AllocatorFree](kernel.allocator, room);
-    return status != nullptr ? status : freed;
+    TRY(scratch.take(hk_scratch_bytes(p->m, w.columns), &p->scratch));
+    return run(api, context, p, hk_packed_bytes(w.format, w.rows, w.columns));
 }
 
 OrtStatus *compute(void *created, OrtKernelContext *context)
@@ -184,6 +198,13 @@ OrtStatus *compute(void *created, OrtKernelContext *context)
     return p.m == 0 ? nullptr : compute_with(kernel, context, &p);
 }
 
+ElementType type_of(size_t input)
+{
+    if (input == input_packed) return type_uint8;
+    if (input == input_lora) return type_int32;
+    return input == input_adapters ? type_int64 : type_float;
+}
+
 } // namespace
 
 const CustomOp quantized_linear = [] {
@@ -192,10 +213,8 @@ const CustomOp quantized_linear = [] {
     op.GetName = [](const CustomOp *) { return "QuantizedLinear"; };
     op.GetExecutionProviderType = [](const CustomOp *) { return "CPUExecutionProvider"; };
     op.GetInputTypeCount = [](const CustomOp *) -> size_t { return num_inputs; };
-    op.GetInputType = [](const CustomOp *, size_t index) { return index == input_packed ? type_uint8 : type_float; };
-    op.GetInputCharacteristic = [](const CustomOp *, size_t index) {
-        return index == input_bias || index == input_residual ? optional : required;
-    };
+    op.GetInputType = [](const CustomOp *, size_t index) { return type_of(index); };
+    op.GetInputCharacteristic = [](const CustomOp *, size_t index) { return index < input_bias ? required : optional; };
     op.GetInputMemoryType = [](const CustomOp *, size_t) { return default_memory; };
     op.GetOutputTypeCount = [](const CustomOp *) -> size_t { return 1; };
     op.GetOutputType = [](const CustomOp *, size_t) { return type_float; };

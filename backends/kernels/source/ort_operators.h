@@ -4,6 +4,6 @@
 
 #include "ort_api.h"
 
-extern const ort::CustomOp quantized_linear, ragged_attention;
+extern const ort::CustomOp quantized_linear, ragged_attention, low_rank_sum;
 
 #endif

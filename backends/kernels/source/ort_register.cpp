@@ -31,7 +31,7 @@ extern "C" HK_API OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const
     const Api api(table);
     OrtCustomOpDomain *domain = nullptr;
     OrtStatus *status = api[CreateCustomOpDomain]("hostelry", &domain);
-    for (const CustomOp *op : {&quantized_linear, &ragged_attention}) {
+    for (const CustomOp *op : {&quantized_linear, &ragged_attention, &low_rank_sum}) {
         if (status == nullptr) status = api[CustomOpDomain_Add](domain, op);
     }
     return status != nullptr ? status : api[AddCustomOpDomain](options, domain);

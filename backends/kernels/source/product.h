@@ -9,6 +9,7 @@
 #include "attention.h"
 #include "epilogue.h"
 #include "level.h"
+#include "low_rank.h"
 
 namespace hostelry {
 namespace {

@@ -32,7 +32,7 @@ int check(int32_t format, int64_t rows, int64_t columns, int64_t m, int32_t acti
     std::vector<float> y(static_cast<size_t>(m * outputs)), residual(y.size(), 2.0f);
     hk_activate(x.data(), m, columns, scratch.data, 0, m);
     const hk_weights weights{format, rows, columns, packed.data};
-    const hk_epilogue epilogue{bias.data(), residual.data(), activation};
+    const hk_epilogue epilogue{bias.data(), residual.data(), activation, nullptr, nullptr};
     hk_multiply(&weights, scratch.data, m, 0, hk_num_tiles(rows), y.data(), outputs, &epilogue);
     return 1;
 }
@@ -55,6 +55,26 @@ int attend(int32_t kv_type, int64_t heads, int64_t kv_heads, int64_t head_dim, i
     return 1;
 }
 
+int low_rank(int64_t columns, int64_t part, int32_t is_gated) {
+    const std::vector<float> a(static_cast<size_t>(5 * columns), 0.5f), b(static_cast<size_t>(5 * part), 0.25f);
+    const int64_t table[2][6] = {{0, 0, 0, 0, 0, 0},
+                                 {reinterpret_cast<int64_t>(a.data()), reinterpret_cast<int64_t>(b.data()), 5,
+                                  reinterpret_cast<int64_t>(a.data()), reinterpret_cast<int64_t>(b.data()), 3}};
+    const std::vector<int32_t> lora{1, -1, 1, 0, 1, 1, 1};
+    std::vector<int32_t> order(7), delta_of(7), group_begin(3);
+    const std::vector<float> x(static_cast<size_t>(7 * columns), 1.0f);
+    hk_low_rank l{7, columns, 2 * part, 2, {part, part, 0}, 2, 6, is_gated, x.data(), lora.data(), &table[0][0],
+                  order.data(), delta_of.data(), group_begin.data(), 0, 0, 0, nullptr, nullptr};
+    hk_group_rows(&l);
+    std::vector<float> shrunk(static_cast<size_t>(l.active * 2 * l.max_rank));
+    std::vector<float> delta(static_cast<size_t>(l.active * l.rows));
+    l.shrunk = shrunk.data();
+    l.delta = delta.data();
+    hk_shrink(&l, 0, hk_shrink_units(&l));
+    hk_expand(&l, 0, hk_expand_units(&l));
+    return 1;
+}
+
 }  // namespace
 
 int main() {
@@ -66,6 +86,7 @@ int main() {
             checked += check(format, 64, format >= 10 ? 512 : 32, 5, HK_SWIGLU);
             checked += check(format, 32, 256, 9, HK_GEGLU_TANH);
         }
+        checked += low_rank(37, 19, 0) + low_rank(64, 272, 0) + low_rank(64, 32, 1);
         for (int32_t type : {HK_KV_F32, HK_KV_F16, HK_KV_INT8}) {
             checked += attend(type, 6, 2, 48, 0) + attend(type, 3, 3, 16, 7) + attend(type, 9, 1, 512, 0);
         }

@@ -21,12 +21,16 @@ DEVICES = ("cpu", "device")
 
 
 class Part(msgspec.Struct, frozen=True):
-    """New tokens of the sequence in `slot`, of which `start` are computed; logits of the last `rows` tokens."""
+    """New tokens of the sequence in `slot`, of which `start` are computed; logits of the last `rows` tokens.
+
+    `lora` is an adapter slot, or -1.
+    """
 
     slot: int
     tokens: list[int]
     start: int = 0
     rows: int = 1
+    lora: int = -1
 
 
 def make_runner(
@@ -67,5 +71,5 @@ def step_of(*parts: Part) -> Step:
         kv_len=np.array([part.start + len(part.tokens) for part in parts], np.int32),
         slot=np.array([part.slot for part in parts], np.int32),
         logit_rows=np.array(rows, np.int32),
-        lora=np.full(len(parts), -1, np.int32),
+        lora=np.array([part.lora for part in parts], np.int32),
     )

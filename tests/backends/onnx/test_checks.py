@@ -37,7 +37,7 @@ def ints(*values: int) -> np.ndarray:
         ({"positions": ints(0, 1, 2, 3, 4)}, "speak of"),
         ({"logit_rows": ints(6)}, "logit row"),
         ({"logit_rows": ints(-1)}, "logit row"),
-        ({"lora": ints(-1, 0)}, "adapter slots"),
+        ({"lora": ints(-1, 8)}, "adapter slots"),
         ({"kv_len": ints()}, "at least one"),
     ],
 )

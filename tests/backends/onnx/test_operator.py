@@ -49,7 +49,8 @@ class Operator:
         self.values = form.decode(blocks)
         self.bias = rng.standard_normal(ROWS, dtype=np.float32)
         self.tiles = packed_by(library, form.ggml_type, blocks)
-        attributes = {"format": form.ggml_type, "rows": ROWS, "columns": COLUMNS, "activation": 0} | dict(changes)
+        attributes = {"format": form.ggml_type, "rows": ROWS, "columns": COLUMNS, "activation": 0}
+        attributes |= {"adapter": -1, "part_0": 0, "part_1": 0, "part_2": 0} | dict(changes)
         graph = Graph()
         inputs = [graph.input("x", ["T", "K"]), graph.share("packed", self.tiles if packed is None else packed)]
         inputs += [graph.constant("bias", self.bias), graph.input("residual", ["T", "N"])]
