@@ -7,6 +7,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from backends.api import AdapterWeights, LoadableModel, Runner
 from backends.errors import CapacityExceeded
@@ -151,15 +154,12 @@ def test_without_kernels_there_are_none(served: tuple[LoadableModel, float], mon
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 def test_it_agrees_with_peft(tmp_path: Path) -> None:
     """An adapter as `peft` applies it."""
-    peft = pytest.importorskip("peft")
-    transformers = pytest.importorskip("transformers")
-    torch = pytest.importorskip("torch")
     folder = make_random_model(tmp_path / "model", sizes=SIZES)
     model = open_model(folder)
-    base = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     names = {"q": "q_proj", "v": "v_proj", "down": "down_proj"}
-    config = peft.LoraConfig(r=4, lora_alpha=12, target_modules=list(names.values()), init_lora_weights=False)
-    adapted = peft.get_peft_model(base, config).eval()
+    config = LoraConfig(r=4, lora_alpha=12, target_modules=list(names.values()), init_lora_weights=False)
+    adapted = get_peft_model(base, config).eval()
     state = {key: value.detach().numpy() for key, value in adapted.state_dict().items() if "lora_" in key}
     matrices = {}
     for layer in range(SIZES.num_layers):
