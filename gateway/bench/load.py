@@ -70,8 +70,9 @@ class Volley(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def new_session() -> aiohttp.ClientSession:
-    """A client without limits of its own; must be closed."""
-    return aiohttp.ClientSession(timeout=_TIMEOUT, connector=aiohttp.TCPConnector(limit=0), read_bufsize=1 << 20)
+    """A client without limits of its own; must be closed. A connection each: servers close those that were idle."""
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    return aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector, read_bufsize=1 << 20)
 
 
 async def volley(session: aiohttp.ClientSession, target: Target, prompts: list[str], *, tokens: int) -> Volley:
