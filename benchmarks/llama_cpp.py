@@ -33,8 +33,6 @@ from gateway.port import bind
 
 STREAMS = (1, 4, 8, 16)
 PROMPT_TOKENS, TOKENS = 128, 48
-TEMPLATE_TOKENS = 64
-"""Room for what a chat template puts around the prompt."""
 LONG_PROMPT = 512
 THEIRS, OURS, STOCK = "llama.cpp", "kernels", "MatMulNBits"
 _ENVIRONMENT = {OURS: {}, STOCK: {"HOSTELRY_KERNELS": "0"}}
@@ -74,8 +72,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def context(self) -> int:
-        """Tokens of one sequence."""
-        return max(self.prompt, LONG_PROMPT) + self.tokens + TEMPLATE_TOKENS
+        """Tokens of one sequence; prompts are as long as asked for only within a tenth or so."""
+        return max(self.prompt, LONG_PROMPT) * 5 // 4 + self.tokens
 
 
 def main() -> None:
