@@ -66,8 +66,9 @@ class Backend(Protocol):
         """Yield `Started`, then any number of `Delta`s, perhaps none, then exactly one `Done` or `Failed`.
 
         May be called at any time and many times at once. Raises a `RequestError` at the first step if the request is
-        refused (`Overloaded` also while the backend is not ready); nothing was accepted then. Closing the iterator
-        early cancels the request, and its resources are free within one engine step.
+        refused (`Overloaded` also while the backend is not ready); nothing was accepted then. A backend
+        that knows the prompt's length in `Started` computes nothing before the event behind it is asked for. Closing
+        the iterator early cancels the request, and its resources are free within one engine step.
         """
         ...
 

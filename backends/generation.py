@@ -59,7 +59,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One completion to generate. `max_tokens=None` means "until the context is full".
+    """One completion to generate. `max_tokens=None` means "until the context is full"; `max_context` makes it smaller
+    than the model's own.
 
     `prompt_logprobs=N` returns the log-probability of each prompt token given those before it, with its N best
     alternatives; together with `max_tokens=0` it only scores the prompt.
@@ -74,6 +75,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str = "default"
     adapter: str | None = None
     prompt_logprobs: int | None = None
+    max_context: int | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -102,6 +104,8 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
 
     prompt_tokens: int
     prompt_text: str = ""
+    max_tokens: int | None = None
+    """How many will be generated at most; None if the backend cannot tell."""
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):

@@ -9,6 +9,8 @@ from litestar import Litestar, Request, Response
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
+from gateway.api.access import require_access
+from gateway.api.admin.routes import admin_routes
 from gateway.api.chat import chat_route
 from gateway.api.completions import completions_route
 from gateway.api.documents import document_routes
@@ -32,6 +34,7 @@ def create_app(services: Services) -> Litestar:
         *model_routes(services),
         *health_routes(services),
         *document_routes(services),
+        *admin_routes(services),
     ]
     return Gateway(services, routes)
 
@@ -42,6 +45,7 @@ class Gateway(Litestar):
     def __init__(self, services: Services, routes: Sequence[ASGIRouteHandler | HTTPRouteHandler]) -> None:
         super().__init__(
             route_handlers=routes,
+            guards=[require_access],
             exception_handlers={Exception: _to_response},
             openapi_config=None,
             logging_config=None,

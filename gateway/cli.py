@@ -17,6 +17,10 @@ _VERBS = {
     "quantize": "Write a model as a smaller GGUF file.",
     "runner": "Check a runner against the contract; list the runners there are.",
     "models": "Look at model files, and list what a server offers.",
+    "tenants": "Create, change and list tenants of a running server.",
+    "keys": "Create, rotate and revoke keys.",
+    "audit": "Show what operators did, and check that the log is whole.",
+    "db": "Back up and restore the store.",
     "bench": "Measure what a client gets, beside another server if asked.",
     "openapi": "Print the OpenAPI document.",
 }

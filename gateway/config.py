@@ -15,8 +15,9 @@ import msgspec
 from msgspec import Meta
 
 from backends.kv import KVChoice
+from gateway.tenants.policy import Name
+from gateway.tenants.records import TenantSpec
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 Positive = Annotated[int, Meta(ge=1, le=2**40)]
 
 
@@ -56,14 +57,11 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Compute quantized weights with fp32 activations: slower, the engine's reference path."""
 
 
-class TenantConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[[tenants]]`: who may call. Keys in clear or, better, as SHA-256 in hex. `models` empty means all."""
+class TenantConfig(TenantSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[tenants]]`: who may call, with all that the admin API takes. Keys in clear or, better, as SHA-256 in hex."""
 
-    name: Name
     keys: tuple[Annotated[str, Meta(min_length=8, max_length=512)], ...] = ()
     key_sha256: tuple[Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")], ...] = ()
-    models: tuple[str, ...] = ()
-    disabled: bool = False
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,6 +71,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     models: tuple[ModelConfig, ...] = ()
     tenants: tuple[TenantConfig, ...] = ()
     data_dir: str | None = None
+    database: str | None = None
+    """URL of the store of tenants and usage; None is SQLite in the data directory."""
 
 
 def load_config(path: Path) -> Config:

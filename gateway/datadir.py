@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
-KEY_PREFIX = "sk-ho-"
-_KEY_FILE = "default.key"
+from gateway.tenants.secrets import new_key
+
+DEFAULT_KEY, ADMIN_KEY = "default.key", "admin.key"
+STORE_FILE = "hostelry.db"
 
 
 def default_data_dir() -> Path:
@@ -16,18 +17,13 @@ def default_data_dir() -> Path:
     return Path(base) / "hostelry"
 
 
-def new_key() -> str:
-    """A fresh 256-bit API key."""
-    return KEY_PREFIX + secrets.token_urlsafe(32)
+def first_key(data_dir: Path, name: str = DEFAULT_KEY) -> tuple[str, bool]:
+    """The key in that file, of tenant `default` or of the operator, and whether it was created just now.
 
-
-def first_key(data_dir: Path) -> tuple[str, bool]:
-    """The key of tenant `default` and whether it was created just now.
-
-    It is stored in clear, readable by its owner only, so that `hostelry chat` on the same machine can use it.
+    It is stored in clear, readable by its owner only, so that the commands on the same machine can use it.
     """
-    path = data_dir / _KEY_FILE
-    stored = stored_key(data_dir)
+    path = data_dir / name
+    stored = stored_key(data_dir, name)
     if stored:
         return stored, False
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -38,9 +34,9 @@ def first_key(data_dir: Path) -> tuple[str, bool]:
     return key, True
 
 
-def stored_key(data_dir: Path) -> str | None:
+def stored_key(data_dir: Path, name: str = DEFAULT_KEY) -> str | None:
     """The key of an earlier start, if there was one."""
     try:
-        return (data_dir / _KEY_FILE).read_text(encoding="utf-8").strip() or None
+        return (data_dir / name).read_text(encoding="utf-8").strip() or None
     except FileNotFoundError:
         return None

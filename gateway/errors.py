@@ -5,12 +5,14 @@ GatewayError
 │   ├── InvalidJson         it is no JSON object of sane depth
 │   └── UnsupportedParameter  understood, but ignoring it would change the meaning
 ├── Unauthorized            no key, or one that nobody holds
-├── PermissionDenied        the key is known, its tenant is switched off
+├── PermissionDenied        the key is known and may not do this
+│   └── TenantDisabled      its tenant is switched off
 ├── NotFound                no such route
 │   └── ModelNotFound       no such model or adapter for this tenant
 ├── MethodNotAllowed
 ├── BodyTooLarge
 ├── UnsupportedMediaType
+├── RateLimited             a limit of the tenant or key is reached
 ├── ModelNotReady           the model is loading or its engine is down
 ├── Draining                the server is shutting down
 └── GenerationFailed        accepted, then not finished
@@ -27,6 +29,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 
 from backends.errors import ContextLengthExceeded, Overloaded, RequestError
 from gateway.api.schemas.errors import ErrorDetail, ErrorObject
+from gateway.tenants.store.errors import Conflict, StoreError, UnknownEntry
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +60,10 @@ class Unauthorized(GatewayError):
 
 
 class PermissionDenied(GatewayError):
+    """The key is valid and has no scope for this."""
+
+
+class TenantDisabled(PermissionDenied):
     """The key is valid and its tenant may not call."""
 
 
@@ -82,6 +89,14 @@ class BodyTooLarge(GatewayError):
 
 class UnsupportedMediaType(GatewayError):
     """The body is not plain JSON in UTF-8."""
+
+
+class RateLimited(GatewayError):
+    """The caller asks for more than it may now; without `retry_after_s`, more than it ever may."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ModelNotReady(GatewayError):
@@ -124,18 +139,23 @@ TABLE: dict[type[Exception], Rule] = {
     RequestError: Rule(400, _INVALID),
     ContextLengthExceeded: Rule(400, _INVALID, "context_length_exceeded"),
     Unauthorized: Rule(401, _INVALID, "invalid_api_key"),
-    PermissionDenied: Rule(403, "permission_error", "tenant_disabled"),
+    PermissionDenied: Rule(403, "permission_error", "insufficient_scope"),
+    TenantDisabled: Rule(403, "permission_error", "tenant_disabled"),
     NotFound: Rule(404, _INVALID, "not_found"),
     ModelNotFound: Rule(404, _INVALID, "model_not_found"),
     NotFoundException: Rule(404, _INVALID, "not_found"),
+    UnknownEntry: Rule(404, _INVALID, "not_found"),
+    Conflict: Rule(409, _INVALID, "conflict"),
     MethodNotAllowed: Rule(405, _INVALID, "method_not_allowed"),
     MethodNotAllowedException: Rule(405, _INVALID, "method_not_allowed"),
     BodyTooLarge: Rule(413, _INVALID, "request_too_large"),
     UnsupportedMediaType: Rule(415, _INVALID, "unsupported_media_type"),
+    RateLimited: Rule(429, "rate_limit_error", "rate_limit_exceeded"),
     GenerationFailed: Rule(500, "server_error"),
     Overloaded: Rule(503, "server_error", "engine_overloaded"),
     ModelNotReady: Rule(503, "server_error", "model_not_ready"),
     Draining: Rule(503, "server_error", "server_shutdown"),
+    StoreError: Rule(503, "server_error", "store_unavailable"),
 }
 """The most derived class that is listed wins."""
 
@@ -200,7 +220,7 @@ def _headers_of(error: Exception) -> tuple[tuple[bytes, bytes], ...]:
         return ((b"www-authenticate", b"Bearer"),)
     retry_after_s = getattr(error, "retry_after_s", None)
     if retry_after_s is None:
-        return ()
+        return ((b"x-should-retry", b"false"),) if isinstance(error, RateLimited) else ()
     headers = (
         (b"retry-after", str(max(1, math.ceil(retry_after_s))).encode()),
         (b"retry-after-ms", str(max(1, round(retry_after_s * 1000))).encode()),

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import msgspec
 
 from gateway import __version__
-from gateway.api.operations import OPERATIONS, Json, Operation
+from gateway.api.operation import Json, Operation
+from gateway.api.operations import OPERATIONS
 from gateway.api.schemas.errors import ErrorObject
 from gateway.api.schemas.socket import CancelFrame, EndFrame, SocketRequest
 
@@ -19,8 +21,9 @@ _REF = "#/components/schemas/{name}"
 _PROBLEMS = {
     400: "The request cannot be served as it stands; `param` names the field.",
     401: "No key, or an unknown one.",
-    403: "The tenant of this key is disabled.",
-    404: "No such route, or no such model for this tenant.",
+    403: "The tenant of this key is disabled, or the key lacks the scope.",
+    404: "No such route or entry, or no such model for this tenant.",
+    409: "A name is taken, or the entry is declared in the configuration file.",
     405: "Another method; see `Allow`.",
     413: "The body is too large.",
     415: "The body is not plain JSON.",
@@ -49,7 +52,7 @@ def document() -> Json:
         "security": [{"key": []}],
         "paths": paths,
         "components": {
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "A tenant's key."}},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "A key."}},
             "schemas": _schemas(),
             "responses": {f"Problem{status}": _problem(text) for status, text in _PROBLEMS.items()},
         },
@@ -68,18 +71,24 @@ def _described(operation: Operation) -> Json:
         "operationId": operation.id,
         "summary": operation.summary,
         "security": [] if operation.is_public else [{"key": []}],
-        "responses": {"200": _success(operation), **dict(_failures(operation))},
+        "responses": {str(operation.status): _success(operation), **dict(_failures(operation))},
     }
     if operation.description:
         described["description"] = operation.description
-    if operation.parameter:
-        described["parameters"] = [
-            {"name": operation.parameter, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-        ]
+    if parameters := list(_parameters(operation)):
+        described["parameters"] = parameters
     if operation.request:
         content = {"schema": _ref(operation.request), "example": operation.example}
         described["requestBody"] = {"required": True, "content": {"application/json": content}}
     return described
+
+
+def _parameters(operation: Operation) -> Iterator[Json]:
+    if operation.parameter:
+        schema = {"type": "string", "minLength": 1}
+        yield {"name": operation.parameter, "in": "path", "required": True, "schema": schema}
+    for name, schema in operation.query.items():
+        yield {"name": name, "in": "query", "required": False, "schema": schema}
 
 
 def _success(operation: Operation) -> Json:
@@ -121,17 +130,24 @@ def _problem(text: str) -> Json:
     return {"description": text, "headers": _HEADERS, "content": content}
 
 
-def _ref(kind: type[msgspec.Struct]) -> Json:
-    return {"$ref": _REF.format(name=kind.__name__)}
+def _ref(kind: object) -> Json:
+    return dict(_components()[0][kind])
 
 
 def _schemas() -> Json:
-    kinds: set[type[msgspec.Struct]] = {ErrorObject, SocketRequest, CancelFrame, EndFrame}
+    return _components()[1]
+
+
+@cache
+def _components() -> tuple[dict[object, Json], Json]:
+    """References by type, and the schemas by name."""
+    kinds: set[Any] = {ErrorObject, SocketRequest, CancelFrame, EndFrame}
     for operation in OPERATIONS:
         named = (operation.request, operation.response, operation.chunk, operation.unready)
         kinds.update(kind for kind in named if kind)
-    ordered = sorted(kinds, key=lambda kind: kind.__name__)
-    return dict(msgspec.json.schema_components(ordered, ref_template=_REF)[1])
+    ordered = sorted(kinds, key=str)
+    references, schemas = msgspec.json.schema_components(ordered, ref_template=_REF)
+    return dict(zip(ordered, references, strict=True)), schemas
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import msgspec
 from backends.api import Backend
 from gateway.engine.messages import EngineStats, Ready
 from gateway.errors import ModelNotFound, ModelNotReady
-from gateway.tenants.keys import Tenant
+from gateway.tenants.identity import Tenant
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +60,7 @@ class Models:
 
         Raises `ModelNotReady` for a model that is expected.
         """
+        requested = tenant.model_of(requested)
         model = self._by_name.get(requested)
         if model is not None and tenant.may_use(model.name):
             return model

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import uvicorn
@@ -24,38 +25,44 @@ from gateway.metrics import Metrics
 from gateway.port import PortInUse, bind, url_of
 from gateway.routing import Models, ServedModel
 from gateway.services import Services
-from gateway.tenants.keys import Tenants
+from gateway.tenants.opening import open_tenancy
+from gateway.tenants.store.errors import StoreCorrupt, StoreError
 from gateway.terminal import LoadProgress, announce_ready, console, machine_facts
 
-EXIT_OK, EXIT_FAILED = 0, 1
+EXIT_OK, EXIT_FAILED, EXIT_STORE_CORRUPT = 0, 1, 3
 _PROGRESS_INTERVAL_S = 0.1
 _SHUTDOWN_GRACE_S = 3
 
 
-def run(config: Config, *, source: str | None, data_dir: Path, key_hint: str) -> int:
-    """Serve until a signal. 0 after a clean drain, 1 when start-up fails or an engine is lost for good."""
+def run(config: Config, *, source: str | None, data_dir: Path, key_hint: str, admin_key: str) -> int:
+    """Serve until a signal. 0 after a clean drain, 1 when start-up fails, 3 when the store is damaged."""
     configure_logs()
     config_name = source or "none (using defaults)"
     console.print(f"hostelry {__version__}  {machine_facts()}  config: {config_name}", soft_wrap=True)
     try:
         listener = bind(config.server.host, config.server.port)
-        return uvloop.run(_serve(config, listener, data_dir=data_dir, key_hint=key_hint))
-    except (PortInUse, ConfigError, BackendError) as error:
+        return uvloop.run(_serve(config, listener, data_dir=data_dir, key_hint=key_hint, admin_key=admin_key))
+    except (PortInUse, ConfigError, BackendError, StoreError) as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        return EXIT_FAILED
+        return EXIT_STORE_CORRUPT if isinstance(error, StoreCorrupt) else EXIT_FAILED
 
 
-async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key_hint: str) -> int:
+async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key_hint: str, admin_key: str) -> int:
     url = url_of(listener)
     models, stop = Models(), Stop()
-    services = Services(
-        models=models,
-        tenants=Tenants(config.tenants),
-        metrics=Metrics(),
-        drain=stop.drain,
-        max_body_bytes=config.server.max_body_bytes,
-    )
-    async with _engines(models), _listening(services, listener):
+    opening = open_tenancy(config.tenants, url=config.database, data_dir=data_dir, admin_key=admin_key)
+    async with AsyncExitStack() as stack:
+        tenancy = await stack.enter_async_context(opening)
+        services = Services(
+            models=models,
+            directory=tenancy.directory,
+            office=tenancy.office,
+            metrics=Metrics(),
+            drain=stop.drain,
+            max_body_bytes=config.server.max_body_bytes,
+        )
+        await stack.enter_async_context(_engines(models))
+        await stack.enter_async_context(_listening(services, listener))
         stop.on_signals()
         console.print(f"listening {url}", soft_wrap=True)
         await stop.unless_sooner(_load_all(config.models, models, data_dir=data_dir))

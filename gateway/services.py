@@ -7,16 +7,21 @@ import msgspec
 from gateway.drain import Drain
 from gateway.metrics import Metrics
 from gateway.routing import Models
-from gateway.tenants.keys import Tenants
+from gateway.tenants.directory import Directory
+from gateway.tenants.limits import Limiter
+from gateway.tenants.office import Office
 
 
 class Services(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that routes need; made once by the process, or by a test."""
 
     models: Models
-    tenants: Tenants
+    directory: Directory
     metrics: Metrics
     drain: Drain
+    limiter: Limiter = msgspec.field(default_factory=Limiter)
+    office: Office | None = None
+    """What the admin API works on; without a store there is none."""
     max_body_bytes: int = 8 * 1024 * 1024
     keep_alive_s: float = 15.0
     """A stream that is silent for this long says that it lives."""

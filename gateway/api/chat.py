@@ -7,6 +7,7 @@ from litestar.enums import ScopeType
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 
+from gateway.api.access import INFERENCE
 from gateway.api.answer import Answer
 from gateway.api.body import read_json_body
 from gateway.api.conversation import converse
@@ -23,7 +24,7 @@ _decoder = RequestDecoder(ChatCompletionRequest, CHAT)
 
 
 def chat_route(services: Services) -> ASGIRouteHandler:
-    @asgi(PATH, copy_scope=False)
+    @asgi(PATH, copy_scope=False, opt=INFERENCE)
     async def chat(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == ScopeType.WEBSOCKET:
             await converse(services, scope, receive, send)
@@ -39,7 +40,7 @@ async def _post(services: Services, scope: HTTPScope, receive: Receive, send: Se
     visit = visit_of(scope)
     body = await read_json_body(scope, receive, max_bytes=services.max_body_bytes)
     decoded = _decoder.decode(body)
-    served = services.models.route(decoded.request.model, visit.guest)
-    plan = plan_chat(decoded.request, served=served, tenant=visit.guest, request_id=visit.request_id)
+    served = services.models.route(decoded.request.model, visit.guest.tenant)
+    plan = plan_chat(decoded.request, served=served, caller=visit.guest, request_id=visit.request_id)
     headers = ignored_header(decoded)
     await Answer(plan, services, send, request_id=visit.request_id, headers=headers).give(receive)

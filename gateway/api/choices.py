@@ -25,6 +25,7 @@ class Choices:
     def __init__(self, served: ServedModel, requests: tuple[GenerateRequest, ...]) -> None:
         self._iterators = [served.backend.generate(request) for request in requests]
         self._unfinished = len(self._iterators)
+        self._is_running = len(self._iterators) == 1
         self._asked: dict[asyncio.Task[Event | None], int] = {}
         self._arrived: deque[tuple[int, Event]] = deque()
 
@@ -38,7 +39,7 @@ class Choices:
             if task.done():
                 task.result()  # a refusal comes first
         started = [_started(task.result()) for task in self._asked]
-        self._ask_all()
+        self._asked.clear()
         return started
 
     async def next(self) -> tuple[int, Event] | None:
@@ -48,6 +49,9 @@ class Choices:
         """
         if self._unfinished == 0:
             return None
+        if not self._is_running:
+            self._is_running = True
+            self._ask_all()
         choice, event = await self._next_of_many() if len(self._iterators) > 1 else await self._next_of_one()
         if isinstance(event, Done):
             self._unfinished -= 1
@@ -87,7 +91,6 @@ class Choices:
                 self._ask(choice)
 
     def _ask_all(self) -> None:
-        self._asked.clear()
         for choice in range(len(self._iterators)):
             self._ask(choice)
 

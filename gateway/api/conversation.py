@@ -99,9 +99,9 @@ class Conversation:
         if len(self._running) >= MAX_RUNNING:
             raise InvalidRequest(f"{MAX_RUNNING} requests already run on this socket; wait for one, or open another")
         wire = _requests.decode(text).request
-        tenant = self._visit.guest
-        served = self._services.models.route(wire.model, tenant)
-        return plan_chat(wire, served=served, tenant=tenant, request_id=self._new_id(), streams_by_default=True)
+        caller = self._visit.guest
+        served = self._services.models.route(wire.model, caller.tenant)
+        return plan_chat(wire, served=served, caller=caller, request_id=self._new_id(), streams_by_default=True)
 
     def _new_id(self) -> str:
         self._num_taken += 1

@@ -17,7 +17,8 @@ from gateway.api.schemas.completions import CompletionRequest
 from gateway.api.unsupported import refuse_unless
 from gateway.errors import InvalidRequest, UnsupportedParameter
 from gateway.routing import ServedModel
-from gateway.tenants.keys import Tenant
+from gateway.tenants.bounds import bounds_of
+from gateway.tenants.identity import Caller
 
 _DEFAULT_COMPLETION_TOKENS = 16
 _NO_TOOLS = "this server does not call tools"
@@ -32,7 +33,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     created: int
     served: ServedModel
-    tenant: Tenant
+    caller: Caller
     model: str
     requests: tuple[GenerateRequest, ...]
     choices_per_prompt: int
@@ -46,7 +47,7 @@ def plan_chat(
     wire: ChatCompletionRequest,
     *,
     served: ServedModel,
-    tenant: Tenant,
+    caller: Caller,
     request_id: str,
     streams_by_default: bool = False,
 ) -> Plan:
@@ -60,7 +61,7 @@ def plan_chat(
         id=f"chatcmpl-{secrets.token_hex(12)}",
         created=int(time.time()),
         served=served,
-        tenant=tenant,
+        caller=caller,
         model=wire.model,
         requests=_choices(
             wire,
@@ -68,7 +69,8 @@ def plan_chat(
             n=wire.n or 1,
             sampling=_sampling(wire, logprobs),
             max_tokens=_chat_max_tokens(wire),
-            tenant=tenant,
+            served=served,
+            caller=caller,
             request_id=request_id,
         ),
         choices_per_prompt=wire.n or 1,
@@ -78,7 +80,7 @@ def plan_chat(
     )
 
 
-def plan_completion(wire: CompletionRequest, *, served: ServedModel, tenant: Tenant, request_id: str) -> Plan:
+def plan_completion(wire: CompletionRequest, *, served: ServedModel, caller: Caller, request_id: str) -> Plan:
     """Raises `InvalidRequest` or `UnsupportedParameter` for what no single field can tell."""
     _check_speculative(wire)
     n = wire.n or 1
@@ -89,7 +91,7 @@ def plan_completion(wire: CompletionRequest, *, served: ServedModel, tenant: Ten
         id=f"cmpl-{secrets.token_hex(12)}",
         created=int(time.time()),
         served=served,
-        tenant=tenant,
+        caller=caller,
         model=wire.model,
         requests=_choices(
             wire,
@@ -97,7 +99,8 @@ def plan_completion(wire: CompletionRequest, *, served: ServedModel, tenant: Ten
             n=n,
             sampling=_sampling(wire, wire.logprobs),
             max_tokens=_DEFAULT_COMPLETION_TOKENS if wire.max_tokens is None else wire.max_tokens,
-            tenant=tenant,
+            served=served,
+            caller=caller,
             request_id=request_id,
             prompt_logprobs=wire.logprobs if wire.echo else None,
         ),
@@ -124,21 +127,24 @@ def _choices(
     n: int,
     sampling: Sampling,
     max_tokens: int | None,
-    tenant: Tenant,
+    served: ServedModel,
+    caller: Caller,
     request_id: str,
     prompt_logprobs: int | None = None,
 ) -> tuple[GenerateRequest, ...]:
     """One request a choice; choices of one prompt are neighbours."""
     stop = _stop(wire)
+    bounds = bounds_of(caller, served.name, max_tokens=max_tokens)
     return tuple(
         GenerateRequest(
             request_id=request_id if len(prompts) * n == 1 else f"{request_id}-{index * n + choice}",
             prompt=prompt,
             sampling=_seeded(sampling, choice),
-            max_tokens=max_tokens,
+            max_tokens=bounds.max_tokens,
+            max_context=bounds.max_context,
             stop=stop,
             ignore_eos=bool(wire.ignore_eos),
-            tenant=tenant.name,
+            tenant=caller.tenant.name,
             prompt_logprobs=prompt_logprobs,
         )
         for index, prompt in enumerate(prompts)

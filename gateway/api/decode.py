@@ -15,6 +15,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>.*)`$")
 _MISSING = re.compile(r"^Object missing required field `(?P<field>\w+)`")
+_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<field>[^`]{1,128})`")
 _SHOWN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_SHOWN_NAMES = 16
 
@@ -65,6 +66,10 @@ def raise_invalid(error: msgspec.MsgspecError) -> NoReturn:
     if missing:
         param = f"{param}.{missing['field']}" if param else missing["field"]
         raise InvalidRequest(f"{param} is required", param=param) from None
+    unknown = _UNKNOWN.match(problem)
+    if unknown:
+        param = f"{param}.{unknown['field']}" if param else unknown["field"]
+        raise InvalidRequest(f"there is no field {param}", param=param) from None
     if not param:
         raise InvalidJson(f"the body must be a JSON object: {_lowered(problem)}") from None
     raise InvalidRequest(f"{param}: {_lowered(problem)}", param=param) from None

@@ -21,7 +21,8 @@ from gateway.api.gone import ClientGone
 from gateway.api.visit import Visit, remember
 from gateway.errors import Draining, Problem, problem_of
 from gateway.services import Services
-from gateway.tenants.keys import Tenant
+from gateway.tenants.identity import Caller
+from gateway.tenants.limits import Limiter
 
 PUBLIC_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/openapi.json"})
 LOCAL_PATHS = frozenset({"/metrics"})
@@ -43,24 +44,25 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = _request_id(scope)
-        reply = Reply(send, request_id)
+        reply = Reply(send, request_id, self._services.limiter)
         try:
-            visit = Visit(request_id=request_id, tenant=self._admit(scope), start=reply.start)
+            visit = Visit(request_id=request_id, caller=self._admit(scope), start=reply.start)
+            reply.caller = visit.caller
         except Exception as error:
             await _refuse(scope, receive, reply, problem_of(error, request_id=request_id))
             return
         remember(scope, visit)
         await self._enter(scope, receive, reply)
 
-    def _admit(self, scope: Scope) -> Tenant | None:
-        """The tenant, or None on a public path. Raises `Unauthorized`, `PermissionDenied` or `Draining`."""
+    def _admit(self, scope: Scope) -> Caller | None:
+        """Who calls, or None on a public path. Raises `Unauthorized`, `TenantDisabled` or `Draining`."""
         if _is_public(scope):
             return None
         authorization = [value for name, value in scope["headers"] if name == b"authorization"]
-        tenant = self._services.tenants.authenticate(authorization)
+        caller = self._services.directory.authenticate(authorization)
         if not self._services.drain.accepting():
             raise Draining("the server is shutting down; try again in a moment")
-        return tenant
+        return caller
 
     async def _enter(self, scope: Scope, receive: Receive, reply: Reply) -> None:
         try:
@@ -80,9 +82,11 @@ class Door:
 class Reply:
     """Adds to the first message of an answer the headers that every answer carries."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, limiter: Limiter) -> None:
         self._send = send
+        self._limiter = limiter
         self.request_id = request_id
+        self.caller: Caller | None = None
         self.start = time.perf_counter()
         self.is_started = False
 
@@ -105,6 +109,7 @@ class Reply:
             *headers,
             (b"openai-processing-ms", str(elapsed_ms).encode()),
             (b"cache-control", b"no-store"),
+            *(self._limiter.headers(self.caller) if self.caller else ()),
         ]
 
 

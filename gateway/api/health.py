@@ -5,16 +5,17 @@ from __future__ import annotations
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
+from gateway.api.access import PUBLIC
 from gateway.api.schemas.health import Fallback, Live, Loading, Readiness
 from gateway.services import Services
 
 
 def health_routes(services: Services) -> list[HTTPRouteHandler]:
-    @get("/health/live", sync_to_thread=False)
+    @get("/health/live", sync_to_thread=False, opt=PUBLIC)
     def live() -> Live:
         return Live()
 
-    @get(["/health/ready", "/health"], sync_to_thread=False)
+    @get(["/health/ready", "/health"], sync_to_thread=False, opt=PUBLIC)
     def ready() -> Response[Readiness]:
         found = readiness(services)
         if found.status == "ready":

@@ -9,6 +9,7 @@ from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
+from gateway.api.access import INFERENCE
 from gateway.api.schemas.models import ModelList, ModelObject
 from gateway.api.visit import visit_of
 from gateway.routing import ServedModel
@@ -18,14 +19,14 @@ AnyRequest = Request[Any, Any, Any]  # Any: Litestar's user, auth and state, non
 
 
 def model_routes(services: Services) -> list[HTTPRouteHandler]:
-    @get("/v1/models", sync_to_thread=False)
+    @get("/v1/models", sync_to_thread=False, opt=INFERENCE)
     def list_models(request: AnyRequest) -> ModelList:
-        tenant = visit_of(request.scope).guest
+        tenant = visit_of(request.scope).guest.tenant
         return ModelList(data=[_shown(model) for model in services.models.visible_to(tenant)])
 
-    @get("/v1/models/{model_id:path}", sync_to_thread=False)
+    @get("/v1/models/{model_id:path}", sync_to_thread=False, opt=INFERENCE)
     def show_model(request: AnyRequest, model_id: FromPath[Path]) -> ModelObject:
-        return _shown(services.models.find(str(model_id).lstrip("/"), visit_of(request.scope).guest))
+        return _shown(services.models.find(str(model_id).lstrip("/"), visit_of(request.scope).guest.tenant))
 
     return [list_models, show_model]
 

@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
+from gateway.api.admin.operations import ADMIN_OPERATIONS
+from gateway.api.operation import Operation
 from gateway.api.schemas.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
 from gateway.api.schemas.completions import Completion, CompletionRequest
 from gateway.api.schemas.health import Live, Readiness
 from gateway.api.schemas.models import ModelList, ModelObject
-
-Json = dict[str, Any]  # Any: JSON Schema and OpenAPI are open by nature
 
 _SOCKET = """
 
 The same path takes a WebSocket. Frames are JSON texts: a `SocketRequest` starts a request (streamed unless `stream` is
 false, at most 32 at once), and each answer is a chunk object with `request_id` added, then an `EndFrame` or an error
 object with `request_id`. A `CancelFrame` ends a request early. A bad frame is answered and the socket stays open."""
-
-
-class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One method of one path. `chunk` is the type of a stream's events; `media_type` is for bodies that are no JSON."""
-
-    path: str
-    method: str
-    id: str
-    summary: str
-    description: str = ""
-    request: type[msgspec.Struct] | None = None
-    response: type[msgspec.Struct] | None = None
-    chunk: type[msgspec.Struct] | None = None
-    media_type: str = "application/json"
-    example: Json | None = None
-    answer: object = None
-    is_public: bool = False
-    problems: tuple[int, ...] = ()
-    parameter: str | None = None
-    unready: type[msgspec.Struct] | None = None
 
 
 _USAGE = {
@@ -165,4 +141,5 @@ OPERATIONS = (
         answer={"openapi": "3.1.0"},
         is_public=True,
     ),
+    *ADMIN_OPERATIONS,
 )

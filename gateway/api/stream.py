@@ -15,6 +15,7 @@ from gateway.api.gone import ClientGone
 from gateway.errors import GenerationFailed
 from gateway.metrics import Meter, Outcome
 from gateway.services import Services
+from gateway.tenants.limits import NOTHING_RESERVED
 
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -45,13 +46,16 @@ class Generation:
 async def accepted(plan: Plan, services: Services) -> AsyncIterator[Generation]:
     """Start the plan and wait until the backend took it; on leaving, release and count it, however it ended.
 
-    Raises `RequestError` if the backend refuses.
+    Raises `RateLimited` if the caller's limits do, `RequestError` if the backend refuses.
     """
-    meter = services.metrics.begin(model=plan.served.name, tenant=plan.tenant.name)
+    meter = services.metrics.begin(model=plan.served.name, tenant=plan.caller.tenant.name)
     choices = Choices(plan.served, plan.requests)
     outcome: Outcome = "refused"
+    reservation = NOTHING_RESERVED
     try:
+        reservation = services.limiter.enter(plan.caller, plan.served.name)
         started = await choices.accepted()
+        reservation.take_tokens(_asked_tokens(plan, started))
         outcome = "failed"
         for choice, event in enumerate(started):
             meter.see(choice, event)
@@ -64,6 +68,9 @@ async def accepted(plan: Plan, services: Services) -> AsyncIterator[Generation]:
         outcome = "failed"
         raise
     finally:
+        usage = meter.usage(choices_per_prompt=plan.choices_per_prompt)
+        ran = outcome != "refused"
+        reservation.settle(used_tokens=usage.prompt_tokens + usage.completion_tokens if ran else 0, ran=ran)
         meter.end(outcome, choices_per_prompt=plan.choices_per_prompt)
         await choices.aclose()
 
@@ -93,6 +100,13 @@ async def fold(generation: Generation) -> bytes:
     while (found := await generation.next()) is not None:
         folded.take(*found)
     return folded.body(generation.usage())
+
+
+def _asked_tokens(plan: Plan, started: list[Started]) -> int:
+    """Each prompt once, and all that may be generated."""
+    prompts = sum(each.prompt_tokens for each in started[:: plan.choices_per_prompt])
+    wanted = (each.max_tokens or request.max_tokens or 0 for each, request in zip(started, plan.requests, strict=True))
+    return prompts + sum(wanted)
 
 
 def _delta_or_done(event: Event) -> Delta | Done:

@@ -8,23 +8,23 @@ from typing import Any
 
 import msgspec
 
-from gateway.tenants.keys import Tenant
+from gateway.tenants.identity import Caller
 
 _KEY = "hostelry.visit"
 
 
 class Visit(msgspec.Struct, frozen=True, kw_only=True):
-    """One HTTP request or WebSocket. `tenant` is None on public paths only; `start` is of `time.perf_counter`."""
+    """One HTTP request or WebSocket. `caller` is None on public paths only; `start` is of `time.perf_counter`."""
 
     request_id: str
-    tenant: Tenant | None
+    caller: Caller | None
     start: float = msgspec.field(default_factory=time.perf_counter)
 
     @property
-    def guest(self) -> Tenant:
-        """The tenant, where the door lets nobody in without one."""
-        assert self.tenant is not None, "a guarded route was reached without a tenant"
-        return self.tenant
+    def guest(self) -> Caller:
+        """The caller, where the door lets nobody in without a key."""
+        assert self.caller is not None, "a guarded route was reached without a key"
+        return self.caller
 
 
 def remember(scope: Mapping[str, Any], visit: Visit) -> None:  # Any: ASGI's own type

@@ -26,7 +26,10 @@ class PromptMaker:
 
     def prompt(self, tokens: int) -> str:
         count = max(1, round((tokens - self._extra_tokens) * self._words_per_token))
-        return " ".join(self._random.choices(_WORDS, k=count))
+        words: list[str] = []
+        while len(words) < count:  # each word as often as any other, so that lengths differ little
+            words += self._random.sample(_WORDS, k=len(_WORDS))
+        return " ".join(words[:count])
 
 
 async def measured_maker(session: aiohttp.ClientSession, target: Target) -> PromptMaker:

@@ -9,9 +9,10 @@ import msgspec
 
 from backends.registry import runner_names
 from gateway.config import Config, ConfigError, ModelConfig, TenantConfig, load_config
-from gateway.datadir import default_data_dir, first_key
+from gateway.datadir import ADMIN_KEY, default_data_dir, first_key
 from gateway.demo import MODEL_NAME, model_path
 
+_LEAST_ADMIN_KEY = 16
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -28,6 +29,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @click.option("--host", default=None, help="Default 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), default=None, help="Default 8000; 0 picks a free one.")
 @click.option("--data-dir", type=click.Path(path_type=Path), default=None, help="Keys and records.")
+@click.option("--admin-key", default=None, help="For /admin; better by HOSTELRY_SERVE_ADMIN_KEY. Default: made once.")
 @click.option("--api-key", default=None, help="Key of tenant `default`; better by the variable HOSTELRY_SERVE_API_KEY.")
 def command(
     config_file: Path | None,
@@ -42,6 +44,7 @@ def command(
     host: str | None,
     port: int | None,
     data_dir: Path | None,
+    admin_key: str | None,
     api_key: str | None,
 ) -> None:
     """Serve models to OpenAI clients. Without --model: the bundled demo model.
@@ -65,13 +68,20 @@ def command(
         config = with_flags(config, models=models, engine=engine, host=host, port=port)
         directory = data_dir or (Path(config.data_dir) if config.data_dir else default_data_dir())
         config, key_hint = with_keys(config, api_key, directory)
+        admin_key = operator_key(admin_key, directory)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
 
     from gateway.server import run
 
     raise SystemExit(
-        run(config, source=str(config_file) if config_file else None, data_dir=directory, key_hint=key_hint)
+        run(
+            config,
+            source=str(config_file) if config_file else None,
+            data_dir=directory,
+            key_hint=key_hint,
+            admin_key=admin_key,
+        )
     )
 
 
@@ -121,6 +131,17 @@ def with_keys(config: Config, api_key: str | None, data_dir: Path) -> tuple[Conf
         click.echo(f"created key {key} for tenant default (kept in {data_dir}, shown once)", err=True)
         return _with_default_tenant(config, key), key
     return _with_default_tenant(config, key), f"$(cat {data_dir}/default.key)"
+
+
+def operator_key(given: str | None, data_dir: Path) -> str:
+    """The key for `/admin`: the one that was given, else the one in the data directory, made at the first start."""
+    if given is None:
+        return first_key(data_dir, ADMIN_KEY)[0]
+    if len(given) < _LEAST_ADMIN_KEY:
+        raise ConfigError(
+            f"--admin-key: at least {_LEAST_ADMIN_KEY} characters, please; leave it out and a strong one is made"
+        )
+    return given
 
 
 def _with_default_tenant(config: Config, key: str) -> Config:

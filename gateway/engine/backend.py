@@ -136,7 +136,7 @@ class EngineBackend:
         with self._room.place(num_served=facts.max_sequences):
             token_ids, prompt_text = await _encode(served, request.prompt)
             max_tokens = max_new_tokens(request, num_prompt=len(token_ids), max_context=facts.max_context)
-            started = Started(len(token_ids), prompt_text)
+            started = Started(len(token_ids), prompt_text, max_tokens)
             if max_tokens == 0 and request.prompt_logprobs is None:
                 yield started
                 yield Done("length", Usage(prompt_tokens=len(token_ids), completion_tokens=0))
@@ -149,9 +149,9 @@ class EngineBackend:
                 is_scored=request.prompt_logprobs is not None,
             )
             add = make_add(request, token_ids, max_tokens=max_tokens, eos_ids=_eos_ids(facts, served))
+            yield started
             stream = self._client.submit(add)
             try:
-                yield started
                 while not transcript.is_finished:
                     events = transcript.take(await stream.get())
                     if transcript.is_finished:

@@ -24,13 +24,16 @@ def check_request(request: GenerateRequest, facts: Ready) -> None:
 
 def max_new_tokens(request: GenerateRequest, *, num_prompt: int, max_context: int) -> int:
     """Tokens to generate at most; without a wish, until the context is full. Raises `ContextLengthExceeded`."""
+    owner = "model"
+    if request.max_context is not None and request.max_context < max_context:
+        owner, max_context = "tenant", request.max_context
     wanted = 1 if request.max_tokens is None else request.max_tokens
     if wanted < 0:
         raise RequestError(f"max_tokens must not be negative, but is {wanted}", param="max_tokens")
     surplus = num_prompt + wanted - max_context
     if surplus <= 0:
         return max_context - num_prompt if request.max_tokens is None else wanted
-    limit = f"This model's maximum context length is {max_context} tokens"
+    limit = f"This {owner}'s maximum context length is {max_context} tokens"
     if num_prompt >= max_context or wanted <= 1:
         least = num_prompt + min(wanted, 1) - max_context
         raise ContextLengthExceeded(

@@ -52,6 +52,7 @@ class Ledger:
         self._open: dict[int, OutputStream] = {}
         self._send: Send | None = None
         self._last_sign_s = 0.0
+        self._end = ""
 
     @property
     def num_open(self) -> int:
@@ -63,12 +64,15 @@ class Ledger:
         return self._now() - self._last_sign_s if self._open else 0.0
 
     def submit(self, add: Add) -> OutputStream:
-        """Send a request, or keep it until the engine is up. `add.id` is replaced by a unique one."""
+        """Send a request, or keep it until the engine is up; if none will come it fails. `add.id` is replaced."""
         if not self._open:
             self._last_sign_s = self._now()
         stream = OutputStream(self, msgspec.structs.replace(add, id=next(self._ids)))
         self._open[stream.add.id] = stream
-        self._send_now(stream)
+        if self._end:
+            self._fail(stream, self._end)
+        else:
+            self._send_now(stream)
         return stream
 
     def close(self, stream: OutputStream) -> None:
@@ -108,7 +112,7 @@ class Ledger:
 
     def fail_all(self, error: str) -> None:
         """No engine will come back."""
-        self._send = None
+        self._send, self._end = None, error
         for stream in list(self._open.values()):
             self._fail(stream, error)
 

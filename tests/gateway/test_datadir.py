@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway.datadir import first_key, new_key, stored_key
+from gateway.datadir import first_key, stored_key
+from gateway.tenants.secrets import new_key
 
 
 def test_first_key_is_created_once_and_private(tmp_path: Path) -> None:

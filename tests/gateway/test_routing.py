@@ -8,10 +8,11 @@ from backends.api import Health
 from backends.testing.backend import FakeBackend
 from gateway.errors import ModelNotFound, ModelNotReady
 from gateway.routing import Models, ServedModel
-from gateway.tenants.keys import Tenant
+from gateway.tenants.identity import Tenant
+from gateway.tenants.policy import Policy
 
 ACME = Tenant(name="acme")
-NARROW = Tenant(name="narrow", models=("qwen",))
+NARROW = Tenant(name="narrow", policy=Policy(models=("qwen",)))
 
 
 def _served(name: str, *, ready: bool = True) -> ServedModel:

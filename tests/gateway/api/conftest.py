@@ -17,8 +17,8 @@ from gateway.config import TenantConfig
 from gateway.drain import Drain
 from gateway.metrics import Metrics
 from gateway.routing import Models, ServedModel
-from gateway.tenants.keys import Tenants
 from tests.gateway.api.asgi import KEY
+from tests.gateway.tenants.declared import directory_of
 
 TENANTS = (
     TenantConfig(name="acme", keys=(KEY,)),
@@ -48,7 +48,8 @@ def build(script: Script | Callable[[GenerateRequest], Script] | None = None, **
     """A house with the models `demo` and `other` on one backend."""
     backend = FakeBackend(script)
     models = Models([ServedModel(name=name, backend=backend, created=1_700_000_000) for name in ("demo", "other")])
-    services = Services(models=models, tenants=Tenants(TENANTS), metrics=Metrics(), drain=Drain(), **settings)
+    known: dict[str, Any] = {"directory": directory_of(TENANTS), "metrics": Metrics(), "drain": Drain()}
+    services = Services(models=models, **(known | settings))
     return House(create_app(services), services, backend)
 
 

@@ -103,11 +103,11 @@ async def test_public_paths(path: str, house: House) -> None:
         ({"client": None}, {}, 401),
         ({"client": ("not an address", 1)}, {}, 401),
         ({"client": ("127.0.0.1", 1)}, {"X-Forwarded-For": "127.0.0.1"}, 401),
-        ({"client": ("203.0.113.7", 1)}, {"Authorization": f"Bearer {KEY}"}, 200),
+        ({"client": ("203.0.113.7", 1)}, {"Authorization": f"Bearer {KEY}"}, 403),
     ],
 )
 async def test_metrics_are_local(extra: dict[str, Any], headers: dict[str, str], status: int, house: House) -> None:
-    """Metrics are open to this machine only, and not through a proxy; elsewhere they need a key."""
+    """Metrics are open to this machine only, and not through a proxy; elsewhere they are for operators."""
     found, _, _ = await _ask(house, "/metrics", headers=headers, **extra)
 
     assert found == status

@@ -10,8 +10,8 @@ from gateway.app import Services, create_app
 from gateway.drain import Drain
 from gateway.metrics import Metrics
 from gateway.routing import Models
-from gateway.tenants.keys import Tenants
 from tests.gateway.api.conftest import TENANTS, House, chat, client_of
+from tests.gateway.tenants.declared import directory_of
 
 
 async def test_list(client: httpx.AsyncClient) -> None:
@@ -98,7 +98,9 @@ async def test_ready(path: str, client: httpx.AsyncClient) -> None:
 
 async def test_expected_models() -> None:
     """A server is not ready before every declared model was added; requests for one are told to wait."""
-    services = Services(models=Models(expected=("big",)), tenants=Tenants(TENANTS), metrics=Metrics(), drain=Drain())
+    services = Services(
+        models=Models(expected=("big",)), directory=directory_of(TENANTS), metrics=Metrics(), drain=Drain()
+    )
     async with client_of(House(create_app(services), services, None)) as client:  # type: ignore[arg-type]  # there is no backend yet
         probe = await client.get("/health/ready")
         refused = await client.post("/v1/chat/completions", json=chat(model="big"))

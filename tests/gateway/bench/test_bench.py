@@ -43,7 +43,7 @@ def test_rows_for_every_server_and_count(house: House) -> None:
     rows = {(row["label"], row["streams"]): row for row in report["rows"]}
     assert set(rows) == {(label, count) for label in ("hostelry", house.target.url) for count in (1, 3)}
     assert {row["tokens"] for row in rows.values()} == {8}
-    assert all(25 <= row["prompt_tokens"] <= 60 and row["tokens_per_s"] > 0 for row in rows.values())
+    assert all(20 <= row["prompt_tokens"] <= 60 and row["tokens_per_s"] > 0 for row in rows.values())
     assert report["resident_bytes"] > 10e6
     assert report["ceiling_bytes_per_s"] > 1e8
 

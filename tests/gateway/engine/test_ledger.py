@@ -93,3 +93,15 @@ async def test_silence_counts_only_while_something_is_owed() -> None:
     assert ledger.silent_s == 3.0
     ledger.note_sign_of_life()
     assert ledger.silent_s == 0.0
+
+
+async def test_nobody_waits_for_an_engine_that_will_not_come() -> None:
+    """A request that comes after the end gets its one last output at once."""
+    ledger = make_ledger()
+    ledger.fail_all("server_shutdown: closed")
+
+    stream = ledger.submit(make_add())
+
+    (output,) = await stream.get()
+    assert output.error == "server_shutdown: closed"
+    assert ledger.num_open == 0

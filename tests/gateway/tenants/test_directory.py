@@ -6,16 +6,18 @@ import hashlib
 
 import pytest
 
-from gateway.config import ConfigError, TenantConfig
-from gateway.errors import PermissionDenied, Unauthorized
-from gateway.tenants.keys import Tenants
+from gateway.config import TenantConfig
+from gateway.errors import TenantDisabled, Unauthorized
+from gateway.tenants.directory import Changes, Directory, KeyEntry
+from gateway.tenants.identity import Key, Tenant
+from tests.gateway.tenants.declared import directory_of
 
 KEY = "sk-ho-7b1f0c2d9e8a4f6b-long"
 
 
-def _tenants() -> Tenants:
+def _tenants() -> Directory:
     digest = hashlib.sha256(b"sk-hashed-0123").hexdigest()
-    return Tenants(
+    return directory_of(
         [
             TenantConfig(name="acme", keys=(KEY, "sk-second-key"), models=("demo",)),
             TenantConfig(name="hashed", key_sha256=(digest,)),
@@ -37,9 +39,9 @@ def _tenants() -> Tenants:
 )
 def test_known_keys(header: str, name: str) -> None:
     """Each key leads to its tenant, declared in clear or as a digest."""
-    tenant = _tenants().authenticate([header.encode()])
+    caller = _tenants().authenticate([header.encode()])
 
-    assert tenant.name == name
+    assert caller.tenant.name == name
 
 
 @pytest.mark.parametrize(
@@ -70,22 +72,14 @@ def test_unknown_keys(headers: list[bytes]) -> None:
 
 def test_disabled_tenant() -> None:
     """The key is right, the tenant may not call."""
-    with pytest.raises(PermissionDenied, match="tenant closed is disabled"):
+    with pytest.raises(TenantDisabled, match="tenant closed is disabled"):
         _tenants().authenticate([b"Bearer sk-closed-0123"])
-
-
-def test_one_key_one_tenant() -> None:
-    """A key that two tenants share would charge the wrong one; neither message nor log shows it."""
-    with pytest.raises(ConfigError, match="tenants a and b hold the same key") as caught:
-        Tenants([TenantConfig(name="a", keys=(KEY,)), TenantConfig(name="b", keys=(KEY,))])
-
-    assert KEY not in str(caught.value)
 
 
 def test_models_of_a_tenant() -> None:
     """A list restricts, no list allows everything."""
-    acme = _tenants().authenticate([f"Bearer {KEY}".encode()])
-    hashed = _tenants().authenticate([b"Bearer sk-hashed-0123"])
+    acme = _tenants().authenticate([f"Bearer {KEY}".encode()]).tenant
+    hashed = _tenants().authenticate([b"Bearer sk-hashed-0123"]).tenant
 
     assert acme.may_use("demo")
     assert not acme.may_use("other")
@@ -95,3 +89,36 @@ def test_models_of_a_tenant() -> None:
 def test_keys_are_not_kept() -> None:
     """No key in clear stays in memory."""
     assert KEY.encode() not in repr(vars(_tenants())).encode()
+
+
+def test_expired_and_unscoped() -> None:
+    """A key ends at its time, to the moment; what it may do travels with the caller."""
+    now = [1000.0]
+    key = Key(id="k", tenant_id="acme", scopes=("admin:read",), expires_at=1001.0)
+    entry = KeyEntry(hashlib.sha256(KEY.encode()).digest(), key)
+    changes = Changes(version=1, tenants={"acme": Tenant(id="acme", name="acme")}, keys=(entry,))
+    directory = Directory(changes, wall_clock=lambda: now[0])
+
+    caller = directory.authenticate([f"Bearer {KEY}".encode()])
+    now[0] = 1001.0
+
+    assert (caller.has("admin:read"), caller.has("inference")) == (True, False)
+    with pytest.raises(Unauthorized, match="has expired"):
+        directory.authenticate([f"Bearer {KEY}".encode()])
+
+
+def test_changes() -> None:
+    """A key without its entry opens nothing; a tenant that is gone takes its keys along; uses are told once."""
+    directory = _tenants()
+    bearer = [f"Bearer {KEY}".encode()]
+    directory.authenticate(bearer)
+
+    assert list(directory.take_used()) == ["acme-0"]
+    assert directory.take_used() == {}
+    directory.apply(Changes(version=2, keys=(KeyEntry(hashlib.sha256(KEY.encode()).digest(), None),)))
+    with pytest.raises(Unauthorized, match="not known"):
+        directory.authenticate(bearer)
+    directory.apply(Changes(version=3, tenants={"acme": None}))
+    with pytest.raises(Unauthorized, match="not known"):
+        directory.authenticate([b"Bearer sk-second-key"])
+    assert directory.version == 3

@@ -1,0 +1,247 @@
+"""Tenants from outside: the operator's commands, the official client, two servers over one store, and damage."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import openai
+import pytest
+
+from e2e.harness.server import Server
+from e2e.test_cli import hostelry
+
+MESSAGES: Any = [{"role": "user", "content": "capital of Peru"}]
+MODEL = "hostelry-demo"
+REVOKED_WITHIN_S = 1.0
+
+
+class Inn(msgspec.Struct, frozen=True):
+    """A server with a data directory of its own."""
+
+    url: str
+    data_dir: Path
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        place = ("--url", self.url, "--data-dir", str(self.data_dir))
+        return hostelry(*arguments, *place, directory=self.data_dir)
+
+    def json(self, *arguments: str) -> list[Any]:
+        """What a command prints with `--json`, line by line."""
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return [msgspec.json.decode(line) for line in done.stdout.splitlines()]
+
+    def client(self, key: str, **options: Any) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, **({"max_retries": 0} | options))
+
+
+@pytest.fixture(scope="module")
+def inns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Inn, Inn]]:
+    """Two servers over one store."""
+    folders = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
+    config = folders[1] / "hostelry.toml"
+    config.write_text(f'database = "sqlite:///{folders[0]}/hostelry.db"\n')
+    servers = [Server(["--port", "0", "--data-dir", str(folders[0])])]
+    try:
+        first = Inn(servers[0].wait_ready(), folders[0])
+        servers.append(Server(["--port", "0", "--data-dir", str(folders[1]), "--config", str(config)]))
+        yield first, Inn(servers[1].wait_ready(), folders[1])
+    finally:
+        for server in servers:
+            server.stop()
+
+
+@pytest.fixture
+def inn(inns: tuple[Inn, Inn]) -> Inn:
+    return inns[0]
+
+
+def ask(client: openai.OpenAI) -> str:
+    answer = client.chat.completions.create(model=MODEL, messages=MESSAGES, temperature=0, max_tokens=24)
+    return answer.choices[0].message.content or ""
+
+
+def test_a_day_of_an_operator(inn: Inn) -> None:
+    """Create, limit, serve, list, revoke; every step is in the log, and no secret is."""
+    (tenant,) = inn.json("tenants", "create", "acme", "--set", "limits.requests_per_minute=3")
+    (key,) = inn.json("keys", "create", "acme", "--name", "ci")
+    client = inn.client(key["key"])
+
+    answers = [ask(client) for _ in range(3)]
+    with pytest.raises(openai.RateLimitError) as caught:
+        ask(client)
+
+    assert all("Lima" in answer for answer in answers)
+    assert 1 <= float(caught.value.response.headers["retry-after"]) <= 61
+    assert caught.value.code == "rate_limit_exceeded"
+    assert [entry["name"] for entry in inn.json("tenants", "list")][-1] == "acme"
+    inn.json("tenants", "update", "acme", "--set", "limits.requests_per_minute=null")
+    assert "Lima" in ask(client)
+    inn.json("keys", "revoke", key["id"])
+    with pytest.raises(openai.AuthenticationError):
+        ask(client)
+    log = inn.json("audit", "list")
+    assert [entry["action"] for entry in log][-4:] == ["tenant.create", "key.create", "tenant.update", "key.revoke"]
+    assert log[-4]["target"] == tenant["id"]
+    assert key["key"] not in str(log)
+    assert inn.json("audit", "verify") == [{"whole": True, "broken_at": None}]
+
+
+def test_the_other_server_follows(inns: tuple[Inn, Inn]) -> None:
+    """A key made at one is good at the other within a second, and so is its end."""
+    first, second = inns
+    first.json("tenants", "create", "travels")
+    (key,) = first.json("keys", "create", "travels")
+    client = second.client(key["key"])
+
+    _wait_until(lambda: _status(client) == 200)
+    first.json("keys", "revoke", key["id"])
+    revoked = time.monotonic()
+    _wait_until(lambda: _status(client) == 401)
+
+    assert time.monotonic() - revoked < REVOKED_WITHIN_S + 0.3
+    assert _status(first.client(key["key"])) == 401
+
+
+def test_rotation_leaves_no_gap(inn: Inn) -> None:
+    """With an overlap both keys are good."""
+    inn.json("tenants", "create", "turns")
+    (old,) = inn.json("keys", "create", "turns")
+    (new,) = inn.json("keys", "rotate", old["id"], "--overlap", "60")
+
+    assert [_status(inn.client(each["key"])) for each in (old, new)] == [200, 200]
+
+
+def test_token_limits(inn: Inn) -> None:
+    """What the answer did not use is free again; what never fits is not tried again by the client."""
+    inn.json("tenants", "create", "counts", "--set", "limits.tokens_per_minute=100")
+    (key,) = inn.json("keys", "create", "counts")
+    client = inn.client(key["key"], max_retries=2)
+
+    raw = client.chat.completions.with_raw_response.create(model=MODEL, messages=MESSAGES, max_tokens=30)
+    used = raw.parse().usage
+    assert used is not None
+    after = client.models.with_raw_response.list().headers["x-ratelimit-remaining-tokens"]
+    start = time.monotonic()
+    with pytest.raises(openai.RateLimitError, match="may use 100 a minute"):
+        client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=200)
+
+    assert int(after) == 100 - used.total_tokens
+    assert time.monotonic() - start < 2
+
+
+def test_commands_say_what_is_wrong(inn: Inn, tmp_path: Path) -> None:
+    """One line, no traceback, status 1 or 2."""
+    inn.json("tenants", "create", "twice")
+    faults = [
+        (inn.run("tenants", "create", "twice"), "exists already"),
+        (inn.run("tenants", "update", "twice", "--set", "limits.rpm=1"), "no field limits.rpm"),
+        (inn.run("tenants", "update", "twice", "--set", "weight"), "FIELD=VALUE"),
+        (inn.run("tenants", "update", "default", "--set", "max_context=99"), "configuration file"),
+        (inn.run("keys", "create", "nobody"), "no tenant 'nobody'"),
+        (inn.run("keys", "revoke", "key_nobody"), "no key"),
+        (inn.run("keys", "list", "--admin-key", "sk-wrong-0123456789"), "not known"),
+        (hostelry("tenants", "list", "--url", "http://127.0.0.1:9", directory=tmp_path), "hostelry serve"),
+        (hostelry("db", "restore", "nothing.db", directory=tmp_path), "not there"),
+        (hostelry("db", "backup", directory=tmp_path), "no store"),
+    ]
+
+    for done, word in faults:
+        assert done.returncode in (1, 2), done
+        assert word in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_everything_outlives_a_kill(tmp_path: Path) -> None:
+    """What was answered with 201 is there after SIGKILL, a revocation too."""
+    server = Server(["--port", "0", "--data-dir", str(tmp_path)])
+    inn = Inn(server.wait_ready(), tmp_path)
+    inn.json("tenants", "create", "stays")
+    kept, ended = (inn.json("keys", "create", "stays")[0] for _ in range(2))
+    inn.json("keys", "revoke", ended["id"])
+    server.process.send_signal(signal.SIGKILL)
+    server.stop()
+
+    server = Server(["--port", "0", "--data-dir", str(tmp_path)])
+    try:
+        inn = Inn(server.wait_ready(), tmp_path)
+        assert [_status(inn.client(each["key"])) for each in (kept, ended)] == [200, 401]
+        assert inn.json("audit", "verify") == [{"whole": True, "broken_at": None}]
+    finally:
+        server.stop()
+
+
+def test_a_locked_store(tmp_path: Path) -> None:
+    """Requests go on, changes get 503, and afterwards changes work again."""
+    server = Server(["--port", "0", "--data-dir", str(tmp_path)])
+    try:
+        inn = Inn(server.wait_ready(), tmp_path)
+        inn.json("tenants", "create", "waits")
+        (key,) = inn.json("keys", "create", "waits")
+        blocker = sqlite3.connect(tmp_path / "hostelry.db", isolation_level=None)
+        blocker.execute("BEGIN EXCLUSIVE")
+        refused = inn.run("tenants", "create", "late")
+        status = _status(inn.client(key["key"]))
+        blocker.execute("ROLLBACK")
+        blocker.close()
+
+        assert (refused.returncode, status) == (1, 200)
+        assert "503" in refused.stderr
+        assert inn.json("tenants", "create", "late")[0]["name"] == "late"
+    finally:
+        server.stop()
+
+
+def test_a_damaged_store_ends_the_start(tmp_path: Path) -> None:
+    """Status 3, with the check and the command that mends it; and that command does."""
+    server = Server(["--port", "0", "--data-dir", str(tmp_path)])
+    inn = Inn(server.wait_ready(), tmp_path)
+    inn.json("tenants", "create", "kept")
+    (key,) = inn.json("keys", "create", "kept")
+    backup = _backup(tmp_path)
+    server.stop()
+    file = tmp_path / "hostelry.db"
+    file.write_bytes(b"not a database" * 1000)
+
+    broken = Server(["--port", "0", "--data-dir", str(tmp_path)])
+    assert broken.wait_exit(20) == 3
+    assert "hostelry db restore" in broken.output()
+    assert file.read_bytes().startswith(b"not a database")
+    done = hostelry("db", "restore", backup, "--data-dir", str(tmp_path), directory=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    server = Server(["--port", "0", "--data-dir", str(tmp_path)])
+    try:
+        assert _status(Inn(server.wait_ready(), tmp_path).client(key["key"])) == 200
+        in_use = hostelry("db", "restore", backup, "--data-dir", str(tmp_path), directory=tmp_path)
+        assert "stop the server" in in_use.stderr
+    finally:
+        server.stop()
+
+
+def _backup(data_dir: Path) -> str:
+    done = hostelry("db", "backup", "--data-dir", str(data_dir), directory=data_dir)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def _status(client: openai.OpenAI) -> int:
+    try:
+        client.models.list()
+    except openai.APIStatusError as error:
+        return error.status_code
+    return 200
+
+
+def _wait_until(is_so: Any, timeout_s: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

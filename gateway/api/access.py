@@ -1,0 +1,35 @@
+"""Who may use which route: each one names what it takes, and one that names nothing takes nobody.
+
+It is asked behind the router's own match, so the route that is guarded is the route that answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+
+from gateway.api.visit import visit_of
+from gateway.errors import PermissionDenied
+
+PUBLIC: Final = {"access": "public"}
+LOCAL: Final = {"access": "local"}
+"""Public to a client on this machine, else for operators."""
+INFERENCE: Final = {"access": "inference"}
+ADMIN_READ: Final = {"access": "admin:read"}
+ADMIN_WRITE: Final = {"access": "admin:write"}
+
+
+def require_access(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """A guard for every route. Raises `PermissionDenied`."""
+    # Any: Litestar's user, auth and state, none of which we use
+    access = handler.opt.get("access")
+    caller = visit_of(connection.scope).caller
+    if access is None and connection.scope.get("method") == "OPTIONS":
+        return  # Litestar's own answer, which tells the methods of a path
+    if access == "public" or (access == "local" and caller is None):
+        return  # without a key the door lets in local clients only
+    needed = "admin:read" if access == "local" else access
+    if caller is None or needed not in caller.key.scopes:
+        raise PermissionDenied(f"this key lacks the scope {needed}; use one that has it")

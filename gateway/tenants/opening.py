@@ -1,0 +1,57 @@
+"""Opens the store at start-up, and closes it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from gateway.config import TenantConfig
+from gateway.datadir import STORE_FILE
+from gateway.tenants.directory import Directory
+from gateway.tenants.office import Office, directory_with_operator
+from gateway.tenants.refresh import Refresher
+from gateway.tenants.store.backup import back_up_daily
+from gateway.tenants.store.bootstrap import bootstrap
+from gateway.tenants.store.database import Database
+from gateway.tenants.store.errors import StoreError
+
+
+class Tenancy(msgspec.Struct, frozen=True):
+    """Who may call, and where the operator changes it."""
+
+    directory: Directory
+    office: Office
+
+
+@asynccontextmanager
+async def open_tenancy(
+    declared: Iterable[TenantConfig], *, url: str | None, data_dir: Path, admin_key: str | None
+) -> AsyncIterator[Tenancy]:
+    """The store at `url`, or in the data directory, with what the configuration declares.
+
+    Raises `StoreCorrupt`, another `StoreError`, or `ConfigError`.
+    """
+    database = Database(url or f"sqlite:///{(data_dir / STORE_FILE).absolute()}")
+    directory = directory_with_operator(admin_key)
+    refresher = Refresher(database, directory)
+    try:
+        await database.open()
+        if database.file is not None:
+            await asyncio.to_thread(back_up_daily, database.file)
+        await bootstrap(database, declared)
+        await refresher.refresh()
+        task = asyncio.create_task(refresher.run(), name="refresh of keys")
+        try:
+            yield Tenancy(directory, Office(database, refresher))
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
+            with contextlib.suppress(StoreError):
+                await refresher.note_used()
+    finally:
+        await database.aclose()

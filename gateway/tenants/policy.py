@@ -1,0 +1,43 @@
+"""What a tenant and a key may do: data that the operator sets, by the same names in the file, the API and the store."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+Scope = Literal["inference", "admin:read", "admin:write"]
+SCOPES: tuple[Scope, ...] = ("inference", "admin:read", "admin:write")
+
+Count = Annotated[int, Meta(ge=1, le=10**15)]
+Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How fast; None is no limit."""
+
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    concurrent_requests: Count | None = None
+
+
+NO_LIMITS = Limits()
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a tenant may use. The defaults are off: every model, no limits."""
+
+    models: tuple[str, ...] = ()
+    """Names this tenant may use; empty is all. Others do not exist for it."""
+    aliases: dict[Name, str] = {}
+    """Name the tenant says → model."""
+    limits: Limits = NO_LIMITS
+    """Of all keys together."""
+    model_limits: dict[str, Limits] = {}
+    """Of single models, beside `limits`."""
+    max_context: Annotated[int, Meta(ge=16, le=2**31 - 1)] | None = None
+    """Prompt and completion of a request, in tokens, below what the model allows."""
+    max_output_tokens: Tokens | None = None
+    """Of a request, below what it asks for or the model allows."""

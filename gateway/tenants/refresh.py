@@ -1,0 +1,60 @@
+"""Keeps the directory as fresh as the store, and tells the store when keys were last used."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from gateway.tenants.directory import Directory
+from gateway.tenants.store.database import Database
+from gateway.tenants.store.errors import StoreError
+from gateway.tenants.store.keys import note_used
+from gateway.tenants.store.snapshot import changes_since
+
+_log = logging.getLogger(__name__)
+
+INTERVAL_S = 0.4
+"""A key that another gateway revoked is refused within a second."""
+_NOTE_EVERY = 25
+
+
+class Refresher:
+    """Reads what changed, over and over. When the store is gone, requests go on from what is known."""
+
+    def __init__(self, database: Database, directory: Directory) -> None:
+        self._database = database
+        self._directory = directory
+        self._is_lost = False
+
+    async def refresh(self) -> None:
+        """Take over all changes now. Raises `StoreError`."""
+        async with self._database.session() as session:
+            changes = await changes_since(session, self._directory.version)
+        if changes is not None:
+            self._directory.apply(changes)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        for turn in range(10**18):
+            await asyncio.sleep(INTERVAL_S)
+            await self._turn(notes=turn % _NOTE_EVERY == 0)
+
+    async def note_used(self) -> None:
+        used = self._directory.take_used()
+        if used:
+            async with self._database.session() as session:
+                await note_used(session, used)
+
+    async def _turn(self, *, notes: bool) -> None:
+        try:
+            await self.refresh()
+            if notes:
+                await self.note_used()
+        except StoreError as error:
+            if not self._is_lost:
+                _log.warning("%s; requests go on with the keys known so far", error)
+            self._is_lost = True
+            return
+        if self._is_lost:
+            _log.info("the store can be used again")
+        self._is_lost = False

@@ -1,0 +1,160 @@
+"""The database behind the store: SQLite in the data directory, or PostgreSQL by URL. Opened, checked, migrated."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from advanced_alchemy.config import AsyncSessionConfig, EngineConfig, SQLAlchemyAsyncConfig
+from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from gateway.tenants.store.errors import Conflict, StoreCorrupt, StoreError, StoreUnavailable
+
+LATEST = "0001"
+"""Newest migration; a test holds it against the folder."""
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+_LOCK_TIMEOUT_S = 2.0
+_MIGRATION_LOCK = 4_706_115
+"""Of PostgreSQL's advisory locks: one gateway migrates, the others wait."""
+
+
+class Database:
+    """Sessions over one database. `open` before use, `aclose` after."""
+
+    def __init__(self, url: str) -> None:
+        """Raises `StoreError` for a URL of no supported database."""
+        try:
+            parsed = make_url(url)
+            driver = _DRIVERS[parsed.drivername.split("+")[0]]
+        except Exception:
+            raise StoreError(
+                "database: use a URL such as postgresql://user@host/hostelry, or sqlite:////path/to/hostelry.db"
+            ) from None
+        self.url = parsed.set(drivername=driver)
+        self.file = Path(self.url.database) if self.is_sqlite and self.url.database else None
+        self._config = SQLAlchemyAsyncConfig(
+            connection_string=self.url.render_as_string(hide_password=False),
+            session_config=AsyncSessionConfig(expire_on_commit=False),
+            engine_config=EngineConfig(pool_pre_ping=True) if not self.is_sqlite else EngineConfig(),
+        )
+        try:
+            self._engine = self._config.get_engine()
+        except ModuleNotFoundError as error:
+            raise StoreError(f'PostgreSQL needs {error.name}: pip install "hostelry[postgres]"') from None
+        self._new_session = self._config.create_session_maker()
+        if self.is_sqlite:
+            event.listen(self._engine.sync_engine, "connect", _set_up_sqlite)
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def shown(self) -> str:
+        """For messages, without a password."""
+        return str(self.file) if self.file else self.url.render_as_string()
+
+    async def open(self) -> None:
+        """Check the file, and bring the tables up to date. Raises `StoreCorrupt` or `StoreUnavailable`."""
+        if self.file is not None:
+            self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._check_header(self.file)
+        with self._translated():
+            async with self._engine.begin() as connection:
+                if self.file is not None:
+                    await self._check_pages(connection)
+                await connection.run_sync(_migrate)
+
+    async def aclose(self) -> None:
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """A transaction, committed at the end of the block. Raises `StoreUnavailable` or `Conflict`."""
+        with self._translated():
+            async with self._new_session() as session, session.begin():
+                yield session
+
+    @contextmanager
+    def _translated(self) -> Any:  # Any: a context manager of nothing
+        try:
+            yield
+        except IntegrityError as error:
+            raise Conflict("an entry of that name exists already") from error
+        except (OperationalError, InterfaceError, TimeoutError, OSError) as error:
+            if _is_corrupt(error):
+                raise StoreCorrupt(self._damage(_reason(error))) from error
+            raise StoreUnavailable(f"the store cannot be used now: {_reason(error)}") from error
+        except DBAPIError as error:
+            if _is_corrupt(error):
+                raise StoreCorrupt(self._damage(_reason(error))) from error
+            raise StoreUnavailable(f"the store cannot be used now: {_reason(error)}") from error
+
+    def _check_header(self, file: Path) -> None:
+        if file.exists() and file.stat().st_size and file.read_bytes()[:16] != b"SQLite format 3\x00":
+            raise StoreCorrupt(self._damage("header: it is no SQLite database"))
+
+    async def _check_pages(self, connection: AsyncConnection) -> None:
+        found = [row[0] for row in await connection.execute(text("PRAGMA quick_check(3)"))]
+        if found != ["ok"]:
+            raise StoreCorrupt(self._damage("quick_check: " + "; ".join(" ".join(found).splitlines())))
+
+    def _damage(self, check: str) -> str:
+        return (
+            f"{self.shown} is damaged ({check}). Nothing was changed. Restore a backup with: "
+            "hostelry db restore BACKUP; backups lie in the folder backups beside it"
+        )
+
+
+def _set_up_sqlite(connection: Any, record: object) -> None:  # Any: a DBAPI connection
+    """Readers never wait for a writer, and a commit that returned is on the disk."""
+    del record
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.execute(f"PRAGMA busy_timeout={int(1000 * _LOCK_TIMEOUT_S)}")
+    cursor.close()
+
+
+def _migrate(connection: Connection) -> None:
+    """Alembic is needed only when there is something to do."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+    if _version(connection) == LATEST:
+        return
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise StoreError(
+            f"the store was written by a newer Hostelry ({error}); install that version, or restore a backup"
+        ) from error
+
+
+def _version(connection: Connection) -> str | None:
+    if not connection.dialect.has_table(connection, "schema_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM schema_version")).scalar()
+
+
+def _is_corrupt(error: Exception) -> bool:
+    words = str(error).lower()
+    return any(word in words for word in ("malformed", "not a database", "disk image"))
+
+
+def _reason(error: Exception) -> str:
+    """The driver's own words, without the statement and its parameters."""
+    cause = getattr(error, "orig", None) or error
+    return (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]

@@ -1,0 +1,134 @@
+"""Keys in the store: made, rotated, revoked, never shown again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import msgspec
+from sqlalchemy import Table, bindparam, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from gateway.tenants.policy import Limits, Scope
+from gateway.tenants.records import KeyRecord, KeySpec, NewKey, Origin
+from gateway.tenants.secrets import key_digest, key_hint, new_id, new_key
+from gateway.tenants.store.errors import Conflict, UnknownEntry
+from gateway.tenants.store.tables import KeyRow, TenantRow
+from gateway.tenants.store.tenants import find_tenant, page, require_origin
+from gateway.tenants.store.transaction import Change
+
+decode_scopes = msgspec.json.Decoder(tuple[Scope, ...]).decode
+decode_limits = msgspec.json.Decoder(Limits).decode
+
+
+async def create_key(change: Change, spec: KeySpec) -> NewKey:
+    """Raises `UnknownEntry` for a tenant that is not there."""
+    tenant = await find_tenant(change.session, spec.tenant)
+    secret = new_key()
+    row = await add_key(change, tenant, spec, digest=key_digest(secret), hint=key_hint(secret))
+    return _shown_once(row, tenant, secret)
+
+
+async def add_key(
+    change: Change, tenant: TenantRow, spec: KeySpec, *, digest: str, hint: str, origin: Origin = "api"
+) -> KeyRow:
+    """A key of which only the digest is known. Raises `Conflict` if another tenant holds it."""
+    row = KeyRow(
+        id=new_id("key"),
+        tenant_id=tenant.id,
+        name=spec.name,
+        digest=digest,
+        hint=hint,
+        scopes=msgspec.json.encode(spec.scopes).decode(),
+        limits=msgspec.json.encode(spec.limits).decode(),
+        origin=origin,
+        created_at=change.now,
+        expires_at=spec.expires_at,
+        version=change.version,
+    )
+    change.session.add(row)
+    await change.session.flush()
+    await change.log("key.create", row.id, {"tenant": tenant.name, "name": spec.name, "scopes": spec.scopes})
+    return row
+
+
+async def rotate_key(change: Change, key_id: str, *, overlap_s: float) -> NewKey:
+    """A new key like the old one, which stays good for `overlap_s` more. Raises `UnknownEntry` or `Conflict`."""
+    old, tenant = await _with_tenant(change.session, key_id)
+    require_origin(old, "api", f"key {old.id}")
+    if old.revoked_at is not None:
+        raise Conflict(f"key {old.id} is revoked; create a new one")
+    record = key_record(old, tenant)
+    spec = KeySpec(
+        tenant=tenant.id, name=record.name, scopes=record.scopes, limits=record.limits, expires_at=record.expires_at
+    )
+    new = await create_key(change, spec)
+    ends = change.now + overlap_s
+    old.expires_at = ends if old.expires_at is None else min(old.expires_at, ends)
+    old.version = change.version
+    await change.log("key.rotate", old.id, {"new": new.id, "overlap_s": overlap_s})
+    return new
+
+
+async def revoke_key(change: Change, key_id: str, *, origin: Origin = "api") -> None:
+    """Revoking twice changes nothing. Raises `UnknownEntry` or `Conflict`."""
+    row, _ = await _with_tenant(change.session, key_id)
+    require_origin(row, origin, f"key {row.id}")
+    if row.revoked_at is None:
+        row.revoked_at, row.version = change.now, change.version
+        await change.log("key.revoke", row.id, {"name": row.name})
+
+
+async def find_key(session: AsyncSession, key_id: str) -> KeyRecord:
+    """Raises `UnknownEntry`."""
+    return key_record(*await _with_tenant(session, key_id))
+
+
+async def list_keys(session: AsyncSession, *, tenant: str | None, after: str, limit: int) -> list[KeyRecord]:
+    """Raises `UnknownEntry` for a tenant that is not there."""
+    statement = select(KeyRow)
+    if tenant is not None:
+        statement = statement.where(KeyRow.tenant_id == (await find_tenant(session, tenant)).id)
+    rows = await page(session, statement, KeyRow, after=after, limit=limit)
+    named = {
+        row.id: row
+        for row in await session.scalars(select(TenantRow).where(TenantRow.id.in_({row.tenant_id for row in rows})))
+    }
+    return [key_record(row, named[row.tenant_id]) for row in rows]
+
+
+async def note_used(session: AsyncSession, used: Mapping[str, float]) -> None:
+    """Store when keys were last used; the operator's own, which is not in the store, is passed over."""
+    table = cast(Table, KeyRow.__table__)
+    statement = update(table).where(table.c.id == bindparam("key_id")).values(last_used_at=bindparam("at"))
+    await session.execute(statement, [{"key_id": key_id, "at": at} for key_id, at in used.items()])
+
+
+def key_record(row: KeyRow, tenant: TenantRow) -> KeyRecord:
+    return KeyRecord(
+        id=row.id,
+        tenant=tenant.name,
+        name=row.name,
+        hint=row.hint,
+        scopes=decode_scopes(row.scopes),
+        limits=decode_limits(row.limits),
+        origin="config" if row.origin == "config" else "api",
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+        last_used_at=row.last_used_at,
+    )
+
+
+def _shown_once(row: KeyRow, tenant: TenantRow, secret: str) -> NewKey:
+    record = key_record(row, tenant)
+    return NewKey(key=secret, **{name: getattr(record, name) for name in KeyRecord.__struct_fields__})
+
+
+async def _with_tenant(session: AsyncSession, key_id: str) -> tuple[KeyRow, TenantRow]:
+    row = await session.get(KeyRow, key_id)
+    if row is None:
+        raise UnknownEntry(f"there is no key {key_id!r}; list them with GET /admin/v1/keys")
+    tenant = await session.get(TenantRow, row.tenant_id)
+    assert tenant is not None, "a key without a tenant"
+    return row, tenant

@@ -1,0 +1,16 @@
+"""Alembic's entry: runs on the connection that the store hands over."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from gateway.tenants.store.tables import StateRow
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=StateRow.metadata,
+    version_table="schema_version",
+    transaction_per_migration=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

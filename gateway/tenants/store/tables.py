@@ -1,0 +1,85 @@
+"""The tables. Times are Unix seconds, structs are kept as JSON texts.
+
+`version` of a tenant or key is that of the change that last touched it, so that gateways read only what is new.
+"""
+
+from __future__ import annotations
+
+from advanced_alchemy.base import DefaultBase
+from sqlalchemy import BigInteger, Boolean, Double, ForeignKey, Index, Integer, String, Text, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+Id = String(64)
+Name = String(128)
+
+
+class StateRow(DefaultBase):
+    """One row: the version of the last change."""
+
+    __tablename__ = "state"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    version: Mapped[int] = mapped_column(BigInteger)
+
+
+class OrganisationRow(DefaultBase):
+    __tablename__ = "organisations"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(Name, unique=True)
+    created_at: Mapped[float] = mapped_column(Double)
+
+
+class TenantRow(DefaultBase):
+    """Deleted tenants stay, for their usage; their names are free again."""
+
+    __tablename__ = "tenants"
+    __table_args__ = (
+        Index(
+            "ix_tenants_live_name",
+            "name",
+            unique=True,
+            sqlite_where=text("deleted_at IS NULL"),
+            postgresql_where=text("deleted_at IS NULL"),
+        ),
+    )
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(Name)
+    organisation_id: Mapped[str | None] = mapped_column(Id, ForeignKey("organisations.id"))
+    policy: Mapped[str] = mapped_column(Text)
+    is_disabled: Mapped[bool] = mapped_column(Boolean)
+    origin: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[float] = mapped_column(Double)
+    deleted_at: Mapped[float | None] = mapped_column(Double)
+    version: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class KeyRow(DefaultBase):
+    """`digest` is the SHA-256 of the key in hex; the key itself is nowhere."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(Id, ForeignKey("tenants.id"), index=True)
+    name: Mapped[str] = mapped_column(Name)
+    digest: Mapped[str] = mapped_column(Id, unique=True)
+    hint: Mapped[str] = mapped_column(String(32))
+    scopes: Mapped[str] = mapped_column(Text)
+    limits: Mapped[str] = mapped_column(Text)
+    origin: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[float] = mapped_column(Double)
+    expires_at: Mapped[float | None] = mapped_column(Double)
+    revoked_at: Mapped[float | None] = mapped_column(Double)
+    last_used_at: Mapped[float | None] = mapped_column(Double)
+    version: Mapped[int] = mapped_column(BigInteger, index=True)
+
+
+class AuditRow(DefaultBase):
+    """Append only; `digest` covers the row and the digest before it."""
+
+    __tablename__ = "audit"
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[float] = mapped_column(Double)
+    actor: Mapped[str] = mapped_column(Id)
+    action: Mapped[str] = mapped_column(Id)
+    target: Mapped[str] = mapped_column(Name)
+    request_id: Mapped[str] = mapped_column(Name)
+    detail: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str] = mapped_column(Id)

@@ -1,0 +1,129 @@
+"""Limits as a client meets them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+
+from backends.errors import Overloaded
+from backends.testing.backend import Script
+from gateway.config import TenantConfig
+from gateway.tenants.limits import Limiter
+from gateway.tenants.policy import Limits
+from tests.gateway.api.conftest import House, build, chat, client_of
+from tests.gateway.tenants.declared import directory_of
+
+KEY = "sk-limited-0123456789"
+CHAT = "/v1/chat/completions"
+
+
+def house_of(script: Script | None = None, **limits: int) -> House:
+    """With one tenant under limits, at a moment that does not pass."""
+    tenant = TenantConfig(name="limited", keys=(KEY,), limits=Limits(**limits))
+    return build(script, directory=directory_of([tenant]), limiter=Limiter(now=lambda: 5.0))
+
+
+async def post(client: httpx.AsyncClient, **fields: object) -> httpx.Response:
+    return await client.post(CHAT, json=chat(**fields))
+
+
+async def test_too_many_requests() -> None:
+    """429 with the time to wait, in the words of OpenAI; every answer tells what is left."""
+    async with client_of(house_of(requests_per_minute=2), key=KEY) as client:
+        answers = [await post(client) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert [answer.headers["x-ratelimit-remaining-requests"] for answer in answers] == ["1", "0", "0"]
+    error = answers[2].json()["error"]
+    assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+    assert answers[2].headers["retry-after"] == "61"
+    assert answers[2].headers["retry-after-ms"] == "61000"
+
+
+async def test_only_what_runs_counts() -> None:
+    """Lists and bad requests take nothing, and tell what is left."""
+    async with client_of(house_of(requests_per_minute=1), key=KEY) as client:
+        others = [await client.get("/v1/models"), await client.post(CHAT, json={}), await post(client, model="x")]
+        good = await post(client)
+
+    assert [answer.headers["x-ratelimit-remaining-requests"] for answer in others] == ["1", "1", "1"]
+    assert good.status_code == 200
+
+
+async def test_forwarded_addresses_change_nothing() -> None:
+    """The key is who calls."""
+    statuses = []
+    async with client_of(house_of(requests_per_minute=3), key=KEY) as client:
+        for number in range(10):
+            headers = {"x-forwarded-for": f"10.0.0.{number}"}
+            statuses.append((await client.post(CHAT, json=chat(), headers=headers)).status_code)
+
+    assert statuses.count(200) == 3
+
+
+async def test_tokens_settle_to_what_was_used() -> None:
+    """Seven of the prompt and two of the answer; the reservation is larger while it runs."""
+    house = house_of(tokens_per_minute=100)
+    async with client_of(house, key=KEY) as client:
+        first, second, third = [await post(client, max_tokens=80) for _ in range(3)]
+
+    assert [answer.status_code for answer in (first, second, third)] == [200, 200, 429]
+    assert "asks for 87 tokens" in third.json()["error"]["message"]
+    assert third.headers["x-ratelimit-remaining-tokens"] == "82"
+    assert [request.max_context for request in house.backend.requests] == [None, None, None]
+
+
+async def test_a_request_that_never_fits() -> None:
+    """Is not tried again by the official clients."""
+    async with client_of(house_of(tokens_per_minute=50), key=KEY) as client:
+        answer = await post(client, max_tokens=60)
+
+    assert answer.status_code == 429
+    assert answer.headers["x-should-retry"] == "false"
+    assert "retry-after" not in answer.headers
+
+
+async def test_without_a_wish_the_limit_bounds_the_context() -> None:
+    """A request that names no length fits a minute that is empty."""
+    house = house_of(tokens_per_minute=50)
+    async with client_of(house, key=KEY) as client:
+        assert (await post(client)).status_code == 200
+
+    assert house.backend.requests[0].max_context == 50
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_places_are_free_again(stream: bool) -> None:
+    """As soon as the answer is over."""
+    house = house_of(Script(pause_before=1), concurrent_requests=1)
+    async with client_of(house, key=KEY) as client:
+        running = asyncio.create_task(post(client, stream=stream))
+        await house.backend.paused.wait()
+        refused = await post(client)
+        house.backend.resume()
+        statuses = [(await running).status_code, refused.status_code, (await post(client)).status_code]
+
+    assert statuses == [200, 429, 200]
+
+
+async def test_a_failure_gives_tokens_back() -> None:
+    """What was offered before the end stays counted."""
+    async with client_of(house_of(Script(failure=("engine_failed", "gone")), tokens_per_minute=100), key=KEY) as client:
+        failed = await post(client, max_tokens=90)
+        after = await client.get("/v1/models")
+
+    assert failed.status_code == 500
+    assert int(after.headers["x-ratelimit-remaining-tokens"]) >= 91
+
+
+async def test_a_refusal_of_the_engine_takes_nothing() -> None:
+    """A request that never ran was none."""
+    script = Script(refusal=Overloaded("full", retry_after_s=1))
+    async with client_of(house_of(script, requests_per_minute=5, tokens_per_minute=100), key=KEY) as client:
+        refused = await post(client)
+
+    assert refused.status_code == 503
+    assert refused.headers["x-ratelimit-remaining-requests"] == "5"
+    assert refused.headers["x-ratelimit-remaining-tokens"] == "100"
