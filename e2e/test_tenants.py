@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +247,43 @@ def _wait_until(is_so: Any, timeout_s: float = 5.0) -> None:
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_usage_survives_kills(tmp_path: Path) -> None:
+    """Every answer that arrived whole is written down once, however often the gateway is killed under load."""
+    key = "sk-ho-kills-0123456789"
+    seen: dict[str, int] = {}
+    for _ in range(6):
+        server = Server(["--port", "0", "--data-dir", str(tmp_path), "--api-key", key])
+        inn = Inn(server.wait_ready(), tmp_path)
+        with ThreadPoolExecutor(4) as pool:
+            clients = [pool.submit(_ask_until_gone, inn.client(key), seen) for _ in range(4)]
+            time.sleep(random.uniform(0.2, 1.2))
+            server.process.send_signal(signal.SIGKILL)
+            for client in clients:
+                client.result(30)
+        server.stop()
+
+    server = Server(["--port", "0", "--data-dir", str(tmp_path), "--api-key", key])
+    try:
+        inn = Inn(server.wait_ready(), tmp_path)
+        rows = inn.json("usage", "list")
+        (total,) = inn.json("usage", "sum")
+    finally:
+        server.stop()
+    written = {row["id"]: row["completion_tokens"] for row in rows}
+    assert len(seen) > 20
+    assert len(written) == len(rows) == total["requests"]
+    assert {each: written.get(each) for each in seen} == seen
+    assert total["completion_tokens"] == sum(written.values())
+    assert len(rows) - len(seen) <= 6 * 4
+
+
+def _ask_until_gone(client: openai.OpenAI, seen: dict[str, int]) -> None:
+    while True:
+        try:
+            answer = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=8)
+        except openai.OpenAIError:
+            return
+        assert answer.usage is not None
+        seen[answer.id] = answer.usage.completion_tokens

@@ -19,6 +19,7 @@ _VERBS = {
     "models": "Look at model files, and list what a server offers.",
     "tenants": "Create, change and list tenants of a running server.",
     "keys": "Create, rotate and revoke keys.",
+    "usage": "Sum up and list what tenants used.",
     "audit": "Show what operators did, and check that the log is whole.",
     "db": "Back up and restore the store.",
     "bench": "Measure what a client gets, beside another server if asked.",

@@ -13,6 +13,7 @@ GatewayError
 ├── BodyTooLarge
 ├── UnsupportedMediaType
 ├── RateLimited             a limit of the tenant or key is reached
+├── UsageUnavailable        what is used could not be written down
 ├── ModelNotReady           the model is loading or its engine is down
 ├── Draining                the server is shutting down
 └── GenerationFailed        accepted, then not finished
@@ -99,6 +100,12 @@ class RateLimited(GatewayError):
         self.retry_after_s = retry_after_s
 
 
+class UsageUnavailable(GatewayError):
+    """The journal of usage cannot be written, and what cannot be accounted for is not served."""
+
+    retry_after_s = 1.0
+
+
 class ModelNotReady(GatewayError):
     """The model exists and cannot answer yet."""
 
@@ -153,6 +160,7 @@ TABLE: dict[type[Exception], Rule] = {
     RateLimited: Rule(429, "rate_limit_error", "rate_limit_exceeded"),
     GenerationFailed: Rule(500, "server_error"),
     Overloaded: Rule(503, "server_error", "engine_overloaded"),
+    UsageUnavailable: Rule(503, "server_error", "usage_store_unavailable"),
     ModelNotReady: Rule(503, "server_error", "model_not_ready"),
     Draining: Rule(503, "server_error", "server_shutdown"),
     StoreError: Rule(503, "server_error", "store_unavailable"),

@@ -14,7 +14,7 @@ from backends.generation import Delta, Done, Event, Failed, Started, Usage
 from gateway.engine.messages import EngineStats
 from gateway.routing import Models, ServedModel
 
-Outcome = Literal["completed", "cancelled", "failed", "refused"]
+Outcome = Literal["completed", "cancelled", "failed", "shutdown", "refused"]
 
 MAX_TENANT_LABELS = 500
 """Tenants beyond this many share the label `other`, so that a scrape stays small."""

@@ -57,6 +57,7 @@ async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key
             models=models,
             directory=tenancy.directory,
             office=tenancy.office,
+            bookkeeper=tenancy.bookkeeper,
             metrics=Metrics(),
             drain=stop.drain,
             max_body_bytes=config.server.max_body_bytes,

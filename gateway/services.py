@@ -10,6 +10,7 @@ from gateway.routing import Models
 from gateway.tenants.directory import Directory
 from gateway.tenants.limits import Limiter
 from gateway.tenants.office import Office
+from gateway.tenants.usage.bookkeeper import Bookkeeper
 
 
 class Services(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +21,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics
     drain: Drain
     limiter: Limiter = msgspec.field(default_factory=Limiter)
+    bookkeeper: Bookkeeper | None = None
+    """Writes down what is used; without a store nobody does."""
     office: Office | None = None
     """What the admin API works on; without a store there is none."""
     max_body_bytes: int = 8 * 1024 * 1024

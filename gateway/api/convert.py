@@ -31,6 +31,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: Literal["chat", "completion"]
     id: str
+    request_id: str
     created: int
     served: ServedModel
     caller: Caller
@@ -59,6 +60,7 @@ def plan_chat(
     return Plan(
         kind="chat",
         id=f"chatcmpl-{secrets.token_hex(12)}",
+        request_id=request_id,
         created=int(time.time()),
         served=served,
         caller=caller,
@@ -89,6 +91,7 @@ def plan_completion(wire: CompletionRequest, *, served: ServedModel, caller: Cal
     return Plan(
         kind="completion",
         id=f"cmpl-{secrets.token_hex(12)}",
+        request_id=request_id,
         created=int(time.time()),
         served=served,
         caller=caller,

@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from backends.generation import Delta, Done, Event, Failed, Started, Usage
+from gateway.api.account import Account
 from gateway.api.choices import Choices
 from gateway.api.chunks import ChatChunks, CompletionChunks
 from gateway.api.convert import Plan
 from gateway.api.fold import Fold
 from gateway.api.gone import ClientGone
 from gateway.errors import GenerationFailed
-from gateway.metrics import Meter, Outcome
+from gateway.metrics import Outcome
 from gateway.services import Services
-from gateway.tenants.limits import NOTHING_RESERVED
 
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -23,11 +23,11 @@ Write = Callable[[bytes], Awaitable[None]]
 class Generation:
     """One accepted request: its events, metered."""
 
-    def __init__(self, plan: Plan, choices: Choices, meter: Meter, started: list[Started]) -> None:
+    def __init__(self, plan: Plan, choices: Choices, account: Account, started: list[Started]) -> None:
         self.plan = plan
         self.started = started
         self._choices = choices
-        self._meter = meter
+        self._account = account
 
     async def next(self) -> tuple[int, Delta | Done] | None:
         """The next event of any choice, None at the end. Raises `GenerationFailed`."""
@@ -35,43 +35,39 @@ class Generation:
         if found is None:
             return None
         choice, event = found
-        self._meter.see(choice, event)
+        self._account.see(choice, event)
         return choice, _delta_or_done(event)
 
     def usage(self) -> Usage:
-        return self._meter.usage(choices_per_prompt=self.plan.choices_per_prompt)
+        return self._account.usage()
 
 
 @asynccontextmanager
 async def accepted(plan: Plan, services: Services) -> AsyncIterator[Generation]:
     """Start the plan and wait until the backend took it; on leaving, release and count it, however it ended.
 
-    Raises `RateLimited` if the caller's limits do, `RequestError` if the backend refuses.
+    Raises `RateLimited` or `UsageUnavailable` before it runs, `RequestError` if the backend refuses.
     """
-    meter = services.metrics.begin(model=plan.served.name, tenant=plan.caller.tenant.name)
+    account = Account(plan, services)
     choices = Choices(plan.served, plan.requests)
     outcome: Outcome = "refused"
-    reservation = NOTHING_RESERVED
     try:
-        reservation = services.limiter.enter(plan.caller, plan.served.name)
+        account.enter()
         started = await choices.accepted()
-        reservation.take_tokens(_asked_tokens(plan, started))
+        account.reserve(started)
         outcome = "failed"
         for choice, event in enumerate(started):
-            meter.see(choice, event)
-        yield Generation(plan, choices, meter, started)
+            account.see(choice, event)
+        yield Generation(plan, choices, account, started)
         outcome = "completed"
     except (asyncio.CancelledError, ClientGone):
         outcome = "cancelled"
         raise
-    except GenerationFailed:
-        outcome = "failed"
+    except GenerationFailed as error:
+        outcome = "shutdown" if error.code == "server_shutdown" else "failed"
         raise
     finally:
-        usage = meter.usage(choices_per_prompt=plan.choices_per_prompt)
-        ran = outcome != "refused"
-        reservation.settle(used_tokens=usage.prompt_tokens + usage.completion_tokens if ran else 0, ran=ran)
-        meter.end(outcome, choices_per_prompt=plan.choices_per_prompt)
+        account.close(outcome)
         await choices.aclose()
 
 
@@ -100,13 +96,6 @@ async def fold(generation: Generation) -> bytes:
     while (found := await generation.next()) is not None:
         folded.take(*found)
     return folded.body(generation.usage())
-
-
-def _asked_tokens(plan: Plan, started: list[Started]) -> int:
-    """Each prompt once, and all that may be generated."""
-    prompts = sum(each.prompt_tokens for each in started[:: plan.choices_per_prompt])
-    wanted = (each.max_tokens or request.max_tokens or 0 for each, request in zip(started, plan.requests, strict=True))
-    return prompts + sum(wanted)
 
 
 def _delta_or_done(event: Event) -> Delta | Done:

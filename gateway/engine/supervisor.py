@@ -133,8 +133,10 @@ class Supervisor:
             self._lose_engine(told)
         finally:
             self.engine = None
-            await connection.aclose()
-            ending = await engine.stop(_REAP_GRACE_S)
+            try:
+                await connection.aclose()
+            finally:  # whatever became of the socket, the process ends
+                ending = await engine.stop(_REAP_GRACE_S)
         return f"{told}; {ending}" if told else ending
 
     async def _listen(self, connection: EngineConnection, engine: RunningEngine) -> str:

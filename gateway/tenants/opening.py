@@ -19,13 +19,16 @@ from gateway.tenants.store.backup import back_up_daily
 from gateway.tenants.store.bootstrap import bootstrap
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreError
+from gateway.tenants.usage.bookkeeper import Bookkeeper
+from gateway.tenants.usage.journal import Journal
 
 
 class Tenancy(msgspec.Struct, frozen=True):
-    """Who may call, and where the operator changes it."""
+    """Who may call, where the operator changes it, and where usage is written down."""
 
     directory: Directory
     office: Office
+    bookkeeper: Bookkeeper
 
 
 @asynccontextmanager
@@ -45,13 +48,26 @@ async def open_tenancy(
             await asyncio.to_thread(back_up_daily, database.file)
         await bootstrap(database, declared)
         await refresher.refresh()
-        task = asyncio.create_task(refresher.run(), name="refresh of keys")
+        bookkeeper = Bookkeeper(_journal(data_dir), database)
+        tasks = [
+            asyncio.create_task(refresher.run(), name="refresh of keys"),
+            asyncio.create_task(bookkeeper.run(), name="usage into the store"),
+        ]
         try:
-            yield Tenancy(directory, Office(database, refresher))
+            yield Tenancy(directory, Office(database, refresher), bookkeeper)
         finally:
-            task.cancel()
-            await asyncio.wait((task,))
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            await bookkeeper.aclose()
             with contextlib.suppress(StoreError):
                 await refresher.note_used()
     finally:
         await database.aclose()
+
+
+def _journal(data_dir: Path) -> Journal:
+    try:
+        return Journal(data_dir / "journal")
+    except OSError as error:
+        raise StoreError(f"usage cannot be written to {data_dir / 'journal'}: {error.strerror}") from error

@@ -66,6 +66,11 @@ class Desk:
         async with self._office().session() as session:
             yield session
 
+    async def drain(self) -> None:
+        """Bring this gateway's usage into the store, so that what is read is complete. Raises `StoreError`."""
+        if self._services.bookkeeper is not None:
+            await self._services.bookkeeper.drain()
+
     @asynccontextmanager
     async def change(self, request: AnyRequest) -> AsyncIterator[Change]:
         """A change that the audit log will say this caller made."""

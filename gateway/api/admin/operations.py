@@ -6,6 +6,7 @@ from gateway.api.admin.audit import AUDIT, Verdict
 from gateway.api.admin.desk import Deleted, Page
 from gateway.api.admin.keys import KEYS, Rotation
 from gateway.api.admin.tenants import ORGANISATIONS, TENANTS
+from gateway.api.admin.usage import USAGE
 from gateway.api.operation import Json, Operation
 from gateway.tenants.records import (
     AuditRecord,
@@ -17,6 +18,8 @@ from gateway.tenants.records import (
     TenantRecord,
     TenantSpec,
 )
+from gateway.tenants.store.usage import UsageSum
+from gateway.tenants.usage.entry import UsageEntry
 
 _LIMIT: Json = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
 _PAGES: dict[str, Json] = {"after": {"type": "string", "maxLength": 64, "default": ""}, "limit": _LIMIT}
@@ -62,6 +65,24 @@ _ENTRY: Json = {
     "detail": {"name": "acme"},
     "digest": 64 * "0",
 }
+_SPAN: dict[str, Json] = {
+    "tenant": {"type": "string", "maxLength": 128},
+    "start": {"type": "number", "minimum": 0, "maximum": 1e12, "default": 0},
+    "end": {"type": "number", "minimum": 0, "maximum": 1e12, "default": 1e12},
+    "format": {"type": "string", "enum": ["json", "csv"], "default": "json"},
+}
+_TOKENS: Json = {"prompt_tokens": 19, "cached_tokens": 0, "completion_tokens": 8, "accepted_prediction_tokens": 0}
+_SUM: Json = {"object": "usage", "tenant": _TENANT["id"], "tenant_name": "acme", "requests": 1} | _TOKENS
+_USED: Json = {
+    "id": "chatcmpl-0123456789abcdef01234567",
+    "request_id": "req_0123456789abcdef01234567",
+    "tenant_id": _TENANT["id"],
+    "key_id": _KEY["id"],
+    "model": "hostelry-demo",
+    "state": "completed",
+    "started_at": 1767225600.0,
+    "ended_at": 1767225601.0,
+} | _TOKENS
 _GONE = {"id": _KEY["id"], "deleted": True}
 
 
@@ -201,6 +222,28 @@ ADMIN_OPERATIONS = (
         answer=_GONE,
         problems=(404, 409),
         parameter="key",
+    ),
+    Operation(
+        path=USAGE,
+        method="get",
+        id="sumUsage",
+        summary="What was used, summed up",
+        description="By whole hours. `format=csv` answers with text/csv.",
+        response=Page[UsageSum],
+        query=_SPAN | {"group_by": {"type": "string", "maxLength": 64, "default": "", "example": "tenant,hour"}},
+        answer=_list(_SUM),
+        problems=(400, 404),
+    ),
+    Operation(
+        path=USAGE + "/requests",
+        method="get",
+        id="listUsage",
+        summary="Every request, in the order of its end",
+        description="`format=csv` answers with text/csv, and `x-has-more` tells whether to go on.",
+        response=Page[UsageEntry],
+        query=_SPAN | _PAGES,
+        answer=_list(_USED),
+        problems=(400, 404),
     ),
     Operation(
         path=AUDIT,

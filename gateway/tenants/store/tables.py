@@ -83,3 +83,40 @@ class AuditRow(DefaultBase):
     request_id: Mapped[str] = mapped_column(Name)
     detail: Mapped[str] = mapped_column(Text)
     digest: Mapped[str] = mapped_column(Id)
+
+
+class UsageRow(DefaultBase):
+    """One request that was accepted, exactly once; `id` is the answer's."""
+
+    __tablename__ = "usage"
+    __table_args__ = (
+        Index("ix_usage_ended", "ended_at", "id"),
+        Index("ix_usage_tenant_ended", "tenant_id", "ended_at"),
+    )
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    request_id: Mapped[str] = mapped_column(Name)
+    tenant_id: Mapped[str] = mapped_column(Id)
+    key_id: Mapped[str] = mapped_column(Id)
+    model: Mapped[str] = mapped_column(Name)
+    state: Mapped[str] = mapped_column(String(32))
+    started_at: Mapped[float] = mapped_column(Double)
+    ended_at: Mapped[float] = mapped_column(Double)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int] = mapped_column(BigInteger)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)
+    accepted_prediction_tokens: Mapped[int] = mapped_column(BigInteger)
+
+
+class UsageHourRow(DefaultBase):
+    """Sums of `usage` by the hour in which requests ended, which is named by its beginning."""
+
+    __tablename__ = "usage_hours"
+    hour: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    tenant_id: Mapped[str] = mapped_column(Id, primary_key=True)
+    key_id: Mapped[str] = mapped_column(Id, primary_key=True)
+    model: Mapped[str] = mapped_column(Name, primary_key=True)
+    requests: Mapped[int] = mapped_column(BigInteger)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int] = mapped_column(BigInteger)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)
+    accepted_prediction_tokens: Mapped[int] = mapped_column(BigInteger)

@@ -151,7 +151,8 @@ async def test_failed_becomes_an_http_error(failure: tuple[str, str], status: in
         "param": None,
         "code": failure[0],
     }
-    assert house.metric("hostelry_requests_total", outcome="failed") == 1
+    outcome = "shutdown" if failure[0] == "server_shutdown" else "failed"
+    assert house.metric("hostelry_requests_total", outcome=outcome) == 1
     assert house.metric("hostelry_completion_tokens_total") == 2
 
 

@@ -1,0 +1,75 @@
+"""What one request takes and uses, from its arrival to its end."""
+
+from __future__ import annotations
+
+import time
+
+from backends.generation import Event, Started, Usage
+from gateway.api.convert import Plan
+from gateway.metrics import Outcome
+from gateway.services import Services
+from gateway.tenants.limits import NOTHING_RESERVED
+from gateway.tenants.usage.entry import State, UsageEntry
+
+_STATES: dict[Outcome, State] = {
+    "completed": "completed",
+    "cancelled": "client_cancelled",
+    "failed": "engine_failed",
+    "shutdown": "shutdown",
+}
+
+
+class Account:
+    """`enter`, `reserve`, `see` events, and exactly one `close`, which settles, counts and writes down."""
+
+    def __init__(self, plan: Plan, services: Services) -> None:
+        self._plan = plan
+        self._services = services
+        self._meter = services.metrics.begin(model=plan.served.name, tenant=plan.caller.tenant.name)
+        self._reservation = NOTHING_RESERVED
+        self._started_at = time.time()
+
+    def enter(self) -> None:
+        """Raises `RateLimited` or `UsageUnavailable`."""
+        if self._services.bookkeeper is not None:
+            self._services.bookkeeper.admit()
+        self._reservation = self._services.limiter.enter(self._plan.caller, self._plan.served.name)
+
+    def reserve(self, started: list[Started]) -> None:
+        """Each prompt once, and all that may be generated. Raises `RateLimited`."""
+        plan = self._plan
+        prompts = sum(each.prompt_tokens for each in started[:: plan.choices_per_prompt])
+        pairs = zip(started, plan.requests, strict=True)
+        wanted = sum(each.max_tokens or request.max_tokens or 0 for each, request in pairs)
+        self._reservation.take_tokens(prompts + wanted)
+
+    def see(self, choice: int, event: Event) -> None:
+        self._meter.see(choice, event)
+
+    def usage(self) -> Usage:
+        return self._meter.usage(choices_per_prompt=self._plan.choices_per_prompt)
+
+    def close(self, outcome: Outcome) -> None:
+        """A request that was refused was none: it takes nothing and is not written down."""
+        used, ran = self.usage(), outcome != "refused"
+        self._reservation.settle(used_tokens=used.prompt_tokens + used.completion_tokens if ran else 0, ran=ran)
+        if ran and self._services.bookkeeper is not None:
+            self._services.bookkeeper.record(self._entry(_STATES[outcome], used))
+        self._meter.end(outcome, choices_per_prompt=self._plan.choices_per_prompt)
+
+    def _entry(self, state: State, used: Usage) -> UsageEntry:
+        plan = self._plan
+        return UsageEntry(
+            id=plan.id,
+            request_id=plan.request_id,
+            tenant_id=plan.caller.tenant.id,
+            key_id=plan.caller.key.id,
+            model=plan.served.name,
+            state=state,
+            started_at=self._started_at,
+            ended_at=max(self._started_at, time.time()),
+            prompt_tokens=used.prompt_tokens,
+            cached_tokens=used.cached_tokens,
+            completion_tokens=used.completion_tokens,
+            accepted_prediction_tokens=used.accepted_prediction_tokens,
+        )

@@ -1,0 +1,92 @@
+"""`/admin/v1/usage`: sums by tenant, key, model and hour, and the requests themselves."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+from litestar import Response, get
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import QueryParameter
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from gateway.api.access import ADMIN_READ
+from gateway.api.admin.desk import PAGE, After, Desk, Limit, Page, page_of
+from gateway.errors import InvalidRequest
+from gateway.tenants.store.tenants import find_tenant
+from gateway.tenants.store.usage import Grouping, Span, UsageSum, list_usage, sum_usage
+from gateway.tenants.usage.entry import UsageEntry
+
+USAGE = "/admin/v1/usage"
+GROUPS: tuple[Grouping, ...] = get_args(Grouping)
+
+OfTenant = Annotated[str | None, QueryParameter(max_length=128, description="Name or id of a tenant")]
+Since = Annotated[float, QueryParameter(ge=0, le=1e12, description="Unix seconds, inclusive")]
+Until = Annotated[float, QueryParameter(ge=0, le=1e12, description="Unix seconds, exclusive")]
+GroupBy = Annotated[str, QueryParameter(max_length=64, description=f"Some of {', '.join(GROUPS)}, with commas")]
+Format = Annotated[Literal["json", "csv"], QueryParameter(description="How to write it")]
+_LATEST = 1e12
+
+
+AnyResponse = Response[Any]  # Any: a page, or its lines as bytes
+
+
+def usage_routes(desk: Desk) -> list[HTTPRouteHandler]:
+    @get(USAGE, opt=ADMIN_READ)
+    async def usage(
+        tenant: OfTenant = None, start: Since = 0, end: Until = _LATEST, group_by: GroupBy = "", format: Format = "json"
+    ) -> AnyResponse:
+        groups = _groups(group_by)
+        await desk.drain()
+        async with desk.session() as session:
+            sums = await sum_usage(session, await _span(session, tenant, start, end), groups)
+        return _answer(Page(data=sums, has_more=False), UsageSum, format)
+
+    @get(USAGE + "/requests", opt=ADMIN_READ)
+    async def requests(
+        tenant: OfTenant = None,
+        start: Since = 0,
+        end: Until = _LATEST,
+        after: After = "",
+        limit: Limit = PAGE,
+        format: Format = "json",
+    ) -> AnyResponse:
+        await desk.drain()
+        async with desk.session() as session:
+            span = await _span(session, tenant, start, end)
+            found = await list_usage(session, span, after=after, limit=limit + 1)
+        return _answer(page_of(found, limit=limit), UsageEntry, format)
+
+    return [usage, requests]
+
+
+async def _span(session: AsyncSession, tenant: str | None, start: float, end: float) -> Span:
+    tenant_id = None if tenant is None else (await find_tenant(session, tenant)).id
+    return Span(tenant_id=tenant_id, start=start, end=end)
+
+
+def _groups(text: str) -> list[Grouping]:
+    """Raises `InvalidRequest`."""
+    names = [name for name in text.split(",") if name]
+    known = [group for group in GROUPS if group in names]
+    if len(known) != len(names):
+        raise InvalidRequest(f"group_by takes some of {', '.join(GROUPS)}, each once", param="group_by")
+    return known
+
+
+def _answer(page: Page[UsageSum] | Page[UsageEntry], kind: type[msgspec.Struct], form: str) -> AnyResponse:
+    if form == "json":
+        return Response(page)
+    headers = {"x-has-more": str(page.has_more).lower()}
+    return Response(_csv(page.data, kind.__struct_fields__), media_type="text/csv", headers=headers)
+
+
+def _csv(rows: Sequence[msgspec.Struct], columns: tuple[str, ...]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([getattr(row, column) for column in columns] for row in rows)
+    return text.getvalue().encode()

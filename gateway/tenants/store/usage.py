@@ -1,0 +1,147 @@
+"""Usage in the store: each request once, and sums by hour in the same transaction."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import msgspec
+from sqlalchemy import BigInteger, ColumnElement, Table, func, select, tuple_
+from sqlalchemy import cast as cast_type
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from gateway.tenants.store.errors import UnknownEntry
+from gateway.tenants.store.tables import TenantRow, UsageHourRow, UsageRow
+from gateway.tenants.usage.entry import State, UsageEntry
+
+HOUR_S = 3600
+SUMS = ("prompt_tokens", "cached_tokens", "completion_tokens", "accepted_prediction_tokens")
+Grouping = Literal["tenant", "key", "model", "hour"]
+_COLUMNS = {
+    "tenant": UsageHourRow.tenant_id,
+    "key": UsageHourRow.key_id,
+    "model": UsageHourRow.model,
+    "hour": UsageHourRow.hour,
+}
+_BATCH = 500
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """Which usage: of a tenant by id, and from one Unix second, inclusive, to another, exclusive."""
+
+    tenant_id: str | None = None
+    start: float = 0.0
+    end: float = 1e12
+
+
+class UsageSum(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Sums over a group. `tenant` and `key` are ids; `hour` is where it begins, in Unix seconds."""
+
+    object: Literal["usage"] = "usage"
+    tenant: str | None = None
+    tenant_name: str | None = None
+    key: str | None = None
+    model: str | None = None
+    hour: int | None = None
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    accepted_prediction_tokens: int
+
+
+async def record_usage(session: AsyncSession, entries: Sequence[UsageEntry]) -> None:
+    """Entries that are there already change nothing, so a journal may be read twice."""
+    for begin in range(0, len(entries), _BATCH):
+        batch = {entry.id: entry for entry in entries[begin : begin + _BATCH]}
+        await _add_to_hours(session, await _insert(session, batch))
+
+
+async def sum_usage(session: AsyncSession, span: Span, by: Sequence[Grouping]) -> list[UsageSum]:
+    """Sums of whole hours that overlap the span, in the order of the groups."""
+    columns = [_COLUMNS[name].label(name) for name in by]
+    sums = [cast_type(func.sum(getattr(UsageHourRow, name)), BigInteger).label(name) for name in ("requests", *SUMS)]
+    statement = select(*columns, *sums).where(
+        UsageHourRow.hour > span.start - HOUR_S, UsageHourRow.hour < span.end, *_of_tenant(UsageHourRow, span)
+    )
+    rows = (await session.execute(statement.group_by(*columns).order_by(*columns) if columns else statement)).mappings()
+    found = [{name: value for name, value in row.items() if value is not None} for row in rows]
+    names = await _tenant_names(session) if "tenant" in by else {}
+    return [_sum(row, names) for row in found if row.get("requests")]
+
+
+async def list_usage(session: AsyncSession, span: Span, *, after: str, limit: int) -> list[UsageEntry]:
+    """Requests in the order of their end, behind the one with the id `after`. Raises `UnknownEntry`."""
+    order = (UsageRow.ended_at, UsageRow.id)
+    statement = select(UsageRow).where(
+        UsageRow.ended_at >= span.start, UsageRow.ended_at < span.end, *_of_tenant(UsageRow, span)
+    )
+    if after:
+        last = await session.get(UsageRow, after)
+        if last is None:
+            raise UnknownEntry(f"there is no usage {after!r}")
+        statement = statement.where(tuple_(*order) > (last.ended_at, last.id))
+    return [_entry(row) for row in await session.scalars(statement.order_by(*order).limit(limit))]
+
+
+async def _insert(session: AsyncSession, entries: dict[str, UsageEntry]) -> list[UsageEntry]:
+    """Those that were not there."""
+    rows = [msgspec.to_builtins(entry) for entry in entries.values()]
+    statement = _insert_into(session, UsageRow).values(rows).on_conflict_do_nothing(index_elements=["id"])
+    fresh = await session.scalars(statement.returning(UsageRow.id))
+    return [entries[key] for key in fresh]
+
+
+async def _add_to_hours(session: AsyncSession, entries: list[UsageEntry]) -> None:
+    hours: dict[tuple[int, str, str, str], list[UsageEntry]] = defaultdict(list)
+    for entry in entries:
+        hour = int(entry.ended_at // HOUR_S) * HOUR_S
+        hours[hour, entry.tenant_id, entry.key_id, entry.model].append(entry)
+    if not hours:
+        return
+    keys = ("hour", "tenant_id", "key_id", "model")
+    # In a fixed order, so that two gateways that write the same hours never wait for each other in a circle.
+    rows = [dict(zip(keys, key, strict=True)) | _totals(found) for key, found in sorted(hours.items())]
+    statement = _insert_into(session, UsageHourRow).values(rows)
+    table = cast(Table, UsageHourRow.__table__)
+    added = {name: table.c[name] + statement.excluded[name] for name in ("requests", *SUMS)}
+    await session.execute(statement.on_conflict_do_update(index_elements=list(keys), set_=added))
+
+
+def _insert_into(session: AsyncSession, kind: type[UsageRow] | type[UsageHourRow]) -> sqlite.Insert | postgresql.Insert:
+    """Both know what to do about a conflict, each in its own words."""
+    dialect = session.get_bind().dialect.name
+    return sqlite.insert(kind) if dialect == "sqlite" else postgresql.insert(kind)
+
+
+def _totals(entries: list[UsageEntry]) -> dict[str, int]:
+    return {"requests": len(entries)} | {name: sum(getattr(entry, name) for entry in entries) for name in SUMS}
+
+
+def _of_tenant(kind: type[UsageRow] | type[UsageHourRow], span: Span) -> list[ColumnElement[bool]]:
+    return [] if span.tenant_id is None else [kind.tenant_id == span.tenant_id]
+
+
+async def _tenant_names(session: AsyncSession) -> dict[str, str]:
+    return {row.id: row.name for row in await session.execute(select(TenantRow.id, TenantRow.name))}
+
+
+def _sum(row: dict[str, object], names: dict[str, str]) -> UsageSum:
+    name = names.get(str(row.get("tenant")))
+    return msgspec.convert(row | ({"tenant_name": name} if name else {}), UsageSum, strict=False)
+
+
+def _entry(row: UsageRow) -> UsageEntry:
+    return UsageEntry(
+        id=row.id,
+        request_id=row.request_id,
+        tenant_id=row.tenant_id,
+        key_id=row.key_id,
+        model=row.model,
+        state=cast(State, row.state),
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        **{name: getattr(row, name) for name in SUMS},
+    )

@@ -1,0 +1,176 @@
+"""Usage from a request to `/admin/v1/usage`."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from backends.errors import Overloaded
+from backends.testing.backend import Script
+from gateway.tenants.opening import open_tenancy
+from tests.gateway.api.admin.conftest import ADMIN_KEY
+from tests.gateway.api.conftest import TENANTS, House, build, chat, client_of
+
+USAGE = "/admin/v1/usage"
+CHAT = "/v1/chat/completions"
+
+
+class Inn:
+    """A house with a store, a guest and the operator."""
+
+    def __init__(self, house: House, guest: httpx.AsyncClient, operator: httpx.AsyncClient) -> None:
+        self.house, self.guest, self.operator = house, guest, operator
+
+    async def usage(self, path: str = USAGE, **query: Any) -> Any:  # Any: JSON
+        response = await self.operator.get(path, params=query)
+        assert response.status_code == 200, response.text
+        return response.json()["data"]
+
+    async def rows(self) -> Any:  # Any: JSON
+        return await self.usage(f"{USAGE}/requests")
+
+
+Opened = Callable[..., Any]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Opened:
+    """Opens an inn over a script."""
+
+    @asynccontextmanager
+    async def open_inn(script: Script | None = None, **settings: Any) -> AsyncIterator[Inn]:
+        async with open_tenancy(TENANTS, url=None, data_dir=tmp_path, admin_key=ADMIN_KEY) as tenancy:
+            known = {"directory": tenancy.directory, "office": tenancy.office, "bookkeeper": tenancy.bookkeeper}
+            house = build(script, **(known | settings))
+            async with client_of(house) as guest, client_of(house, key=ADMIN_KEY) as operator:
+                yield Inn(house, guest, operator)
+
+    return open_inn
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_is_written_down(opened: Opened, stream: bool) -> None:
+    """With the ids of answer and request, and the tokens that the client was told."""
+    async with opened() as inn:
+        answer = await inn.guest.post(CHAT, json=chat(stream=stream), headers={"x-request-id": "mine"})
+        (row,) = await inn.rows()
+        (by_name,) = await inn.usage(group_by="tenant,model")
+
+    assert row["id"] in answer.text
+    assert (row["request_id"], row["model"], row["state"]) == ("mine", "demo", "completed")
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (7, 2)
+    assert 0 <= row["ended_at"] - row["started_at"] < 5
+    assert (by_name["tenant_name"], by_name["model"], by_name["requests"]) == ("acme", "demo", 1)
+    assert by_name["tenant"] == row["tenant_id"]
+
+
+async def test_refusals_are_not(opened: Opened) -> None:
+    """What never ran has no row: a bad body, an unknown model, an engine that is full."""
+    async with opened(Script(refusal=Overloaded("full", retry_after_s=1))) as inn:
+        for body in ({}, chat(model="nothing"), chat()):
+            assert (await inn.guest.post(CHAT, json=body)).status_code >= 400
+
+        assert await inn.rows() == []
+        assert await inn.usage() == []
+
+
+@pytest.mark.parametrize(("code", "state"), [("engine_failed", "engine_failed"), ("server_shutdown", "shutdown")])
+async def test_failures_are(opened: Opened, code: str, state: str) -> None:
+    """With what was offered before the end."""
+    async with opened(Script(failure=(code, "gone"))) as inn:
+        await inn.guest.post(CHAT, json=chat())
+        (row,) = await inn.rows()
+
+    assert (row["state"], row["prompt_tokens"]) == (state, 7)
+
+
+async def test_a_client_that_left(opened: Opened) -> None:
+    """Counts for what it had been given."""
+    async with opened(Script(pieces=("a", "b", "c"), pause_before=2)) as inn:
+        task = asyncio.create_task(inn.guest.post(CHAT, json=chat(stream=True)))
+        await inn.house.backend.paused.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        (row,) = await inn.rows()
+
+    assert (row["state"], row["prompt_tokens"], row["completion_tokens"]) == ("client_cancelled", 7, 2)
+
+
+async def test_several_choices_are_one_request(opened: Opened) -> None:
+    """The prompt once, every completion."""
+    async with opened() as inn:
+        answer = await inn.guest.post(CHAT, json=chat(n=3))
+        (row,) = await inn.rows()
+
+    assert row["completion_tokens"] == answer.json()["usage"]["completion_tokens"] == 6
+    assert row["prompt_tokens"] == 7
+
+
+async def test_a_request_id_said_twice(opened: Opened) -> None:
+    """Is two requests: what the client calls them decides nothing."""
+    async with opened() as inn:
+        for _ in range(2):
+            await inn.guest.post(CHAT, json=chat(), headers={"x-request-id": "again"})
+
+        assert len(await inn.rows()) == 2
+
+
+async def test_csv(opened: Opened) -> None:
+    """The same rows, under their names."""
+    async with opened() as inn:
+        for _ in range(3):
+            await inn.guest.post(CHAT, json=chat())
+        first = await inn.operator.get(f"{USAGE}/requests", params={"format": "csv", "limit": 2})
+        sums = await inn.operator.get(USAGE, params={"format": "csv", "group_by": "tenant"})
+        rows = await inn.rows()
+
+    lines = list(csv.DictReader(first.text.splitlines()))
+    assert [line["id"] for line in lines] == [row["id"] for row in rows[:2]]
+    assert (first.headers["x-has-more"], first.headers["content-type"]) == ("true", "text/csv; charset=utf-8")
+    assert next(csv.DictReader(sums.text.splitlines()))["completion_tokens"] == "6"
+
+
+async def test_what_cannot_be_written_down(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503 until it can; what was served meanwhile is not lost."""
+
+    def refuse(file: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    async with opened() as inn:
+        monkeypatch.setattr("gateway.tenants.usage.journal.os.write", refuse)
+        first = await inn.guest.post(CHAT, json=chat())
+        second = await inn.guest.post(CHAT, json=chat())
+        monkeypatch.undo()
+        inn.house.services.bookkeeper.journal.retry()
+        third = await inn.guest.post(CHAT, json=chat())
+        rows = await inn.rows()
+
+    assert [answer.status_code for answer in (first, second, third)] == [200, 503, 200]
+    assert second.json()["error"]["code"] == "usage_store_unavailable"
+    assert second.headers["retry-after"] == "1"
+    assert [row["id"] for row in rows] == [first.json()["id"], third.json()["id"]]
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ({"group_by": "colour"}, 400),
+        ({"group_by": "tenant,tenant"}, 400),
+        ({"start": "yesterday"}, 400),
+        ({"start": -1}, 400),
+        ({"format": "xml"}, 400),
+        ({"tenant": "nobody"}, 404),
+        ({"tenant": "' OR 1=1 --"}, 404),
+    ],
+)
+async def test_bad_questions(opened: Opened, query: dict[str, object], status: int) -> None:
+    """Are answered with what is wrong."""
+    async with opened() as inn:
+        assert (await inn.operator.get(USAGE, params=query)).status_code == status

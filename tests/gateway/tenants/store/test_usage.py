@@ -1,0 +1,176 @@
+"""Usage in the store, over both databases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import TextClause, delete, text
+
+from gateway.errors import UsageUnavailable
+from gateway.tenants.store.database import Database
+from gateway.tenants.store.errors import StoreUnavailable, UnknownEntry
+from gateway.tenants.store.tables import UsageHourRow, UsageRow
+from gateway.tenants.store.usage import Span, list_usage, record_usage, sum_usage
+from gateway.tenants.usage.bookkeeper import Bookkeeper
+from gateway.tenants.usage.journal import Journal
+from tests.gateway.tenants.usage.making import entry
+
+EVERYTHING = Span()
+
+
+async def test_sums_by_group(database: Database) -> None:
+    """By any choice of tenant, key, model and hour, over a span, and all together."""
+    entries = [
+        entry(
+            number,
+            tenant_id=f"ten_{number % 2}",
+            model=f"m{number % 3}",
+            ended_at=3600.0 * number,
+            completion_tokens=number,
+        )
+        for number in range(12)
+    ]
+    async with database.session() as session:
+        await record_usage(session, entries)
+        whole = await sum_usage(session, EVERYTHING, [])
+        by_tenant = await sum_usage(session, EVERYTHING, ["tenant"])
+        crossed = await sum_usage(session, EVERYTHING, ["tenant", "model"])
+        of_one = await sum_usage(session, Span(tenant_id="ten_1", start=7200, end=18000), ["hour"])
+
+    assert [(each.requests, each.prompt_tokens, each.completion_tokens) for each in whole] == [(12, 120, 66)]
+    assert [(each.tenant, each.requests, each.completion_tokens) for each in by_tenant] == [
+        ("ten_0", 6, 30),
+        ("ten_1", 6, 36),
+    ]
+    assert Counter({(each.tenant, each.model): each.requests for each in crossed}) == Counter(
+        (each.tenant_id, each.model) for each in entries
+    )
+    assert [(each.hour, each.completion_tokens) for each in of_one] == [(10800, 3)]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(st.integers(0, 30), max_size=20), max_size=6))
+def test_each_request_once(tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]]) -> None:
+    """However often and in whatever batches a journal is read, rows and sums are those of the distinct requests."""
+
+    async def check() -> None:
+        database = Database(f"sqlite:///{tmp_path_factory.mktemp('usage')}/hostelry.db")
+        await database.open()
+        for batch in batches:
+            async with database.session() as session:
+                await record_usage(session, [entry(number, ended_at=3600.0 * (number % 3)) for number in batch])
+        async with database.session() as session:
+            rows = await list_usage(session, EVERYTHING, after="", limit=1000)
+            sums = await sum_usage(session, EVERYTHING, [])
+        await database.aclose()
+
+        distinct = {number for batch in batches for number in batch}
+        assert sorted(row.id for row in rows) == sorted(f"chatcmpl-{number}" for number in distinct)
+        assert sum(each.requests for each in sums) == len(distinct)
+        assert sum(each.completion_tokens for each in sums) == 3 * len(distinct)
+
+    asyncio.run(check())
+
+
+async def test_gateways_write_at_once(database: Database) -> None:
+    """The same requests from many sides at the same moment count once."""
+
+    async def write() -> None:
+        async with database.session() as session:
+            await record_usage(session, [entry(number) for number in range(50)])
+
+    await asyncio.gather(*(write() for _ in range(5)))
+
+    async with database.session() as session:
+        (total,) = await sum_usage(session, EVERYTHING, [])
+    assert (total.requests, total.prompt_tokens) == (50, 500)
+
+
+async def test_pages_of_requests(database: Database) -> None:
+    """In the order of their end, each once, also those that end together."""
+    async with database.session() as session:
+        await record_usage(session, [entry(number, ended_at=float(number // 3)) for number in range(9)])
+        seen, after = [], ""
+        while page := await list_usage(session, EVERYTHING, after=after, limit=2):
+            seen += page
+            after = page[-1].id
+
+        assert [each.ended_at for each in seen] == sorted(each.ended_at for each in seen)
+        assert len({each.id for each in seen}) == 9
+        with pytest.raises(UnknownEntry, match="no usage"):
+            await list_usage(session, EVERYTHING, after="nothing", limit=2)
+
+
+async def test_the_journal_reaches_the_store(database: Database, tmp_path: Path) -> None:
+    """Once, also when a gateway died between the commit and the removal of its file."""
+    bookkeeper = Bookkeeper(Journal(tmp_path), database)
+    for number in range(5):
+        bookkeeper.record(entry(number))
+    written = _files(tmp_path)[0].read_bytes()
+    await bookkeeper.drain()
+    (tmp_path / "left-over.journal").write_bytes(written)
+    await bookkeeper.drain()
+
+    async with database.session() as session:
+        (total,) = await sum_usage(session, EVERYTHING, [])
+    assert total.requests == 5
+    assert len(_files(tmp_path)) == 1
+
+
+async def test_a_store_that_is_away(database: Database, tmp_path: Path) -> None:
+    """Requests are still written down, and nothing is lost when it returns."""
+    bookkeeper = Bookkeeper(Journal(tmp_path), database)
+    async with database.session() as session:
+        await session.execute(_rename("usage", "gone"))
+    bookkeeper.record(entry(1))
+    with pytest.raises(StoreUnavailable):
+        await bookkeeper.drain()
+    bookkeeper.admit()
+    bookkeeper.record(entry(2))
+    async with database.session() as session:
+        await session.execute(_rename("gone", "usage"))
+
+    await bookkeeper.aclose()
+
+    async with database.session() as session:
+        (total,) = await sum_usage(session, EVERYTHING, [])
+        assert total.requests == 2
+        await session.execute(delete(UsageRow))
+        await session.execute(delete(UsageHourRow))
+
+
+async def test_what_cannot_be_written_down_is_not_served(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it can."""
+    bookkeeper = Bookkeeper(Journal(tmp_path), database)
+
+    def refuse(file: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gateway.tenants.usage.journal.os.write", refuse)
+    bookkeeper.record(entry(1))
+    with pytest.raises(UsageUnavailable, match="nothing is served"):
+        bookkeeper.admit()
+    monkeypatch.undo()
+    running = asyncio.create_task(bookkeeper.run())
+    await asyncio.sleep(0.2)
+    running.cancel()
+
+    bookkeeper.admit()
+    await bookkeeper.drain()
+    async with database.session() as session:
+        assert [each.id for each in await list_usage(session, EVERYTHING, after="", limit=9)] == ["chatcmpl-1"]
+
+
+def _rename(old: str, new: str) -> TextClause:
+    return text(f"ALTER TABLE {old} RENAME TO {new}")
+
+
+def _files(directory: Path) -> list[Path]:
+    return list(directory.glob("*.journal"))
