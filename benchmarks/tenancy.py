@@ -1,0 +1,111 @@
+"""What tenancy costs a request, from ten tenants to a hundred thousand, and what an idle tenant costs.
+
+python -m benchmarks.tenancy
+
+A request looks its key up, enters its limits, reserves and settles tokens, and is written down; no answer is made.
+"""
+
+from __future__ import annotations
+
+import gc
+import secrets
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from backends.generation import Done, Started, Usage
+from backends.testing.backend import FakeBackend
+from benchmarks.record import write_result
+from gateway.api.account import Account
+from gateway.api.convert import Plan, plan_chat
+from gateway.api.schemas.chat import ChatCompletionRequest, ChatMessage
+from gateway.drain import Drain
+from gateway.metrics import Metrics
+from gateway.routing import Models, ServedModel
+from gateway.services import Services
+from gateway.tenants.directory import Changes, Directory, KeyEntry
+from gateway.tenants.identity import Caller, Key, Tenant
+from gateway.tenants.policy import Limits, Policy
+from gateway.tenants.secrets import key_digest
+from gateway.tenants.store.database import Database
+from gateway.tenants.usage.bookkeeper import Bookkeeper
+from gateway.tenants.usage.journal import Journal
+
+SIZES = (10, 1_000, 100_000)
+ROUNDS, REQUESTS = 7, 2_000
+BARS = {"us_a_request": 100, "idle_tenant_bytes": 65536}
+POLICY = Policy(limits=Limits(requests_per_minute=10**9, tokens_per_minute=10**12, concurrent_requests=100))
+WIRE = ChatCompletionRequest(model="demo", messages=[ChatMessage(role="user", content="Hi")], max_tokens=16)
+STARTED = Started(12, "", 16)
+DONE = Done("stop", Usage(prompt_tokens=12, completion_tokens=8))
+
+
+def main() -> None:
+    numbers: dict[str, object] = {"bars": BARS}
+    with tempfile.TemporaryDirectory() as directory:
+        houses = {count: _house(count, Path(directory)) for count in SIZES}
+        costs: dict[int, list[float]] = {count: [] for count in SIZES}
+        for _ in range(ROUNDS):
+            for count, (services, keys, _) in houses.items():
+                costs[count].append(_microseconds(services, keys))
+    for count, (_, _, num_bytes) in houses.items():
+        numbers[str(count)] = {
+            "us_a_request": round(statistics.median(costs[count]), 1),
+            "idle_tenant_bytes": round(num_bytes / count) if count >= 1000 else None,
+        }
+    write_result("tenancy", numbers, command="python -m benchmarks.tenancy")
+
+
+def _house(count: int, directory: Path) -> tuple[Services, list[bytes], int]:
+    """Services with so many tenants, headers of some of their keys, and the memory that they took."""
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    known, secret = _directory(count)
+    taken = psutil.Process().memory_info().rss - before
+    bookkeeper = Bookkeeper(Journal(directory / str(count)), Database(f"sqlite:///{directory}/{count}.db"))
+    models = Models([ServedModel(name="demo", backend=FakeBackend())])
+    services = Services(models=models, directory=known, metrics=Metrics(), drain=Drain(), bookkeeper=bookkeeper)
+    return services, [f"Bearer {key}".encode() for key in secret], taken
+
+
+def _directory(count: int) -> tuple[Directory, list[str]]:
+    """Each tenant with one key; a thousand keys are told."""
+    secret = [f"sk-ho-{secrets.token_urlsafe(32)}" for _ in range(min(count, 1000))]
+    digests = [key_digest(key) for key in secret] + [secrets.token_hex(32) for _ in range(count - len(secret))]
+    tenants = {f"ten_{n}": Tenant(id=f"ten_{n}", name=f"tenant-{n}", policy=POLICY) for n in range(count)}
+    keys = [
+        KeyEntry(bytes.fromhex(digest), Key(id=f"key_{n}", tenant_id=f"ten_{n}")) for n, digest in enumerate(digests)
+    ]
+    return Directory(Changes(version=1, tenants=dict(tenants), keys=tuple(keys))), secret
+
+
+def _microseconds(services: Services, headers: list[bytes]) -> float:
+    """CPU time of a request, in the median of batches; planning it is not counted."""
+    found = []
+    for begin in range(0, REQUESTS, 100):
+        batch = [headers[(begin + n) % len(headers)] for n in range(100)]
+        plans = [_plan(services, services.directory.authenticate([header])) for header in batch]
+        start = time.process_time()
+        for header, plan in zip(batch, plans, strict=True):
+            caller = services.directory.authenticate([header])
+            account = Account(plan, services)
+            account.enter()
+            account.reserve([STARTED])
+            account.see(0, STARTED)
+            account.see(0, DONE)
+            account.close("completed")
+            services.limiter.headers(caller)
+        found.append((time.process_time() - start) / 100)
+    return 1e6 * statistics.median(found)
+
+
+def _plan(services: Services, caller: Caller) -> Plan:
+    served = services.models.route("demo", caller.tenant)
+    return plan_chat(WIRE, served=served, caller=caller, request_id="req_bench")
+
+
+if __name__ == "__main__":
+    main()

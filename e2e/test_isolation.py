@@ -1,0 +1,110 @@
+"""Many tenants at once: what one says turns up with nobody else, and nowhere that it is not answered."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from e2e.harness.server import Server
+from e2e.harness.wire import get
+from e2e.test_tenants import MODEL, Inn
+
+COUNT = 64
+
+
+class Guest(msgspec.Struct, frozen=True):
+    """A tenant with a word that nobody else knows; it also names a model of its own by it."""
+
+    name: str
+    key: str
+    canary: str
+
+    @property
+    def alias(self) -> str:
+        return f"alias-{self.canary}"
+
+    def toml(self) -> str:
+        aliases = f'{{ "{self.alias}" = "{MODEL}" }}'
+        return f'[[tenants]]\nname = "{self.name}"\nkeys = ["{self.key}"]\naliases = {aliases}\n'
+
+
+GUESTS = [Guest(f"guest-{n}", f"sk-ho-{secrets.token_hex(16)}", f"canary{secrets.token_hex(6)}") for n in range(COUNT)]
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Inn, dict[str, str]]]:
+    """A server after all guests have talked to it, and what each of them heard."""
+    folder = tmp_path_factory.mktemp("crowd")
+    config = folder / "hostelry.toml"
+    config.write_text("\n".join(guest.toml() for guest in GUESTS))
+    server = Server(["--port", "0", "--data-dir", str(folder), "--config", str(config)])
+    try:
+        inn = Inn(server.wait_ready(), folder)
+        with ThreadPoolExecutor(COUNT) as pool:
+            heard = dict(
+                zip([guest.name for guest in GUESTS], pool.map(lambda g: _visit(inn.url, g), GUESTS), strict=True)
+            )
+        yield server, inn, heard
+    finally:
+        server.stop()
+
+
+def test_answers_hold_own_words_only(crowd: tuple[Server, Inn, dict[str, str]]) -> None:
+    """Each guest hears its own canary, in an echo, a name and an error, and no other."""
+    _, _, heard = crowd
+    for guest in GUESTS:
+        strangers = [other.canary for other in GUESTS if other != guest and other.canary in heard[guest.name]]
+        assert strangers == []
+        assert heard[guest.name].count(guest.canary) >= 4
+
+
+def test_operators_see_no_prompts(crowd: tuple[Server, Inn, dict[str, str]], tmp_path: Path) -> None:
+    """Neither log, nor metrics, nor usage, nor health holds a word that a guest said, or a key."""
+    server, inn, _ = crowd
+    usage = str(inn.json("usage", "list"))
+    seen = [server.output(), usage, get(f"{inn.url}/metrics").text, get(f"{inn.url}/health").text]
+    seen += [str(inn.json("audit", "list")).replace("alias-canary", "")]
+
+    for guest in GUESTS:
+        assert not [text for text in seen[:4] if guest.canary in text]
+        assert not [text for text in seen if guest.key in text]
+    rows = inn.json("usage", "sum", "--by", "tenant")
+    assert {row["tenant_name"]: row["requests"] for row in rows} == {guest.name: 3 for guest in GUESTS}
+
+
+def test_names_of_others_do_not_exist(crowd: tuple[Server, Inn, dict[str, str]]) -> None:
+    """An alias of another tenant reads like a name that nobody has."""
+    _, inn, _ = crowd
+    first, second = GUESTS[:2]
+    headers = {"Authorization": f"Bearer {first.key}"}
+    texts = []
+    for name in (second.alias, "alias-nobody"):
+        answer = httpx.get(f"{inn.url}/v1/models/{name}", headers=headers, timeout=30)
+        assert answer.status_code == 404
+        texts.append(answer.text.replace(name, "NAME"))
+
+    assert texts[0] == texts[1]
+
+
+def _visit(url: str, guest: Guest) -> str:
+    """Three requests that run, two that fail, and a look around. Everything that came back, headers too."""
+    heard = []
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {guest.key}"}, timeout=120) as client:
+        for _ in range(2):
+            body = {"model": guest.alias, "prompt": f"say {guest.canary}", "echo": True, "max_tokens": 8}
+            heard.append(client.post("/v1/completions", json=body))
+        messages = [{"role": "user", "content": f"capital of Peru? {guest.canary}"}]
+        heard.append(client.post("/v1/chat/completions", json={"model": MODEL, "messages": messages, "max_tokens": 8}))
+        assert [answer.status_code for answer in heard] == [200, 200, 200], heard[-1].text
+        heard.append(client.post("/v1/completions", json={"model": f"no-{guest.canary}", "prompt": "x"}))
+        heard.append(
+            client.post("/v1/completions", json={"model": MODEL, "prompt": "x", "stop": guest.canary, "n": 99})
+        )
+        heard.append(client.get("/v1/models"))
+    return "\n".join(answer.text + str(answer.headers) for answer in heard)
