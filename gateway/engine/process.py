@@ -41,12 +41,12 @@ class ProcessEngine:
 
         Returns how it ended, in a few words. The process is gone and reaped then.
         """
-        try:
-            async with asyncio.timeout(grace_s):
-                await self._process.wait()
-        except TimeoutError:
+        # Not `asyncio.timeout`: up to Python 3.11.2 it never times out in a task that was cancelled before, as here.
+        gone = asyncio.ensure_future(self._process.wait())
+        await asyncio.wait((gone,), timeout=grace_s)
+        if not gone.done():
             self.kill()
-            await self._process.wait()
+        await gone
         await self._reader
         return self._ending()
 
