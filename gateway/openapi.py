@@ -96,6 +96,8 @@ def _success(operation: Operation) -> Json:
     if operation.media_type == "text/plain":
         schema = {"type": "string"}
     content = {operation.media_type: {"schema": schema, "example": operation.answer}}
+    if operation.also:
+        content[operation.also] = {"schema": {"type": "string"}, "example": ""}
     if operation.chunk:
         text = f"Each `data:` line holds a {operation.chunk.__name__}; the last one is `[DONE]`."
         content["text/event-stream"] = {

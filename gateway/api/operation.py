@@ -26,6 +26,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     query: dict[str, Json] = {}
     chunk: type[msgspec.Struct] | None = None
     media_type: str = "application/json"
+    also: str = ""
+    """Another type that a parameter asks for."""
     example: Json | None = None
     answer: object = None
     is_public: bool = False

@@ -29,10 +29,10 @@ class InlineEngine:
 
     async def stop(self, grace_s: float) -> str:
         """Wait until the thread ends, at most `grace_s`. Returns how it ended."""
-        try:
-            async with asyncio.timeout(grace_s):
-                await self._ended.wait()
-        except TimeoutError:
+        ended = asyncio.ensure_future(self._ended.wait())
+        await asyncio.wait((ended,), timeout=grace_s)  # as in `process`
+        if not ended.done():
+            ended.cancel()
             return "still running a step"
         self._thread.join()
         return f"exit status {self._status}"

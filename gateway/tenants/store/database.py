@@ -12,7 +12,7 @@ from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from gateway.tenants.store.errors import Conflict, StoreCorrupt, StoreError, StoreUnavailable
+from gateway.tenants.store.errors import Conflict, StoreCorrupt, StoreError, StoreUnavailable, UnknownEntry
 
 LATEST = "0002"
 """Newest migration; a test holds it against the folder."""
@@ -91,6 +91,8 @@ class Database:
                 raise StoreCorrupt(self._damage(_reason(error))) from error
             raise StoreUnavailable(f"the store cannot be used now: {_reason(error)}") from error
         except DBAPIError as error:
+            if "0x00" in str(error.orig):  # PostgreSQL holds no NUL, so nothing there is called by one
+                raise UnknownEntry("there is nothing of that name") from error
             if _is_corrupt(error):
                 raise StoreCorrupt(self._damage(_reason(error))) from error
             raise StoreUnavailable(f"the store cannot be used now: {_reason(error)}") from error

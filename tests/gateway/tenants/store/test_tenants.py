@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 from sqlalchemy import select
@@ -199,6 +200,20 @@ async def test_unknown_entries(database: Database) -> None:
         await create_organisation(changes, "once")
         with pytest.raises(Conflict, match="once exists"):
             await create_organisation(changes, "once")
+
+
+@pytest.mark.parametrize("name", ["\x00", "a\x00b", "%", "_", "é" * 200, "'"])
+async def test_odd_names(database: Database, name: str) -> None:
+    """Are looked for like any other, and not there."""
+    await new_tenant(database)
+
+    async def look(asked: Callable[..., Awaitable[object]]) -> None:
+        async with database.session() as session:
+            await asked(session, name)
+
+    for asked in (find_tenant, find_key):
+        with pytest.raises(UnknownEntry):
+            await look(asked)
 
 
 async def test_a_failed_change_leaves_nothing(database: Database) -> None:
