@@ -98,22 +98,24 @@ def test_defaults_serve_the_demo(tmp_path: Path, known: Known) -> None:
 
 
 def test_first_start_creates_a_key(tmp_path: Path) -> None:
-    """Without a key one is made, printed once, kept private and used by the next start."""
+    """One to ask with, printed once; one for the operator, never printed; both private, and kept for the next start."""
+    files = [tmp_path / "data" / name for name in ("default.key", "admin.key")]
     logs = []
     for _ in range(2):
         server = Server(["--port", "0", "--data-dir", str(tmp_path / "data")])
         try:
             url = server.wait_ready()
-            (key_file,) = (tmp_path / "data").glob("*.key")
-            key = key_file.read_text(encoding="utf-8").strip()
+            key, admin = (file.read_text(encoding="utf-8").strip() for file in files)
             post_ok(f"{url}/v1/chat/completions", ask(QUESTION, model="hostelry-demo", max_tokens=1), key)
+            assert get(f"{url}/admin/v1/tenants", admin).status_code == 200
         finally:
             server.stop()
         logs.append(server.output())
 
-    assert key_file.stat().st_mode & 0o077 == 0
+    assert all(file.stat().st_mode & 0o077 == 0 for file in files)
     assert key in logs[0]
     assert key not in logs[1]
+    assert admin not in logs[0] + logs[1]
 
 
 def test_a_fallback_is_loud(tmp_path: Path) -> None:
