@@ -28,7 +28,9 @@ from gateway.routing import Models, ServedModel
 from gateway.services import Services
 from gateway.tenants.directory import Changes, Directory, KeyEntry
 from gateway.tenants.identity import Caller, Key, Tenant
+from gateway.tenants.limits import Limiter
 from gateway.tenants.policy import Limits, Policy
+from gateway.tenants.prices import Price
 from gateway.tenants.secrets import key_digest
 from gateway.tenants.store.database import Database
 from gateway.tenants.usage.bookkeeper import Bookkeeper
@@ -37,7 +39,14 @@ from gateway.tenants.usage.journal import Journal
 SIZES = (10, 1_000, 100_000)
 ROUNDS, REQUESTS = 7, 2_000
 BARS = {"us_a_request": 100, "idle_tenant_bytes": 65536}
-POLICY = Policy(limits=Limits(requests_per_minute=10**9, tokens_per_minute=10**12, concurrent_requests=100))
+LIMITS = Limits(
+    requests_per_minute=10**9,
+    tokens_per_minute=10**12,
+    concurrent_requests=100,
+    tokens_per_day=10**12,
+    cost_per_month=10**6,
+)
+POLICY = Policy(limits=LIMITS)
 WIRE = ChatCompletionRequest(model="demo", messages=[ChatMessage(role="user", content="Hi")], max_tokens=16)
 STARTED = Started(12, "", 16)
 DONE = Done("stop", Usage(prompt_tokens=12, completion_tokens=8))
@@ -65,9 +74,12 @@ def _house(count: int, directory: Path) -> tuple[Services, list[bytes], int]:
     before = psutil.Process().memory_info().rss
     known, secret = _directory(count)
     taken = psutil.Process().memory_info().rss - before
-    bookkeeper = Bookkeeper(Journal(directory / str(count)), Database(f"sqlite:///{directory}/{count}.db"))
-    models = Models([ServedModel(name="demo", backend=FakeBackend())])
-    services = Services(models=models, directory=known, metrics=Metrics(), drain=Drain(), bookkeeper=bookkeeper)
+    limiter = Limiter()
+    bookkeeper = Bookkeeper(Journal(directory / str(count)), Database(f"sqlite:///{directory}/{count}.db"), limiter)
+    models = Models([ServedModel(name="demo", backend=FakeBackend(), price=Price(input=0.15, output=0.6))])
+    services = Services(
+        models=models, directory=known, metrics=Metrics(), drain=Drain(), limiter=limiter, bookkeeper=bookkeeper
+    )
     return services, [f"Bearer {key}".encode() for key in secret], taken
 
 

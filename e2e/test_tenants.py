@@ -139,6 +139,25 @@ def test_token_limits(inn: Inn) -> None:
     assert time.monotonic() - start < 2
 
 
+def test_a_budget(inn: Inn) -> None:
+    """Twenty requests at once at its edge: the client is told so, retries nothing, and the sum stays below."""
+    inn.json("tenants", "create", "thrifty", "--set", "limits.tokens_per_day=150")
+    (key,) = inn.json("keys", "create", "thrifty")
+    with inn.client(key["key"]) as client, ThreadPoolExecutor(20) as pool:
+        statuses = list(pool.map(lambda _: _asked(client), range(20)))
+        while _asked(client) == 200:
+            continue
+    start = time.monotonic()
+    with inn.client(key["key"], max_retries=2) as client, pytest.raises(openai.RateLimitError) as caught:
+        ask(client)
+    (spent,) = inn.json("usage", "sum", "--tenant", "thrifty")
+
+    assert set(statuses) == {200, 429}
+    assert caught.value.type == caught.value.code == "insufficient_quota"
+    assert time.monotonic() - start < 2
+    assert 100 < spent["prompt_tokens"] + spent["completion_tokens"] <= 150
+
+
 def test_commands_say_what_is_wrong(inn: Inn, tmp_path: Path) -> None:
     """One line, no traceback, status 1 or 2."""
     inn.json("tenants", "create", "twice")
@@ -237,6 +256,14 @@ def _backup(data_dir: Path) -> str:
 def _status(client: openai.OpenAI) -> int:
     try:
         client.models.list()
+    except openai.APIStatusError as error:
+        return error.status_code
+    return 200
+
+
+def _asked(client: openai.OpenAI) -> int:
+    try:
+        ask(client)
     except openai.APIStatusError as error:
         return error.status_code
     return 200

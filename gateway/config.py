@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from backends.kv import KVChoice
 from gateway.tenants.policy import Name
+from gateway.tenants.prices import FREE, Price
 from gateway.tenants.records import TenantSpec
 
 Positive = Annotated[int, Meta(ge=1, le=2**40)]
@@ -53,6 +54,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How keys and values are kept; `auto` leaves it to the backend."""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """Compute threads; 0 means one a physical core."""
+    price: Price = FREE
+    """What its tokens cost tenants."""
     exact: bool = False
     """Compute quantized weights with fp32 activations: slower, the engine's reference path."""
 

@@ -13,6 +13,7 @@ GatewayError
 ├── BodyTooLarge
 ├── UnsupportedMediaType
 ├── RateLimited             a limit of the tenant or key is reached
+├── QuotaExceeded           a budget of the tenant or key is used up
 ├── UsageUnavailable        what is used could not be written down
 ├── ModelNotReady           the model is loading or its engine is down
 ├── Draining                the server is shutting down
@@ -100,6 +101,14 @@ class RateLimited(GatewayError):
         self.retry_after_s = retry_after_s
 
 
+class QuotaExceeded(GatewayError):
+    """A budget of the caller has too little left for this request, until its day or month ends."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class UsageUnavailable(GatewayError):
     """The journal of usage cannot be written, and what cannot be accounted for is not served."""
 
@@ -158,6 +167,7 @@ TABLE: dict[type[Exception], Rule] = {
     BodyTooLarge: Rule(413, _INVALID, "request_too_large"),
     UnsupportedMediaType: Rule(415, _INVALID, "unsupported_media_type"),
     RateLimited: Rule(429, "rate_limit_error", "rate_limit_exceeded"),
+    QuotaExceeded: Rule(429, "insufficient_quota", "insufficient_quota"),
     GenerationFailed: Rule(500, "server_error"),
     Overloaded: Rule(503, "server_error", "engine_overloaded"),
     UsageUnavailable: Rule(503, "server_error", "usage_store_unavailable"),
@@ -233,7 +243,9 @@ def _headers_of(error: Exception) -> tuple[tuple[bytes, bytes], ...]:
         (b"retry-after", str(max(1, math.ceil(retry_after_s))).encode()),
         (b"retry-after-ms", str(max(1, round(retry_after_s * 1000))).encode()),
     )
-    return (*headers, (b"connection", b"close")) if isinstance(error, Draining) else headers
+    if isinstance(error, Draining):
+        return (*headers, (b"connection", b"close"))
+    return (*headers, (b"x-should-retry", b"false")) if isinstance(error, QuotaExceeded) else headers
 
 
 def _allowed(error: MethodNotAllowedException) -> str:

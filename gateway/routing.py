@@ -12,6 +12,7 @@ from backends.api import Backend
 from gateway.engine.messages import EngineStats, Ready
 from gateway.errors import ModelNotFound, ModelNotReady
 from gateway.tenants.identity import Tenant
+from gateway.tenants.prices import FREE, Price
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +24,7 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     created: int = msgspec.field(default_factory=lambda: int(time.time()))
     stats: Callable[[], EngineStats | None] | None = None
     facts: Callable[[], Ready | None] | None = None
+    price: Price = FREE
 
 
 class Models:

@@ -58,6 +58,7 @@ async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key
             directory=tenancy.directory,
             office=tenancy.office,
             bookkeeper=tenancy.bookkeeper,
+            limiter=tenancy.limiter,
             metrics=Metrics(),
             drain=stop.drain,
             max_body_bytes=config.server.max_body_bytes,
@@ -163,7 +164,10 @@ async def _start(config: ModelConfig, models: Models, *, data_dir: Path, progres
         max_waiting=config.max_waiting,
     )
     backend = await start_engine_backend(options)
-    models.add(ServedModel(name=name, backend=backend, stats=backend.stats, facts=lambda: backend.facts))
+    served = ServedModel(
+        name=name, backend=backend, stats=backend.stats, facts=lambda: backend.facts, price=config.price
+    )
+    models.add(served)
     return backend
 
 

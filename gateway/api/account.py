@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import time
 
+from backends.errors import ContextLengthExceeded
 from backends.generation import Event, Started, Usage
 from gateway.api.convert import Plan
+from gateway.errors import RateLimited
 from gateway.metrics import Outcome
 from gateway.services import Services
+from gateway.tenants.budgets import NOTHING, Amount
 from gateway.tenants.limits import NOTHING_RESERVED
+from gateway.tenants.prices import cost_nanos
 from gateway.tenants.usage.entry import State, UsageEntry
 
+_RETRY_S = 5.0
 _STATES: dict[Outcome, State] = {
     "completed": "completed",
     "cancelled": "client_cancelled",
@@ -30,18 +35,18 @@ class Account:
         self._started_at = time.time()
 
     def enter(self) -> None:
-        """Raises `RateLimited` or `UsageUnavailable`."""
+        """Raises `RateLimited`, `QuotaExceeded` or `UsageUnavailable`."""
         if self._services.bookkeeper is not None:
             self._services.bookkeeper.admit()
         self._reservation = self._services.limiter.enter(self._plan.caller, self._plan.served.name)
 
     def reserve(self, started: list[Started]) -> None:
-        """Each prompt once, and all that may be generated. Raises `RateLimited`."""
+        """Each prompt once, and all that may be generated. Raises `RateLimited` or `QuotaExceeded`."""
         plan = self._plan
         prompts = sum(each.prompt_tokens for each in started[:: plan.choices_per_prompt])
         pairs = zip(started, plan.requests, strict=True)
         wanted = sum(each.max_tokens or request.max_tokens or 0 for each, request in pairs)
-        self._reservation.take_tokens(prompts + wanted)
+        self._reservation.take(self._amount(prompts, wanted))
 
     def see(self, choice: int, event: Event) -> None:
         self._meter.see(choice, event)
@@ -49,13 +54,36 @@ class Account:
     def usage(self) -> Usage:
         return self._meter.usage(choices_per_prompt=self._plan.choices_per_prompt)
 
+    def refusal(self, error: ContextLengthExceeded) -> Exception:
+        """What to tell of a prompt that is too long: the same, or that the limits leave too little for it now."""
+        if not self._plan.is_bounded_by_room:
+            return error
+        return RateLimited(
+            f"the prompt is longer than what the limits of this tenant or key leave now: {error}",
+            retry_after_s=_RETRY_S,
+        )
+
     def close(self, outcome: Outcome) -> None:
         """A request that was refused was none: it takes nothing and is not written down."""
         used, ran = self.usage(), outcome != "refused"
-        self._reservation.settle(used_tokens=used.prompt_tokens + used.completion_tokens if ran else 0, ran=ran)
+        self._reservation.settle(self._used(used) if ran else NOTHING, ran=ran)
         if ran and self._services.bookkeeper is not None:
             self._services.bookkeeper.record(self._entry(_STATES[outcome], used))
         self._meter.end(outcome, choices_per_prompt=self._plan.choices_per_prompt)
+
+    def _amount(self, prompt_tokens: int, completion_tokens: int) -> Amount:
+        return self._used(Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens))
+
+    def _used(self, used: Usage) -> Amount:
+        return Amount(used.prompt_tokens + used.completion_tokens, self._cost_nanos(used))
+
+    def _cost_nanos(self, used: Usage) -> int:
+        return cost_nanos(
+            self._plan.served.price,
+            prompt_tokens=used.prompt_tokens,
+            cached_tokens=used.cached_tokens,
+            completion_tokens=used.completion_tokens,
+        )
 
     def _entry(self, state: State, used: Usage) -> UsageEntry:
         plan = self._plan
@@ -72,4 +100,5 @@ class Account:
             cached_tokens=used.cached_tokens,
             completion_tokens=used.completion_tokens,
             accepted_prediction_tokens=used.accepted_prediction_tokens,
+            cost_nanos=self._cost_nanos(used),
         )

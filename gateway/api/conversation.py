@@ -101,7 +101,10 @@ class Conversation:
         wire = _requests.decode(text).request
         caller = self._visit.guest
         served = self._services.models.route(wire.model, caller.tenant)
-        return plan_chat(wire, served=served, caller=caller, request_id=self._new_id(), streams_by_default=True)
+        room = self._services.limiter.room(caller, served.name, served.price)
+        return plan_chat(
+            wire, served=served, caller=caller, request_id=self._new_id(), room=room, streams_by_default=True
+        )
 
     def _new_id(self) -> str:
         self._num_taken += 1

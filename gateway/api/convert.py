@@ -17,7 +17,7 @@ from gateway.api.schemas.completions import CompletionRequest
 from gateway.api.unsupported import refuse_unless
 from gateway.errors import InvalidRequest, UnsupportedParameter
 from gateway.routing import ServedModel
-from gateway.tenants.bounds import bounds_of
+from gateway.tenants.bounds import Bounds, bounds_of
 from gateway.tenants.identity import Caller
 
 _DEFAULT_COMPLETION_TOKENS = 16
@@ -40,6 +40,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     choices_per_prompt: int
     is_streamed: bool
     include_usage: bool
+    is_bounded_by_room: bool = False
+    """The caller's limits leave less than the model's whole context, and the request does not say what it needs."""
     echo: bool = False
     logprobs: int | None = None
 
@@ -50,13 +52,18 @@ def plan_chat(
     served: ServedModel,
     caller: Caller,
     request_id: str,
+    room: int | None = None,
     streams_by_default: bool = False,
 ) -> Plan:
-    """Raises `InvalidRequest` or `UnsupportedParameter` for what no single field can tell."""
+    """`room` is what the caller's limits leave, in tokens.
+
+    Raises `InvalidRequest` or `UnsupportedParameter` for what no single field can tell.
+    """
     _check_speculative(wire)
     is_streamed = streams_by_default if wire.stream is None else wire.stream
     prompt = ChatPrompt(tuple(_message(message, index) for index, message in enumerate(wire.messages)))
-    logprobs = _chat_logprobs(wire)
+    logprobs, n = _chat_logprobs(wire), wire.n or 1
+    bounds = bounds_of(caller, max_tokens=_chat_max_tokens(wire), room=None if room is None else room // n)
     return Plan(
         kind="chat",
         id=f"chatcmpl-{secrets.token_hex(12)}",
@@ -68,14 +75,14 @@ def plan_chat(
         requests=_choices(
             wire,
             [prompt],
-            n=wire.n or 1,
+            n=n,
             sampling=_sampling(wire, logprobs),
-            max_tokens=_chat_max_tokens(wire),
-            served=served,
+            bounds=bounds,
             caller=caller,
             request_id=request_id,
         ),
-        choices_per_prompt=wire.n or 1,
+        choices_per_prompt=n,
+        is_bounded_by_room=bounds.is_by_room,
         is_streamed=is_streamed,
         include_usage=_include_usage(wire, is_streamed=is_streamed),
         logprobs=logprobs,
@@ -88,6 +95,7 @@ def plan_completion(wire: CompletionRequest, *, served: ServedModel, caller: Cal
     n = wire.n or 1
     if wire.best_of is not None and wire.best_of != n:
         raise UnsupportedParameter("best_of is not supported unless it equals n", param="best_of")
+    max_tokens = _DEFAULT_COMPLETION_TOKENS if wire.max_tokens is None else wire.max_tokens
     return Plan(
         kind="completion",
         id=f"cmpl-{secrets.token_hex(12)}",
@@ -101,8 +109,7 @@ def plan_completion(wire: CompletionRequest, *, served: ServedModel, caller: Cal
             _prompts(wire),
             n=n,
             sampling=_sampling(wire, wire.logprobs),
-            max_tokens=_DEFAULT_COMPLETION_TOKENS if wire.max_tokens is None else wire.max_tokens,
-            served=served,
+            bounds=bounds_of(caller, max_tokens=max_tokens, room=None),
             caller=caller,
             request_id=request_id,
             prompt_logprobs=wire.logprobs if wire.echo else None,
@@ -129,15 +136,13 @@ def _choices(
     *,
     n: int,
     sampling: Sampling,
-    max_tokens: int | None,
-    served: ServedModel,
+    bounds: Bounds,
     caller: Caller,
     request_id: str,
     prompt_logprobs: int | None = None,
 ) -> tuple[GenerateRequest, ...]:
     """One request a choice; choices of one prompt are neighbours."""
     stop = _stop(wire)
-    bounds = bounds_of(caller, served.name, max_tokens=max_tokens)
     return tuple(
         GenerateRequest(
             request_id=request_id if len(prompts) * n == 1 else f"{request_id}-{index * n + choice}",

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from backends.errors import ContextLengthExceeded
 from backends.generation import Delta, Done, Event, Failed, Started, Usage
 from gateway.api.account import Account
 from gateway.api.choices import Choices
@@ -46,14 +47,14 @@ class Generation:
 async def accepted(plan: Plan, services: Services) -> AsyncIterator[Generation]:
     """Start the plan and wait until the backend took it; on leaving, release and count it, however it ended.
 
-    Raises `RateLimited` or `UsageUnavailable` before it runs, `RequestError` if the backend refuses.
+    Raises `RateLimited`, `QuotaExceeded` or `UsageUnavailable` before it runs, `RequestError` if the backend refuses.
     """
     account = Account(plan, services)
     choices = Choices(plan.served, plan.requests)
     outcome: Outcome = "refused"
     try:
         account.enter()
-        started = await choices.accepted()
+        started = await _accepted(choices, account)
         account.reserve(started)
         outcome = "failed"
         for choice, event in enumerate(started):
@@ -69,6 +70,13 @@ async def accepted(plan: Plan, services: Services) -> AsyncIterator[Generation]:
     finally:
         account.close(outcome)
         await choices.aclose()
+
+
+async def _accepted(choices: Choices, account: Account) -> list[Started]:
+    try:
+        return await choices.accepted()
+    except ContextLengthExceeded as error:
+        raise account.refusal(error) from error
 
 
 async def stream(generation: Generation, chunks: ChatChunks | CompletionChunks, write: Write) -> None:

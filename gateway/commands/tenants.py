@@ -15,7 +15,7 @@ def command() -> None:
     """Create, change and list tenants of a running server.
 
     \b
-    hostelry tenants create acme --set limits.requests_per_minute=60 --set 'models=["demo"]'
+    hostelry tenants create acme --set limits.requests_per_minute=60 --set limits.cost_per_month=20
     hostelry tenants update acme --set max_output_tokens=500 --set limits.tokens_per_minute=null
     """
 

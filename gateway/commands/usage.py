@@ -10,7 +10,7 @@ from gateway.commands.admin import AdminClient, admin_options
 
 _GROUPS = ("tenant", "key", "model", "hour")
 _COLUMNS = {"tenant": "tenant_name", "key": "key", "model": "model", "hour": "hour"}
-_SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
+_SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost")
 
 
 @click.group("usage")

@@ -6,7 +6,6 @@ import msgspec
 
 from gateway.errors import InvalidRequest
 from gateway.tenants.identity import Caller
-from gateway.tenants.policy import NO_LIMITS
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -14,13 +13,15 @@ class Bounds(msgspec.Struct, frozen=True):
 
     max_tokens: int | None
     max_context: int | None
+    is_by_room: bool
+    """Whether the limits bound the context, and may leave more another time."""
 
 
-def bounds_of(caller: Caller, model: str, *, max_tokens: int | None) -> Bounds:
+def bounds_of(caller: Caller, *, max_tokens: int | None, room: int | None) -> Bounds:
     """Of a request that asks for `max_tokens`. Raises `InvalidRequest` if its tenant may not.
 
     A request that does not say how long its answer may be would ask for all that the model can; so that it fits the
-    limits a minute at all, they bound its context.
+    limits at all, its context is bounded by `room`, what they leave.
     """
     policy = caller.tenant.policy
     most = policy.max_output_tokens
@@ -29,6 +30,8 @@ def bounds_of(caller: Caller, model: str, *, max_tokens: int | None) -> Bounds:
             f"max_tokens asks for {max_tokens}, and this tenant may ask for {most}", param="max_tokens"
         )
     wanted = most if max_tokens is None else max_tokens
-    limits = [caller.key.limits, policy.limits, policy.model_limits.get(model, NO_LIMITS)]
-    bounds = [policy.max_context, *((each.tokens_per_minute for each in limits) if max_tokens is None else ())]
-    return Bounds(wanted, min((bound for bound in bounds if bound is not None), default=None))
+    if room is None or max_tokens is not None:
+        return Bounds(wanted, policy.max_context, is_by_room=False)
+    least = max(1, room)
+    is_by_room = policy.max_context is None or least < policy.max_context
+    return Bounds(wanted, least if is_by_room else policy.max_context, is_by_room)

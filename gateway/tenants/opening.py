@@ -13,6 +13,7 @@ import msgspec
 from gateway.config import TenantConfig
 from gateway.datadir import STORE_FILE
 from gateway.tenants.directory import Directory
+from gateway.tenants.limits import Limiter
 from gateway.tenants.office import Office, directory_with_operator
 from gateway.tenants.refresh import Refresher
 from gateway.tenants.store.backup import back_up_daily
@@ -24,11 +25,12 @@ from gateway.tenants.usage.journal import Journal
 
 
 class Tenancy(msgspec.Struct, frozen=True):
-    """Who may call, where the operator changes it, and where usage is written down."""
+    """Who may call and how much, where the operator changes it, and where usage is written down."""
 
     directory: Directory
     office: Office
     bookkeeper: Bookkeeper
+    limiter: Limiter
 
 
 @asynccontextmanager
@@ -41,20 +43,22 @@ async def open_tenancy(
     """
     database = Database(url or f"sqlite:///{(data_dir / STORE_FILE).absolute()}")
     directory = directory_with_operator(admin_key)
-    refresher = Refresher(database, directory)
+    limiter = Limiter()
+    refresher = Refresher(database, directory, limiter)
     try:
         await database.open()
         if database.file is not None:
             await asyncio.to_thread(back_up_daily, database.file)
         await bootstrap(database, declared)
+        bookkeeper = Bookkeeper(_journal(data_dir), database, limiter)
+        await bookkeeper.open()
         await refresher.refresh()
-        bookkeeper = Bookkeeper(_journal(data_dir), database)
         tasks = [
             asyncio.create_task(refresher.run(), name="refresh of keys"),
             asyncio.create_task(bookkeeper.run(), name="usage into the store"),
         ]
         try:
-            yield Tenancy(directory, Office(database, refresher), bookkeeper)
+            yield Tenancy(directory, Office(database, refresher), bookkeeper, limiter)
         finally:
             for task in tasks:
                 task.cancel()

@@ -12,15 +12,20 @@ Scope = Literal["inference", "admin:read", "admin:write"]
 SCOPES: tuple[Scope, ...] = ("inference", "admin:read", "admin:write")
 
 Count = Annotated[int, Meta(ge=1, le=10**15)]
+Cost = Annotated[float, Meta(gt=0, le=10**9)]
 Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How fast; None is no limit."""
+    """How fast, and how much in a UTC day and month; None is no limit. Costs are in the operator's currency."""
 
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
     concurrent_requests: Count | None = None
+    tokens_per_day: Count | None = None
+    tokens_per_month: Count | None = None
+    cost_per_day: Cost | None = None
+    cost_per_month: Cost | None = None
 
 
 NO_LIMITS = Limits()

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Iterator
 
-from gateway.tenants.directory import Directory
+from gateway.tenants.directory import Changes, Directory
+from gateway.tenants.limits import Limiter
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreError
 from gateway.tenants.store.keys import note_used
 from gateway.tenants.store.snapshot import changes_since
+from gateway.tenants.store.spending import read_spending
+from gateway.tenants.subjects import Subject, all_subjects, key_subject
 
 _log = logging.getLogger(__name__)
 
@@ -21,17 +26,22 @@ _NOTE_EVERY = 25
 class Refresher:
     """Reads what changed, over and over. When the store is gone, requests go on from what is known."""
 
-    def __init__(self, database: Database, directory: Directory) -> None:
+    def __init__(self, database: Database, directory: Directory, limiter: Limiter) -> None:
         self._database = database
         self._directory = directory
+        self._budgets = limiter.budgets
         self._is_lost = False
 
     async def refresh(self) -> None:
         """Take over all changes now. Raises `StoreError`."""
         async with self._database.session() as session:
             changes = await changes_since(session, self._directory.version)
-        if changes is not None:
-            self._directory.apply(changes)
+            if changes is None:
+                return
+            unknown = self._budgets.unknown(_subjects(changes))
+            spent = await read_spending(session, [subject.id for subject in unknown], now=time.time())
+        self._budgets.learn(unknown, spent)
+        self._directory.apply(changes)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -58,3 +68,12 @@ class Refresher:
         if self._is_lost:
             _log.info("the store can be used again")
         self._is_lost = False
+
+
+def _subjects(changes: Changes) -> Iterator[Subject]:
+    for tenant in changes.tenants.values():
+        if tenant is not None:
+            yield from all_subjects(tenant)
+    for entry in changes.keys:
+        if entry.key is not None:
+            yield key_subject(entry.key)

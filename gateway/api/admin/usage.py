@@ -18,7 +18,7 @@ from gateway.api.admin.desk import PAGE, After, Desk, Limit, Page, page_of
 from gateway.errors import InvalidRequest
 from gateway.tenants.store.tenants import find_tenant
 from gateway.tenants.store.usage import Grouping, Span, UsageSum, list_usage, sum_usage
-from gateway.tenants.usage.entry import UsageEntry
+from gateway.tenants.usage.entry import UsageRecord
 
 USAGE = "/admin/v1/usage"
 GROUPS: tuple[Grouping, ...] = get_args(Grouping)
@@ -58,7 +58,7 @@ def usage_routes(desk: Desk) -> list[HTTPRouteHandler]:
         async with desk.session() as session:
             span = await _span(session, tenant, start, end)
             found = await list_usage(session, span, after=after, limit=limit + 1)
-        return _answer(page_of(found, limit=limit), UsageEntry, format)
+        return _answer(page_of(found, limit=limit), UsageRecord, format)
 
     return [usage, requests]
 
@@ -77,7 +77,7 @@ def _groups(text: str) -> list[Grouping]:
     return known
 
 
-def _answer(page: Page[UsageSum] | Page[UsageEntry], kind: type[msgspec.Struct], form: str) -> AnyResponse:
+def _answer(page: Page[UsageSum] | Page[UsageRecord], kind: type[msgspec.Struct], form: str) -> AnyResponse:
     if form == "json":
         return Response(page)
     headers = {"x-has-more": str(page.has_more).lower()}

@@ -105,6 +105,7 @@ class UsageRow(DefaultBase):
     cached_tokens: Mapped[int] = mapped_column(BigInteger)
     completion_tokens: Mapped[int] = mapped_column(BigInteger)
     accepted_prediction_tokens: Mapped[int] = mapped_column(BigInteger)
+    cost_nanos: Mapped[int] = mapped_column(BigInteger)
 
 
 class UsageHourRow(DefaultBase):
@@ -120,3 +121,15 @@ class UsageHourRow(DefaultBase):
     cached_tokens: Mapped[int] = mapped_column(BigInteger)
     completion_tokens: Mapped[int] = mapped_column(BigInteger)
     accepted_prediction_tokens: Mapped[int] = mapped_column(BigInteger)
+    cost_nanos: Mapped[int] = mapped_column(BigInteger)
+
+
+class SpendingRow(DefaultBase):
+    """What a subject of limits spent in one UTC day or month, for budgets; old ones are forgotten."""
+
+    __tablename__ = "spending"
+    subject: Mapped[str] = mapped_column(String(320), primary_key=True)
+    period: Mapped[str] = mapped_column(String(8), primary_key=True)
+    begins: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    tokens: Mapped[int] = mapped_column(BigInteger)
+    cost_nanos: Mapped[int] = mapped_column(BigInteger)

@@ -9,15 +9,19 @@ from typing import Literal, cast
 import msgspec
 from sqlalchemy import BigInteger, ColumnElement, Table, func, select, tuple_
 from sqlalchemy import cast as cast_type
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from gateway.tenants.prices import NANOS
+from gateway.tenants.store.batches import batches
 from gateway.tenants.store.errors import UnknownEntry
+from gateway.tenants.store.spending import add_spending
 from gateway.tenants.store.tables import TenantRow, UsageHourRow, UsageRow
-from gateway.tenants.usage.entry import State, UsageEntry
+from gateway.tenants.store.upsert import insert_into
+from gateway.tenants.usage.entry import State, UsageEntry, UsageRecord
 
 HOUR_S = 3600
-SUMS = ("prompt_tokens", "cached_tokens", "completion_tokens", "accepted_prediction_tokens")
+TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "accepted_prediction_tokens")
+SUMS = (*TOKENS, "cost_nanos")
 Grouping = Literal["tenant", "key", "model", "hour"]
 _COLUMNS = {
     "tenant": UsageHourRow.tenant_id,
@@ -25,7 +29,6 @@ _COLUMNS = {
     "model": UsageHourRow.model,
     "hour": UsageHourRow.hour,
 }
-_BATCH = 500
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +40,10 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsageSum(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Sums over a group. `tenant` and `key` are ids; `hour` is where it begins, in Unix seconds."""
+    """Sums over a group. `tenant` and `key` are ids; `hour` is where it begins, in Unix seconds.
+
+    `cost` is in the operator's currency.
+    """
 
     object: Literal["usage"] = "usage"
     tenant: str | None = None
@@ -50,13 +56,15 @@ class UsageSum(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cached_tokens: int
     completion_tokens: int
     accepted_prediction_tokens: int
+    cost: float
 
 
 async def record_usage(session: AsyncSession, entries: Sequence[UsageEntry]) -> None:
     """Entries that are there already change nothing, so a journal may be read twice."""
-    for begin in range(0, len(entries), _BATCH):
-        batch = {entry.id: entry for entry in entries[begin : begin + _BATCH]}
-        await _add_to_hours(session, await _insert(session, batch))
+    for batch in batches(entries):
+        fresh = await _insert(session, {entry.id: entry for entry in batch})
+        await _add_to_hours(session, fresh)
+        await add_spending(session, fresh)
 
 
 async def sum_usage(session: AsyncSession, span: Span, by: Sequence[Grouping]) -> list[UsageSum]:
@@ -72,7 +80,7 @@ async def sum_usage(session: AsyncSession, span: Span, by: Sequence[Grouping]) -
     return [_sum(row, names) for row in found if row.get("requests")]
 
 
-async def list_usage(session: AsyncSession, span: Span, *, after: str, limit: int) -> list[UsageEntry]:
+async def list_usage(session: AsyncSession, span: Span, *, after: str, limit: int) -> list[UsageRecord]:
     """Requests in the order of their end, behind the one with the id `after`. Raises `UnknownEntry`."""
     order = (UsageRow.ended_at, UsageRow.id)
     statement = select(UsageRow).where(
@@ -83,13 +91,13 @@ async def list_usage(session: AsyncSession, span: Span, *, after: str, limit: in
         if last is None:
             raise UnknownEntry(f"there is no usage {after!r}")
         statement = statement.where(tuple_(*order) > (last.ended_at, last.id))
-    return [_entry(row) for row in await session.scalars(statement.order_by(*order).limit(limit))]
+    return [_record(row) for row in await session.scalars(statement.order_by(*order).limit(limit))]
 
 
 async def _insert(session: AsyncSession, entries: dict[str, UsageEntry]) -> list[UsageEntry]:
     """Those that were not there."""
     rows = [msgspec.to_builtins(entry) for entry in entries.values()]
-    statement = _insert_into(session, UsageRow).values(rows).on_conflict_do_nothing(index_elements=["id"])
+    statement = insert_into(session, UsageRow).values(rows).on_conflict_do_nothing(index_elements=["id"])
     fresh = await session.scalars(statement.returning(UsageRow.id))
     return [entries[key] for key in fresh]
 
@@ -104,16 +112,10 @@ async def _add_to_hours(session: AsyncSession, entries: list[UsageEntry]) -> Non
     keys = ("hour", "tenant_id", "key_id", "model")
     # In a fixed order, so that two gateways that write the same hours never wait for each other in a circle.
     rows = [dict(zip(keys, key, strict=True)) | _totals(found) for key, found in sorted(hours.items())]
-    statement = _insert_into(session, UsageHourRow).values(rows)
+    statement = insert_into(session, UsageHourRow).values(rows)
     table = cast(Table, UsageHourRow.__table__)
     added = {name: table.c[name] + statement.excluded[name] for name in ("requests", *SUMS)}
     await session.execute(statement.on_conflict_do_update(index_elements=list(keys), set_=added))
-
-
-def _insert_into(session: AsyncSession, kind: type[UsageRow] | type[UsageHourRow]) -> sqlite.Insert | postgresql.Insert:
-    """Both know what to do about a conflict, each in its own words."""
-    dialect = session.get_bind().dialect.name
-    return sqlite.insert(kind) if dialect == "sqlite" else postgresql.insert(kind)
 
 
 def _totals(entries: list[UsageEntry]) -> dict[str, int]:
@@ -130,11 +132,12 @@ async def _tenant_names(session: AsyncSession) -> dict[str, str]:
 
 def _sum(row: dict[str, object], names: dict[str, str]) -> UsageSum:
     name = names.get(str(row.get("tenant")))
-    return msgspec.convert(row | ({"tenant_name": name} if name else {}), UsageSum, strict=False)
+    cost = {"cost": cast(int, row.pop("cost_nanos")) / NANOS}
+    return msgspec.convert(row | cost | ({"tenant_name": name} if name else {}), UsageSum, strict=False)
 
 
-def _entry(row: UsageRow) -> UsageEntry:
-    return UsageEntry(
+def _record(row: UsageRow) -> UsageRecord:
+    return UsageRecord(
         id=row.id,
         request_id=row.request_id,
         tenant_id=row.tenant_id,
@@ -143,5 +146,6 @@ def _entry(row: UsageRow) -> UsageEntry:
         state=cast(State, row.state),
         started_at=row.started_at,
         ended_at=row.ended_at,
-        **{name: getattr(row, name) for name in SUMS},
+        cost=row.cost_nanos / NANOS,
+        **{name: getattr(row, name) for name in TOKENS},
     )

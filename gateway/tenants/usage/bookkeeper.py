@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from gateway.errors import UsageUnavailable
+from gateway.tenants.limits import Limiter
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreError
+from gateway.tenants.store.spending import forget_spending, read_spending
 from gateway.tenants.store.usage import record_usage
 from gateway.tenants.usage.entry import UsageEntry
 from gateway.tenants.usage.journal import Journal, read_journal
@@ -21,11 +24,18 @@ _DRAIN_EVERY = 20
 class Bookkeeper:
     """Nothing runs that could not be written down: while the journal cannot be written, requests are refused."""
 
-    def __init__(self, journal: Journal, database: Database) -> None:
+    def __init__(self, journal: Journal, database: Database, limiter: Limiter) -> None:
         self.journal = journal
+        self._limiter = limiter
         self._database = database
         self._draining = asyncio.Lock()
         self._is_lost = False
+
+    async def open(self) -> None:
+        """What gateways before this one left behind counts from the first request on. Raises `StoreError`."""
+        await self.drain()
+        async with self._database.session() as session:
+            await forget_spending(session, now=time.time())
 
     def admit(self) -> None:
         """Raises `UsageUnavailable`."""
@@ -48,13 +58,17 @@ class Bookkeeper:
     async def drain(self) -> None:
         """Bring everything that is written into the store. Raises `StoreError`, and loses nothing."""
         async with self._draining:
+            self._limiter.budgets.begin_drain()
             self.journal.rotate()
-            for path in self.journal.finished():
+            finished = self.journal.finished()
+            for path in finished:
                 entries = await asyncio.to_thread(read_journal, path)
                 if entries:
                     async with self._database.session() as session:
                         await record_usage(session, entries)
                 path.unlink(missing_ok=True)
+            if finished or not self._limiter.shares.are_whole:
+                await self._read_back()
 
     async def aclose(self) -> None:
         """Drain once more. What the store does not take now, the next start finds."""
@@ -62,6 +76,15 @@ class Bookkeeper:
         self.journal.sync()
         await self._drain_quietly()
         self.journal.close()
+
+    async def _read_back(self) -> None:
+        """What budgets have left, by all gateways. What waits in memory is not in the store."""
+        subjects = self._limiter.budgets.active()
+        if not subjects or self.journal.is_broken:
+            return
+        async with self._database.session() as session:
+            spent = await read_spending(session, subjects, now=time.time())
+        self._limiter.budgets.end_drain(subjects, spent)
 
     async def _drain_quietly(self) -> None:
         try:

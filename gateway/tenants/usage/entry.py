@@ -9,7 +9,7 @@ import msgspec
 State = Literal["completed", "client_cancelled", "engine_failed", "shutdown"]
 
 
-class UsageEntry(msgspec.Struct, frozen=True, kw_only=True):
+class RequestUsage(msgspec.Struct, frozen=True, kw_only=True):
     """One request. `id` is the answer's own, times are Unix seconds, tokens as in the answer's `usage`."""
 
     id: str
@@ -24,3 +24,15 @@ class UsageEntry(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int
     completion_tokens: int
     accepted_prediction_tokens: int
+
+
+class UsageEntry(RequestUsage, frozen=True, kw_only=True):
+    """As it is written down; the cost is what the price was then, in billionths of the operator's currency."""
+
+    cost_nanos: int = 0
+
+
+class UsageRecord(RequestUsage, frozen=True, kw_only=True):
+    """As the operator sees it, with the cost in the operator's currency."""
+
+    cost: float

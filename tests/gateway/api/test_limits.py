@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import httpx
+import msgspec
 import pytest
 
-from backends.errors import Overloaded
+from backends.errors import ContextLengthExceeded, Overloaded
 from backends.testing.backend import Script
 from gateway.config import TenantConfig
+from gateway.routing import ServedModel
 from gateway.tenants.limits import Limiter
 from gateway.tenants.policy import Limits
+from gateway.tenants.prices import Price
 from tests.gateway.api.conftest import House, build, chat, client_of
 from tests.gateway.tenants.declared import directory_of
 
@@ -19,9 +23,9 @@ KEY = "sk-limited-0123456789"
 CHAT = "/v1/chat/completions"
 
 
-def house_of(script: Script | None = None, **limits: int) -> House:
+def house_of(script: Script | None = None, **limits: float) -> House:
     """With one tenant under limits, at a moment that does not pass."""
-    tenant = TenantConfig(name="limited", keys=(KEY,), limits=Limits(**limits))
+    tenant = TenantConfig(name="limited", keys=(KEY,), limits=msgspec.convert(limits, Limits))
     return build(script, directory=directory_of([tenant]), limiter=Limiter(now=lambda: 5.0))
 
 
@@ -83,6 +87,63 @@ async def test_a_request_that_never_fits() -> None:
     assert answer.status_code == 429
     assert answer.headers["x-should-retry"] == "false"
     assert "retry-after" not in answer.headers
+
+
+async def test_a_budget_that_is_used_up() -> None:
+    """Another error than a limit a minute, as with OpenAI, and not to be tried again before the day ends."""
+    async with client_of(house_of(tokens_per_day=100), key=KEY) as client:
+        answers = [await post(client, max_tokens=80) for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    error = answers[2].json()["error"]
+    assert (error["type"], error["code"]) == ("insufficient_quota", "insufficient_quota")
+    assert "used 18 tokens of its budget of 100 tokens for this day" in error["message"]
+    assert answers[2].headers["x-should-retry"] == "false"
+    assert 1 <= int(answers[2].headers["retry-after"]) <= 86400
+
+
+async def test_a_budget_of_money() -> None:
+    """Tokens cost what the model's price says, prompts and answers apart."""
+    house = house_of(cost_per_month=0.001)
+    house.services.models.add(
+        ServedModel(name="dear", backend=house.backend, price=Price(input=10, output=40)),
+    )
+    async with client_of(house, key=KEY) as client:
+        answers = [await post(client, model="dear", max_tokens=20) for _ in range(3)]
+        free = await post(client, model="demo", max_tokens=20)
+
+    assert [answer.status_code for answer in answers] == [200, 429, 429]
+    assert "used 0.00015 of its budget of 0.001 for this month, and the request may take 0.00087" in answers[1].text
+    assert free.status_code == 200
+
+
+async def test_the_edge_of_a_budget() -> None:
+    """Of twenty at once, as many run as the budget has room for, and it is never exceeded."""
+    house = house_of(Script(pause_before=1), tokens_per_day=100)
+    async with client_of(house, key=KEY) as client:
+        running = [asyncio.create_task(post(client, max_tokens=23)) for _ in range(20)]
+        await house.backend.paused.wait()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        house.backend.resume()
+        answers = await asyncio.gather(*running)
+        used = sum(answer.json()["usage"]["total_tokens"] for answer in answers if answer.status_code == 200)
+
+    assert Counter(answer.status_code for answer in answers) == {200: 3, 429: 17}
+    assert {answer.json()["error"]["code"] for answer in answers if answer.status_code == 429} == {
+        "rate_limit_exceeded"
+    }
+    assert used <= 100
+
+
+async def test_a_prompt_for_which_too_little_is_left() -> None:
+    """Is told that the limits are in the way, not the model."""
+    script = Script(refusal=ContextLengthExceeded("This tenant's maximum context length is 9 tokens"))
+    async with client_of(house_of(script, tokens_per_day=9), key=KEY) as client:
+        bounded, asked = await post(client), await post(client, max_tokens=1)
+
+    assert (bounded.status_code, asked.status_code) == (429, 400)
+    assert "leave now" in bounded.json()["error"]["message"]
 
 
 async def test_without_a_wish_the_limit_bounds_the_context() -> None:

@@ -6,9 +6,11 @@ import pytest
 
 from gateway.errors import InvalidRequest, RateLimited
 from gateway.tenants.bounds import Bounds, bounds_of
+from gateway.tenants.budgets import NOTHING, Amount
 from gateway.tenants.identity import Caller, Key, Tenant
 from gateway.tenants.limits import Limiter, Reservation
 from gateway.tenants.policy import NO_LIMITS, Limits, Policy
+from gateway.tenants.prices import FREE
 
 
 class Clock:
@@ -38,7 +40,7 @@ def caller_of(tenant: Limits = NO_LIMITS, key: Limits = NO_LIMITS, *, name: str 
 
 def enter(limiter: Limiter, caller: Caller, tokens: int = 0, model: str = "demo") -> Reservation:
     reservation = limiter.enter(caller, model)
-    reservation.take_tokens(tokens)
+    reservation.take(Amount(tokens))
     return reservation
 
 
@@ -48,7 +50,7 @@ def test_requests_of_a_burst(limiter: Limiter, clock: Clock) -> None:
     waits = []
     for _ in range(20):
         try:
-            enter(limiter, caller).settle(used_tokens=0, ran=True)
+            enter(limiter, caller).settle(NOTHING, ran=True)
         except RateLimited as error:
             waits.append(error.retry_after_s)
 
@@ -64,7 +66,7 @@ def test_requests_at_once(limiter: Limiter) -> None:
 
     with pytest.raises(RateLimited, match="may run 2 at once"):
         enter(limiter, caller)
-    first.settle(used_tokens=0, ran=False)
+    first.settle(NOTHING, ran=False)
     enter(limiter, caller)
 
 
@@ -75,7 +77,7 @@ def test_tokens_are_reserved_and_settled(limiter: Limiter) -> None:
 
     with pytest.raises(RateLimited, match=r"asks for 30 tokens .* has 20 of 100 left"):
         enter(limiter, caller, 30)
-    first.settle(used_tokens=10, ran=True)
+    first.settle(Amount(10), ran=True)
     enter(limiter, caller, 90)
     with pytest.raises(RateLimited, match="has 0 of 100 left"):
         enter(limiter, caller, 1)
@@ -95,8 +97,8 @@ def test_refused_requests_take_nothing(limiter: Limiter) -> None:
     for _ in range(10):
         reservation = limiter.enter(caller, "demo")
         with pytest.raises(RateLimited):
-            reservation.take_tokens(11)
-        reservation.settle(used_tokens=0, ran=False)
+            reservation.take(Amount(11))
+        reservation.settle(NOTHING, ran=False)
 
     for _ in range(3):
         enter(limiter, caller, 3)
@@ -156,23 +158,35 @@ def test_headers(limiter: Limiter, clock: Clock) -> None:
 def test_idle_accounts_are_forgotten(limiter: Limiter, clock: Clock) -> None:
     """Those that hold nothing; callers without limits have none."""
     for number in range(5000):
-        enter(limiter, caller_of(Limits(requests_per_minute=1), name=f"t{number}")).settle(used_tokens=0, ran=True)
+        enter(limiter, caller_of(Limits(requests_per_minute=1), name=f"t{number}")).settle(NOTHING, ran=True)
         clock.now += 1
     enter(limiter, caller_of(name="free"))
 
     assert len(limiter) < 1100
 
 
-def test_bounds() -> None:
-    """The policy caps what is not asked for and refuses what is; limits a minute bound the context of the rest."""
-    key = Key(id="", tenant_id="")
-    capped = Caller(tenant=Tenant(name="a", policy=Policy(max_output_tokens=50)), key=key)
-    limited = caller_of(Limits(tokens_per_minute=100), demo=Limits(tokens_per_minute=70))
+def test_room(limiter: Limiter) -> None:
+    """What the tightest of all limits on tokens leaves, none without one."""
+    limited = caller_of(Limits(tokens_per_minute=100), Limits(tokens_per_day=90), demo=Limits(tokens_per_minute=70))
+    enter(limiter, limited, 30)
 
-    assert bounds_of(caller_of(), "demo", max_tokens=None) == Bounds(None, None)
-    assert bounds_of(capped, "demo", max_tokens=None) == Bounds(50, None)
-    assert bounds_of(limited, "demo", max_tokens=None) == Bounds(None, 70)
-    assert bounds_of(limited, "other", max_tokens=None) == Bounds(None, 100)
-    assert bounds_of(limited, "demo", max_tokens=500) == Bounds(500, None)
+    assert limiter.room(caller_of(), "demo", FREE) is None
+    assert limiter.room(limited, "demo", FREE) == 40
+    assert limiter.room(limited, "other", FREE) == 60
+    limiter.enter(limited, "other").take(Amount(55))
+    assert limiter.room(limited, "demo", FREE) == 5
+
+
+def test_bounds() -> None:
+    """The policy caps what is not asked for and refuses what is; the room bounds the context of the rest."""
+    key = Key(id="", tenant_id="")
+    capped = Caller(tenant=Tenant(name="a", policy=Policy(max_output_tokens=50, max_context=60)), key=key)
+
+    assert bounds_of(caller_of(), max_tokens=None, room=None) == Bounds(None, None, is_by_room=False)
+    assert bounds_of(capped, max_tokens=None, room=None) == Bounds(50, 60, is_by_room=False)
+    assert bounds_of(capped, max_tokens=None, room=70) == Bounds(50, 60, is_by_room=False)
+    assert bounds_of(capped, max_tokens=None, room=59) == Bounds(50, 59, is_by_room=True)
+    assert bounds_of(caller_of(), max_tokens=500, room=7) == Bounds(500, None, is_by_room=False)
+    assert bounds_of(caller_of(), max_tokens=None, room=-7) == Bounds(None, 1, is_by_room=True)
     with pytest.raises(InvalidRequest, match="asks for 51, and this tenant may ask for 50"):
-        bounds_of(capped, "demo", max_tokens=51)
+        bounds_of(capped, max_tokens=51, room=None)

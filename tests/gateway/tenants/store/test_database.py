@@ -15,6 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from gateway.tenants.directory import Directory
+from gateway.tenants.limits import Limiter
 from gateway.tenants.records import TenantSpec
 from gateway.tenants.refresh import Refresher
 from gateway.tenants.store import database as module
@@ -92,7 +93,7 @@ async def test_a_locked_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     file = tmp_path / "hostelry.db"
     database, directory = Database(f"sqlite:///{file}"), Directory()
     await database.open()
-    refresher = Refresher(database, directory)
+    refresher = Refresher(database, directory, Limiter())
     await new_tenant(database)
     key = await new_key(database)
     await refresher.refresh()
@@ -117,7 +118,7 @@ async def test_a_lost_store_does_not_stop_requests(database: Database, caplog: p
     await new_tenant(database)
     key = await new_key(database)
     directory = await refreshed(database)
-    refresher = Refresher(database, directory)
+    refresher = Refresher(database, directory, Limiter())
     async with database.session() as session:
         await session.execute(text("ALTER TABLE state RENAME TO gone"))
     caplog.set_level("INFO")

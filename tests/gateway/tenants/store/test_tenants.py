@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from gateway.tenants.directory import Directory
+from gateway.tenants.limits import Limiter
 from gateway.tenants.policy import Limits, Policy
 from gateway.tenants.records import KeySpec, NewKey, TenantRecord, TenantSpec
 from gateway.tenants.refresh import Refresher
@@ -45,7 +46,7 @@ async def new_key(database: Database, tenant: str = "acme", **fields: object) ->
 
 async def refreshed(database: Database, directory: Directory | None = None) -> Directory:
     directory = directory or Directory()
-    await Refresher(database, directory).refresh()
+    await Refresher(database, directory, Limiter()).refresh()
     return directory
 
 
@@ -240,7 +241,7 @@ async def test_uses_are_noted(database: Database) -> None:
     await new_tenant(database)
     key = await new_key(database)
     directory = Directory()
-    refresher = Refresher(database, directory)
+    refresher = Refresher(database, directory, Limiter())
     await refresher.refresh()
     directory.authenticate(bearer(key.key))
     version = directory.version

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import TextClause, delete, text
 
 from gateway.errors import UsageUnavailable
+from gateway.tenants.limits import Limiter
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreUnavailable, UnknownEntry
 from gateway.tenants.store.tables import UsageHourRow, UsageRow
@@ -108,7 +109,7 @@ async def test_pages_of_requests(database: Database) -> None:
 
 async def test_the_journal_reaches_the_store(database: Database, tmp_path: Path) -> None:
     """Once, also when a gateway died between the commit and the removal of its file."""
-    bookkeeper = Bookkeeper(Journal(tmp_path), database)
+    bookkeeper = Bookkeeper(Journal(tmp_path), database, Limiter())
     for number in range(5):
         bookkeeper.record(entry(number))
     written = _files(tmp_path)[0].read_bytes()
@@ -124,7 +125,7 @@ async def test_the_journal_reaches_the_store(database: Database, tmp_path: Path)
 
 async def test_a_store_that_is_away(database: Database, tmp_path: Path) -> None:
     """Requests are still written down, and nothing is lost when it returns."""
-    bookkeeper = Bookkeeper(Journal(tmp_path), database)
+    bookkeeper = Bookkeeper(Journal(tmp_path), database, Limiter())
     async with database.session() as session:
         await session.execute(_rename("usage", "gone"))
     bookkeeper.record(entry(1))
@@ -148,7 +149,7 @@ async def test_what_cannot_be_written_down_is_not_served(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until it can."""
-    bookkeeper = Bookkeeper(Journal(tmp_path), database)
+    bookkeeper = Bookkeeper(Journal(tmp_path), database, Limiter())
 
     def refuse(file: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
