@@ -7,6 +7,7 @@ A request looks its key up, enters its limits, reserves and settles tokens, and 
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import secrets
 import statistics
@@ -59,7 +60,7 @@ def main() -> None:
         costs: dict[int, list[float]] = {count: [] for count in SIZES}
         for _ in range(ROUNDS):
             for count, (services, keys, _) in houses.items():
-                costs[count].append(_microseconds(services, keys))
+                costs[count].append(asyncio.run(_microseconds(services, keys)))
     for count, (_, _, num_bytes) in houses.items():
         numbers[str(count)] = {
             "us_a_request": round(statistics.median(costs[count]), 1),
@@ -94,7 +95,7 @@ def _directory(count: int) -> tuple[Directory, list[str]]:
     return Directory(Changes(version=1, tenants=dict(tenants), keys=tuple(keys))), secret
 
 
-def _microseconds(services: Services, headers: list[bytes]) -> float:
+async def _microseconds(services: Services, headers: list[bytes]) -> float:
     """CPU time of a request, in the median of batches; planning it is not counted."""
     found = []
     for begin in range(0, REQUESTS, 100):
@@ -104,8 +105,8 @@ def _microseconds(services: Services, headers: list[bytes]) -> float:
         for header, plan in zip(batch, plans, strict=True):
             caller = services.directory.authenticate([header])
             account = Account(plan, services)
-            account.enter()
-            account.reserve([STARTED])
+            await account.enter()
+            await account.reserve([STARTED])
             account.see(0, STARTED)
             account.see(0, DONE)
             account.close("completed")

@@ -24,6 +24,16 @@ MODEL = "hostelry-demo"
 REVOKED_WITHIN_S = 1.0
 
 
+_clients: list[openai.OpenAI] = []
+
+
+@pytest.fixture(autouse=True)
+def close_clients() -> Iterator[None]:
+    yield
+    while _clients:
+        _clients.pop().close()
+
+
 class Inn(msgspec.Struct, frozen=True):
     """A server with a data directory of its own."""
 
@@ -41,7 +51,9 @@ class Inn(msgspec.Struct, frozen=True):
         return [msgspec.json.decode(line) for line in done.stdout.splitlines()]
 
     def client(self, key: str, **options: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, **({"max_retries": 0} | options))
+        made = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, **({"max_retries": 0} | options))
+        _clients.append(made)
+        return made
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +168,20 @@ def test_a_budget(inn: Inn) -> None:
     assert caught.value.type == caught.value.code == "insufficient_quota"
     assert time.monotonic() - start < 2
     assert 100 < spent["prompt_tokens"] + spent["completion_tokens"] <= 150
+
+
+def test_servers_share_a_limit(inns: tuple[Inn, Inn]) -> None:
+    """Asked at both in turn they grant it once; a second one at which alone is asked grants all of it."""
+    counts = []
+    for name, turns in (("shared", (0, 1)), ("lopsided", (1, 1))):
+        inns[0].json("tenants", "create", name, "--set", "limits.requests_per_minute=6")
+        (key,) = inns[0].json("keys", "create", name)
+        _wait_until(lambda: all(_status(inn.client(key["key"])) == 200 for inn in inns))  # noqa: B023 - ends here
+        statuses = [_asked(inns[turns[number % 2]].client(key["key"])) for number in range(10)]
+        counts.append(statuses.count(200))
+        assert set(statuses) == {200, 429}
+
+    assert counts == [6, 6]
 
 
 def test_commands_say_what_is_wrong(inn: Inn, tmp_path: Path) -> None:

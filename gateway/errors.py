@@ -13,6 +13,7 @@ GatewayError
 ├── BodyTooLarge
 ├── UnsupportedMediaType
 ├── RateLimited             a limit of the tenant or key is reached
+│   └── ShareTooSmall       other gateways hold what is left of it
 ├── QuotaExceeded           a budget of the tenant or key is used up
 ├── UsageUnavailable        what is used could not be written down
 ├── ModelNotReady           the model is loading or its engine is down
@@ -99,6 +100,10 @@ class RateLimited(GatewayError):
     def __init__(self, message: str, *, retry_after_s: float | None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class ShareTooSmall(RateLimited):
+    """The limit has room, and other gateways hold it."""
 
 
 class QuotaExceeded(GatewayError):

@@ -34,19 +34,21 @@ class Account:
         self._reservation = NOTHING_RESERVED
         self._started_at = time.time()
 
-    def enter(self) -> None:
+    async def enter(self) -> None:
         """Raises `RateLimited`, `QuotaExceeded` or `UsageUnavailable`."""
         if self._services.bookkeeper is not None:
             self._services.bookkeeper.admit()
-        self._reservation = self._services.limiter.enter(self._plan.caller, self._plan.served.name)
+        limiter, plan = self._services.limiter, self._plan
+        self._reservation = await limiter.shares.granted_soon(lambda: limiter.enter(plan.caller, plan.served.name))
 
-    def reserve(self, started: list[Started]) -> None:
+    async def reserve(self, started: list[Started]) -> None:
         """Each prompt once, and all that may be generated. Raises `RateLimited` or `QuotaExceeded`."""
         plan = self._plan
         prompts = sum(each.prompt_tokens for each in started[:: plan.choices_per_prompt])
         pairs = zip(started, plan.requests, strict=True)
         wanted = sum(each.max_tokens or request.max_tokens or 0 for each, request in pairs)
-        self._reservation.take(self._amount(prompts, wanted))
+        amount = self._amount(prompts, wanted)
+        await self._services.limiter.shares.granted_soon(lambda: self._reservation.take(amount))
 
     def see(self, choice: int, event: Event) -> None:
         self._meter.see(choice, event)

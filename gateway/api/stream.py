@@ -53,9 +53,9 @@ async def accepted(plan: Plan, services: Services) -> AsyncIterator[Generation]:
     choices = Choices(plan.served, plan.requests)
     outcome: Outcome = "refused"
     try:
-        account.enter()
+        await account.enter()
         started = await _accepted(choices, account)
-        account.reserve(started)
+        await account.reserve(started)
         outcome = "failed"
         for choice, event in enumerate(started):
             account.see(choice, event)

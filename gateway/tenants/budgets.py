@@ -19,7 +19,7 @@ from typing import Literal
 
 import msgspec
 
-from gateway.errors import QuotaExceeded, RateLimited
+from gateway.errors import QuotaExceeded, RateLimited, ShareTooSmall
 from gateway.tenants.periods import Period, span_of
 from gateway.tenants.policy import Limits
 from gateway.tenants.prices import NANOS
@@ -182,9 +182,12 @@ class Budgets:
         if amount <= self._left(subject.id, budget):
             return
         now, spent = self._now(), self._pot(subject.id, budget).spent
+        reserved = self._pot(subject.id, budget).reserved
         if amount <= budget.limit - spent:
-            self._shares.want(subject.id)
-            raise RateLimited(
+            is_elsewhere = amount <= budget.limit - spent - reserved
+            if is_elsewhere:
+                self._shares.want(subject.id)
+            raise (ShareTooSmall if is_elsewhere else RateLimited)(
                 f"requests that run hold what is left of the budget of {subject.what} for this {budget.period}; "
                 "try again when they have ended",
                 retry_after_s=_RETRY_S,

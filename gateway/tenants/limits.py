@@ -10,32 +10,42 @@ from collections.abc import Callable
 
 import msgspec
 
-from gateway.errors import RateLimited
+from gateway.errors import RateLimited, ShareTooSmall
 from gateway.tenants.budgets import Amount, Budgets, HeldBudget
 from gateway.tenants.identity import Caller
 from gateway.tenants.policy import NO_LIMITS
 from gateway.tenants.prices import NANOS, Price
 from gateway.tenants.rate_headers import Rate, rate_headers
-from gateway.tenants.shares import Shares
+from gateway.tenants.shares import WHOLE, Shares
 from gateway.tenants.subjects import Subject, subjects_of
 from gateway.tenants.window import SlidingMinute
 
-_CONCURRENCY_RETRY_S = 1.0
+_RETRY_S = 1.0
 _FEW_ACCOUNTS = 1024
 
 
 class Account:
     """What one subject has taken in the last minute, and what it runs."""
 
-    __slots__ = ("requests", "running", "tokens")
+    __slots__ = ("limits", "requests", "running", "tokens")
 
     def __init__(self) -> None:
+        self.limits = NO_LIMITS
         self.requests = SlidingMinute()
         self.tokens = SlidingMinute()
         self.running = 0
 
     def is_idle(self, now: float) -> bool:
         return self.running == 0 and self.requests.taken(now) == 0 and self.tokens.taken(now) == 0
+
+    def used_share(self, now: float) -> int:
+        """Of the limits that it was last used under, rounded up."""
+        uses = (
+            (self.requests.taken(now), self.limits.requests_per_minute),
+            (self.tokens.taken(now), self.limits.tokens_per_minute),
+            (self.running, self.limits.concurrent_requests),
+        )
+        return max((-(-used * WHOLE // limit) for used, limit in uses if limit is not None), default=0)
 
 
 _UNTOUCHED = Account()
@@ -110,16 +120,15 @@ class Limiter:
         ]
         return [*rate_headers("requests", requests, now), *rate_headers("tokens", tokens, now)]
 
-    def used_share(self, subject: Subject, *, whole: int) -> int:
-        """The part of its limits a minute that this subject takes here now, in parts of `whole`."""
-        now, limits = self._now(), subject.limits
-        account = self._accounts.get(subject.id, _UNTOUCHED)
-        uses = (
-            (account.requests.taken(now), limits.requests_per_minute),
-            (account.tokens.taken(now), limits.tokens_per_minute),
-            (account.running, limits.concurrent_requests),
-        )
-        return max((-(-used * whole // limit) for used, limit in uses if limit is not None), default=0)
+    def used_share(self, subject: str) -> int:
+        """The part of its limits a minute that a subject takes here now, in parts of `WHOLE`."""
+        account = self._accounts.get(subject)
+        return 0 if account is None else account.used_share(self._now())
+
+    def heavy_users(self, part: int) -> list[str]:
+        """Subjects that take more than this part of their limits."""
+        now = self._now()
+        return [subject for subject, account in self._accounts.items() if account.used_share(now) > part]
 
     def __len__(self) -> int:
         """Accounts in memory."""
@@ -137,43 +146,53 @@ class Limiter:
 
     def _check_entry(self, account: Account, subject: Subject, now: float) -> None:
         limits, what = subject.limits, subject.what
-        if limits.concurrent_requests is not None:
-            running = self.shares.granted(limits.concurrent_requests, subject.id)
-            if account.running >= running:
-                self.shares.want(subject.id)
-                raise RateLimited(
-                    f"{what} runs {account.running} requests and may run {running} at once; wait for one to end",
-                    retry_after_s=_CONCURRENCY_RETRY_S,
-                )
+        account.limits = limits
+        if limits.concurrent_requests is not None and account.running >= (
+            most := self.shares.granted(limits.concurrent_requests, subject.id)
+        ):
+            raise self._refusal(
+                subject,
+                account.running < limits.concurrent_requests,
+                f"{what} runs {account.running} requests and may run {most} at once; wait for one to end",
+                _RETRY_S,
+            )
         if limits.requests_per_minute is not None:
-            per_minute = self.shares.granted(limits.requests_per_minute, subject.id)
-            if wait_s := account.requests.wait_s(1, per_minute, now):
-                self.shares.want(subject.id)
-                raise RateLimited(
-                    f"{what} has made {per_minute} requests within a minute, its limit; try again in {wait_s:.0f} s",
-                    retry_after_s=wait_s,
+            most = self.shares.granted(limits.requests_per_minute, subject.id)
+            if wait_s := account.requests.wait_s(1, most, now) if most else _RETRY_S:
+                raise self._refusal(
+                    subject,
+                    account.requests.taken(now) < limits.requests_per_minute,
+                    f"{what} has made {most} requests within a minute, its limit; try again in {wait_s:.0f} s",
+                    wait_s,
                 )
 
     def _check_tokens(self, held: Held, amount: int, now: float) -> None:
-        whole, what = held.subject.limits.tokens_per_minute, held.subject.what
+        whole, subject, tokens = held.subject.limits.tokens_per_minute, held.subject, held.account.tokens
         if whole is None:
             return
         if amount > whole:
             raise RateLimited(
-                f"the request asks for {amount} tokens with its prompt, and {what} may use {whole} a minute; "
+                f"the request asks for {amount} tokens with its prompt, and {subject.what} may use {whole} a minute; "
                 "shorten the prompt or lower max_tokens",
                 retry_after_s=None,
             )
-        limit = self.shares.granted(whole, held.subject.id)
-        wait_s = _CONCURRENCY_RETRY_S if amount > limit else held.account.tokens.wait_s(amount, limit, now)
+        most = self.shares.granted(whole, subject.id)
+        wait_s = tokens.wait_s(amount, most, now) if amount <= most else _RETRY_S
         if wait_s:
-            self.shares.want(held.subject.id)
-            left = max(0, limit - held.account.tokens.taken(now))
-            raise RateLimited(
-                f"the request asks for {amount} tokens with its prompt, and {what} has {left} of {limit} left in this "
-                f"minute; try again in {wait_s:.0f} s",
-                retry_after_s=wait_s,
+            left = max(0, most - tokens.taken(now))
+            raise self._refusal(
+                subject,
+                tokens.taken(now) + amount <= whole,
+                f"the request asks for {amount} tokens with its prompt, and {subject.what} has {left} of {most} left "
+                f"in this minute; try again in {wait_s:.0f} s",
+                wait_s,
             )
+
+    def _refusal(self, subject: Subject, others_have_room: bool, message: str, retry_after_s: float) -> RateLimited:
+        if not others_have_room:
+            return RateLimited(message, retry_after_s=retry_after_s)
+        self.shares.want(subject.id)
+        return ShareTooSmall(message, retry_after_s=_RETRY_S)
 
     def _account(self, subject: str) -> Account:
         found = self._accounts.get(subject)

@@ -14,6 +14,7 @@ from gateway.config import TenantConfig
 from gateway.datadir import STORE_FILE
 from gateway.tenants.directory import Directory
 from gateway.tenants.limits import Limiter
+from gateway.tenants.neighbours import Neighbours
 from gateway.tenants.office import Office, directory_with_operator
 from gateway.tenants.refresh import Refresher
 from gateway.tenants.store.backup import back_up_daily
@@ -53,7 +54,10 @@ async def open_tenancy(
         bookkeeper = Bookkeeper(_journal(data_dir), database, limiter)
         await bookkeeper.open()
         await refresher.refresh()
+        neighbours = Neighbours(database, limiter)
+        await neighbours.meet()
         tasks = [
+            asyncio.create_task(neighbours.run(), name="shares of limits"),
             asyncio.create_task(refresher.run(), name="refresh of keys"),
             asyncio.create_task(bookkeeper.run(), name="usage into the store"),
         ]
@@ -64,6 +68,7 @@ async def open_tenancy(
                 task.cancel()
             await asyncio.wait(tasks)
             await bookkeeper.aclose()
+            await neighbours.leave()
             with contextlib.suppress(StoreError):
                 await refresher.note_used()
     finally:

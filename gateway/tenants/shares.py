@@ -1,41 +1,89 @@
-"""Which part of every limit this gateway may grant, when several serve the same tenants."""
+"""Which part of every limit this gateway may grant, when several serve the same tenants.
+
+The parts of all gateways that live never make more than the whole: each takes only what the others have given up, and
+gives up only what it does not use. A gateway that is alone has everything.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from gateway.errors import ShareTooSmall
 
 WHOLE = 1 << 16
+PATIENCE_S = 2.0
+"""How long a request waits for another gateway to give up what it does not use."""
+
+T = TypeVar("T")
+
+
+class Granted(msgspec.Struct, frozen=True):
+    """The share of every limit, and those of single subjects that differ."""
+
+    default: int
+    own: dict[str, int]
 
 
 class Shares:
-    """In parts of `WHOLE`. A gateway that is alone has all; the others' are made known by `take_over`."""
+    """In parts of `WHOLE`."""
 
     def __init__(self) -> None:
-        self._default = WHOLE
-        self._own: Mapping[str, int] = {}
+        self._granted = Granted(WHOLE, {})
         self._wanted: set[str] = set()
+        self._moved = asyncio.Event()
+        self.is_wanted = asyncio.Event()
 
     @property
     def are_whole(self) -> bool:
-        return self._default == WHOLE
+        return self._granted.default == WHOLE
 
     def of(self, subject: str) -> int:
-        return self._own.get(subject, self._default)
+        return self._granted.own.get(subject, self._granted.default)
 
     def granted(self, limit: int, subject: str) -> int:
-        """What this gateway may grant of a limit. Never nothing: a share too small for one request is rounded up."""
+        """What this gateway may grant of a limit: of any share at least one."""
         share = self.of(subject)
-        return limit if share == WHOLE else max(1, limit * share // WHOLE)
+        if share == WHOLE:
+            return limit
+        return max(1, limit * share // WHOLE) if share else 0
 
     def want(self, subject: str) -> None:
-        """A request was refused here that the whole limit would have had room for."""
+        """The whole limit has room for a request that this share has none for."""
         self._wanted.add(subject)
+        self.is_wanted.set()
 
     def take_wanted(self) -> set[str]:
         """Subjects that wanted more since this was last asked for."""
         wanted, self._wanted = self._wanted, set()
+        self.is_wanted.clear()
         return wanted
 
-    def take_over(self, *, default: int, own: Mapping[str, int]) -> None:
-        """`own` names the subjects for which this gateway has another share than the default."""
-        self._default, self._own = default, own
+    def take_over(self, granted: Granted) -> None:
+        """From now on; requests that wait for it try again."""
+        if granted == self._granted:
+            return
+        self._granted = granted
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    async def granted_soon(self, take: Callable[[], T]) -> T:
+        """What `take` returns, tried again whenever shares move. Raises what it raises when patience ends."""
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return take()
+            except ShareTooSmall:
+                if not await self._moves_before(until):
+                    raise
+
+    async def _moves_before(self, until: float) -> bool:
+        moved = asyncio.create_task(self._moved.wait())
+        try:
+            return bool((await asyncio.wait([moved], timeout=max(0.0, until - time.monotonic())))[0])
+        finally:
+            moved.cancel()

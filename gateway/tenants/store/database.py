@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from gateway.tenants.store.errors import Conflict, StoreCorrupt, StoreError, StoreUnavailable, UnknownEntry
 
-LATEST = "0003"
+LATEST = "0004"
 """Newest migration; a test holds it against the folder."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}

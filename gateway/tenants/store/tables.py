@@ -133,3 +133,22 @@ class SpendingRow(DefaultBase):
     begins: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     tokens: Mapped[int] = mapped_column(BigInteger)
     cost_nanos: Mapped[int] = mapped_column(BigInteger)
+
+
+class GatewayRow(DefaultBase):
+    """A gateway that lives, and the share that it takes of every limit that has no row in `shares`."""
+
+    __tablename__ = "gateways"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    seen_at: Mapped[float] = mapped_column(Double)
+    default_share: Mapped[int] = mapped_column(Integer)
+
+
+class ShareRow(DefaultBase):
+    """What one gateway takes of one subject's limits, and when it last wanted more."""
+
+    __tablename__ = "shares"
+    subject: Mapped[str] = mapped_column(String(320), primary_key=True)
+    gateway: Mapped[str] = mapped_column(Id, primary_key=True)
+    share: Mapped[int] = mapped_column(Integer)
+    wanted_at: Mapped[float] = mapped_column(Double)

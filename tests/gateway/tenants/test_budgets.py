@@ -12,7 +12,7 @@ from gateway.errors import QuotaExceeded, RateLimited
 from gateway.tenants.budgets import Amount, Budgets, HeldBudget, Spent
 from gateway.tenants.periods import DAY_S, span_of
 from gateway.tenants.policy import Limits
-from gateway.tenants.shares import WHOLE, Shares
+from gateway.tenants.shares import WHOLE, Granted, Shares
 from gateway.tenants.subjects import Subject
 
 NOON = datetime(2026, 2, 27, 12, tzinfo=UTC).timestamp()
@@ -125,13 +125,13 @@ def test_what_moves_to_the_store_counts_once() -> None:
 def test_a_share_of_what_is_left() -> None:
     """Another gateway grants the rest; nobody is told that the budget is used up."""
     house = House(tokens=100)
-    house.shares.take_over(default=WHOLE // 2, own={})
+    house.shares.take_over(Granted(WHOLE // 2, {}))
     house.spend(50)
 
     with pytest.raises(RateLimited):
         house.reserve(1)
     assert house.shares.take_wanted() == {"tenant a"}
-    house.shares.take_over(default=WHOLE // 2, own={"tenant a": WHOLE})
+    house.shares.take_over(Granted(WHOLE // 2, {"tenant a": WHOLE}))
     house.spend(50)
     with pytest.raises(QuotaExceeded):
         house.reserve(1)

@@ -16,6 +16,7 @@ from gateway.tenants.policy import Limits, Policy
 from gateway.tenants.prices import FREE
 from gateway.tenants.records import TenantSpec
 from gateway.tenants.refresh import Refresher
+from gateway.tenants.shares import Granted
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.spending import forget_spending, read_spending
 from gateway.tenants.store.tenants import create_tenant
@@ -91,7 +92,7 @@ async def test_gateways_see_what_the_others_spent(database: Database, tmp_path: 
         reservation.settle(Amount(13), ran=True)
         keeper.record(entry(number, ended_at=time.time()))
         await keeper.drain()
-    limiters[0].shares.take_over(default=1, own={"tenant ten_a": 1 << 16})
+    limiters[0].shares.take_over(Granted(1, {"tenant ten_a": 1 << 16}))
     await keepers[0].drain()
 
     assert [limiter.room(caller("ten_a"), "demo", FREE) for limiter in limiters] == [74, 74]
@@ -104,6 +105,8 @@ async def test_usage_from_before_there_were_budgets(database: Database, url: str
         await record_usage(session, [entry(1, ended_at=now), entry(2, ended_at=now)])
         for statement in (
             "DROP TABLE spending",
+            "DROP TABLE gateways",
+            "DROP TABLE shares",
             "ALTER TABLE usage DROP COLUMN cost_nanos",
             "ALTER TABLE usage_hours DROP COLUMN cost_nanos",
             "UPDATE schema_version SET version_num = '0002'",

@@ -1,0 +1,73 @@
+"""Gateways and their shares in the store. Ages are told by the store's own clock, which all gateways have in common."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+from sqlalchemy import delete, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from gateway.tenants.sharing import Part, Peer, Standing
+from gateway.tenants.store.tables import GatewayRow, ShareRow
+from gateway.tenants.store.upsert import insert_into
+
+LIFETIME_S = 3.0
+"""A gateway that did not say for so long that it lives does not."""
+_LOCK = 4_706_116
+"""Of PostgreSQL's advisory locks: one gateway changes shares at a time."""
+
+
+class Board(msgspec.Struct, frozen=True):
+    """All gateways that live, and all parts that differ from their defaults."""
+
+    peers: tuple[Peer, ...]
+    parts: tuple[Part, ...]
+
+
+async def lock_shares(session: AsyncSession) -> None:
+    """Until the transaction ends."""
+    if session.get_bind().dialect.name == "postgresql":
+        await session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    else:  # the first write locks all of SQLite
+        await session.execute(update(GatewayRow).where(GatewayRow.id == "").values(seen_at=0))
+
+
+async def read_board(session: AsyncSession) -> Board:
+    now = await _now(session)
+    gateways = await session.scalars(select(GatewayRow).where(GatewayRow.seen_at >= now - LIFETIME_S))
+    peers = tuple(Peer(row.id, row.default_share) for row in gateways)
+    parts = tuple(
+        Part(subject=row.subject, gateway=row.gateway, share=row.share, wanted_ago_s=max(0.0, now - row.wanted_at))
+        for row in await session.scalars(select(ShareRow))
+    )
+    return Board(peers, parts)
+
+
+async def write_standing(session: AsyncSession, own: str, standing: Standing) -> None:
+    """Replace all that this gateway said before, and clear away those that live no more."""
+    now = await _now(session)
+    await session.execute(delete(GatewayRow).where(GatewayRow.seen_at < now - LIFETIME_S, GatewayRow.id != own))
+    living = select(GatewayRow.id)
+    await session.execute(delete(ShareRow).where((ShareRow.gateway == own) | ShareRow.gateway.not_in(living)))
+    row = {"id": own, "seen_at": now, "default_share": standing.default}
+    statement = insert_into(session, GatewayRow).values(row)
+    await session.execute(statement.on_conflict_do_update(index_elements=["id"], set_=row))
+    rows = [
+        {"subject": part.subject, "gateway": own, "share": part.share, "wanted_at": now - part.wanted_ago_s}
+        for part in standing.parts.values()
+    ]
+    if rows:
+        await session.execute(insert_into(session, ShareRow).values(rows))
+
+
+async def forget_gateway(session: AsyncSession, own: str) -> None:
+    await session.execute(delete(ShareRow).where(ShareRow.gateway == own))
+    await session.execute(delete(GatewayRow).where(GatewayRow.id == own))
+
+
+async def _now(session: AsyncSession) -> float:
+    """SQLite's gateways are on one machine and share its clock."""
+    if session.get_bind().dialect.name != "postgresql":
+        return time.time()
+    return float((await session.execute(text("SELECT extract(epoch FROM clock_timestamp())"))).scalar_one())

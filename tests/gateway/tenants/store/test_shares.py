@@ -1,0 +1,85 @@
+"""Gateways that share limits through the store, over both databases."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from gateway.errors import RateLimited
+from gateway.tenants.identity import Caller, Key, Tenant
+from gateway.tenants.limits import Limiter
+from gateway.tenants.neighbours import Neighbours
+from gateway.tenants.policy import Limits, Policy
+from gateway.tenants.shares import WHOLE
+from gateway.tenants.store.database import Database
+from gateway.tenants.store.shares import LIFETIME_S
+
+LIMIT = 40
+CALLER = Caller(
+    tenant=Tenant(id="a", name="a", policy=Policy(limits=Limits(requests_per_minute=LIMIT))),
+    key=Key(id="k", tenant_id="a"),
+)
+
+
+class Gate:
+    """A gateway, as far as limits go."""
+
+    def __init__(self, database: Database) -> None:
+        self.limiter = Limiter()
+        self.neighbours = Neighbours(database, self.limiter)
+
+    async def ask(self, count: int) -> int:
+        """How many of so many requests in a row may run."""
+        served = 0
+        for _ in range(count):
+            try:
+                await self.limiter.shares.granted_soon(lambda: self.limiter.enter(CALLER, "demo"))
+            except RateLimited:
+                return served
+            served += 1
+        return served
+
+
+@pytest.fixture
+async def gates(database: Database) -> list[Gate]:
+    """Three that know each other."""
+    gates = [Gate(database) for _ in range(3)]
+    for _ in range(3):
+        for gate in gates:
+            await gate.neighbours.meet()
+    return gates
+
+
+async def test_equal_parts(gates: list[Gate]) -> None:
+    """As soon as all have met."""
+    assert [gate.limiter.shares.of("anybody") for gate in gates] == [WHOLE // 3] * 3
+
+
+async def test_the_limit_holds_over_all(gates: list[Gate]) -> None:
+    """However unequally they are asked, all together grant the limit, also all of it by one."""
+    running = [asyncio.create_task(gate.neighbours.run()) for gate in gates]
+    alone = await gates[0].ask(LIMIT * 2)
+    others = await asyncio.gather(gates[1].ask(2), gates[2].ask(2))
+    for task in running:
+        task.cancel()
+    await asyncio.wait(running)
+
+    assert alone == LIMIT
+    assert sum(others) == 0
+
+
+async def test_one_that_leaves(gates: list[Gate], database: Database) -> None:
+    """The others have its part at once; of one that only falls silent, when it counts as dead."""
+    await gates[2].neighbours.leave()
+    await gates[0].neighbours.meet()
+    await gates[1].neighbours.meet()
+    left = [gate.limiter.shares.of("anybody") for gate in gates[:2]]
+    deadline = time.monotonic() + LIFETIME_S + 2
+    while not gates[0].limiter.shares.are_whole and time.monotonic() < deadline:
+        await asyncio.sleep(0.1)
+        await gates[0].neighbours.meet()
+
+    assert left == [WHOLE // 2] * 2
+    assert gates[0].limiter.shares.are_whole
