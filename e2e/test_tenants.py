@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -242,6 +243,32 @@ def test_a_locked_store(tmp_path: Path) -> None:
         assert (refused.returncode, status) == (1, 200)
         assert "503" in refused.stderr
         assert inn.json("tenants", "create", "late")[0]["name"] == "late"
+    finally:
+        server.stop()
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """What cannot be written down is not served and no change is confirmed; with room again nothing is missing."""
+    server = Server(["--port", "0", "--data-dir", str(tmp_path)])
+    try:
+        inn = Inn(server.wait_ready(), tmp_path)
+        inn.json("tenants", "create", "writes")
+        (key,) = inn.json("keys", "create", "writes")
+        client, pid = inn.client(key["key"]), server.process.pid
+        before = _asked(client)
+        hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+        statuses = [_asked(client) for _ in range(4)]
+        refused = inn.run("tenants", "create", "lost")
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+        _wait_until(lambda: _asked(client) == 200)
+        (total,) = inn.json("usage", "sum", "--tenant", "writes")
+
+        assert (before, statuses[0], set(statuses[1:])) == (200, 200, {503})
+        assert refused.returncode == 1
+        assert total["requests"] == 3
+        assert "lost" not in [tenant["name"] for tenant in inn.json("tenants", "list")]
+        assert inn.json("audit", "verify") == [{"whole": True, "broken_at": None}]
     finally:
         server.stop()
 

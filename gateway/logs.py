@@ -1,4 +1,4 @@
-"""Log lines for operators: one line each on standard error, never a prompt, never a key."""
+"""Log lines for operators: one line each on standard error; never a key, and prompts only where a policy says so."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import time
 from backends.errors import ContextLengthExceeded
 from backends.generation import Event, Started, Usage
 from gateway.api.convert import Plan
+from gateway.api.prompt_log import prompt_log_of
 from gateway.errors import RateLimited
 from gateway.metrics import Outcome
 from gateway.services import Services
@@ -32,6 +33,7 @@ class Account:
         self._services = services
         self._meter = services.metrics.begin(model=plan.served.name, tenant=plan.caller.tenant.name)
         self._reservation = NOTHING_RESERVED
+        self._prompt_log = prompt_log_of(plan)
         self._started_at = time.time()
 
     async def enter(self) -> None:
@@ -52,6 +54,8 @@ class Account:
 
     def see(self, choice: int, event: Event) -> None:
         self._meter.see(choice, event)
+        if self._prompt_log is not None:
+            self._prompt_log.see(choice, event)
 
     def usage(self) -> Usage:
         return self._meter.usage(choices_per_prompt=self._plan.choices_per_prompt)
@@ -71,6 +75,8 @@ class Account:
         self._reservation.settle(self._used(used) if ran else NOTHING, ran=ran)
         if ran and self._services.bookkeeper is not None:
             self._services.bookkeeper.record(self._entry(_STATES[outcome], used))
+        if self._prompt_log is not None:
+            self._prompt_log.write(outcome)
         self._meter.end(outcome, choices_per_prompt=self._plan.choices_per_prompt)
 
     def _amount(self, prompt_tokens: int, completion_tokens: int) -> Amount:

@@ -46,3 +46,5 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Prompt and completion of a request, in tokens, below what the model allows."""
     max_output_tokens: Tokens | None = None
     """Of a request, below what it asks for or the model allows."""
+    log_prompts: bool = False
+    """Write prompts and answers to the server's log, a line of JSON each. Without it they are never logged."""
