@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,26 @@ def test_chat_holds_a_conversation(url: str, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "Lima" in result.stdout
     assert "Tokyo" in result.stdout
+
+
+def test_top(url: str, tmp_path: Path) -> None:
+    """What was just served, as JSON and as tables; a server that is not there is told."""
+    with ThreadPoolExecutor(1) as pool:
+        watched = pool.submit(
+            hostelry, "top", "--url", url, "--interval", "5", "--count", "1", "--json", directory=tmp_path
+        )
+        for _ in range(3):
+            hostelry("chat", "--url", url, "--api-key", KEY, "capital of Chile", directory=tmp_path)
+    result = watched.result()
+    shown = hostelry("top", "--url", url, "--interval", "0.2", "--count", "1", directory=tmp_path)
+    lost = hostelry("top", "--url", "http://127.0.0.1:9", "--count", "1", directory=tmp_path)
+
+    reading = json.loads(result.stdout)
+    assert reading["models"][0]["generated_tokens_per_s"] > 0
+    assert reading["models"][0]["step_s"] > 0
+    assert reading["tenants"][0]["tenant"] == "default"
+    assert "tok/s" in shown.stdout
+    assert (lost.returncode, "hostelry serve" in lost.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

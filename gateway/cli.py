@@ -22,6 +22,7 @@ _VERBS = {
     "usage": "Sum up and list what tenants used.",
     "audit": "Show what operators did, and check that the log is whole.",
     "db": "Back up and restore the store.",
+    "top": "Show what a running server does, live.",
     "bench": "Measure what a client gets, beside another server if asked.",
     "openapi": "Print the OpenAPI document.",
 }

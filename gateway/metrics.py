@@ -150,6 +150,8 @@ class EngineCollector(Collector):
         stats = [(model.name, found) for model in self._models if (found := _stats_of(model)) is not None]
         for name, text in _TOTALS.items():
             yield _filled(CounterMetricFamily(f"hostelry_engine_{name}", text, labels=["model"]), name, stats)
+        seconds = CounterMetricFamily("hostelry_engine_step_seconds", "Time in steps.", labels=["model"])
+        yield _filled(seconds, "step_time_s", stats)
         for name, text in _GAUGES.items():
             yield _filled(_gauge(name, text), name, stats)
 

@@ -90,8 +90,7 @@ def admin_options(function: Callable[..., None]) -> Callable[..., None]:
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @wraps(function)
     def wrapped(url: str, admin_key: str | None, data_dir: Path | None, as_json: bool, **rest: object) -> None:
-        key = admin_key or _from_environment() or stored_key(data_dir or default_data_dir(), ADMIN_KEY)
-        function(AdminClient(url, key, as_json=as_json), **rest)
+        function(AdminClient(url, stored_admin_key(admin_key, data_dir), as_json=as_json), **rest)
 
     return wrapped
 
@@ -119,8 +118,9 @@ def _value(text: str) -> object:
     return value
 
 
-def _from_environment() -> str | None:
-    return os.environ.get("HOSTELRY_ADMIN_KEY")
+def stored_admin_key(given: str | None, data_dir: Path | None) -> str | None:
+    """The key that was given, that of the environment, or what a start on this machine stored."""
+    return given or os.environ.get("HOSTELRY_ADMIN_KEY") or stored_key(data_dir or default_data_dir(), ADMIN_KEY)
 
 
 def _decoded(response: httpx.Response) -> Json:

@@ -1,0 +1,100 @@
+"""`hostelry top`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+import httpx
+import msgspec
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from gateway.commands.admin import stored_admin_key
+from gateway.readings import ModelReading, Reading, Scrape, TenantReading, parse_scrape, read_between
+
+_TENANTS = 12
+_MODEL_COLUMNS = (
+    "model", "running", "waiting", "req/s", "prefill tok/s", "tok/s", "batch", "step ms", "TTFT p50/p95 ms",
+    "between tokens p50/p95 ms", "KV tokens",
+)  # fmt: skip
+_TENANT_COLUMNS = ("tenant", "req/s", "prompt tok/s", "completion tok/s")
+
+
+@click.command("top")
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Server to look at.")
+@click.option("--admin-key", default=None, help="Needed from another machine only.")
+@click.option("--data-dir", type=click.Path(path_type=Path), default=None, help="Where to look for the stored key.")
+@click.option("--interval", type=click.FloatRange(0.2, 3600), default=1.0, show_default=True, help="Seconds.")
+@click.option("--count", type=click.IntRange(1), default=None, help="Readings to take; without it, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON a reading.")
+def command(
+    url: str, admin_key: str | None, data_dir: Path | None, interval: float, count: int | None, as_json: bool
+) -> None:
+    """Show what models and tenants do, live."""
+    headers = {"Authorization": f"Bearer {key}"} if (key := stored_admin_key(admin_key, data_dir)) else {}
+    with httpx.Client(base_url=url, headers=headers, timeout=10) as client:
+        before = _scrape(client, url)
+        if as_json:
+            for _ in range(count or 10**9):
+                before, reading = _next(client, url, before, interval)
+                click.echo(msgspec.json.encode(reading))
+            return
+        with Live(console=Console(), auto_refresh=False) as live:
+            for _ in range(count or 10**9):
+                before, reading = _next(client, url, before, interval)
+                live.update(_shown(reading), refresh=True)
+
+
+def _next(client: httpx.Client, url: str, before: Scrape, interval: float) -> tuple[Scrape, Reading]:
+    time.sleep(interval)
+    after = _scrape(client, url)
+    return after, read_between(before, after)
+
+
+def _scrape(client: httpx.Client, url: str) -> Scrape:
+    try:
+        response = client.get("/metrics")
+    except httpx.HTTPError as error:
+        raise click.ClickException(f"{url} cannot be reached ({error}); is `hostelry serve` running there?") from None
+    if response.status_code != 200:
+        raise click.ClickException(
+            f"{url}/metrics answered {response.status_code}; from another machine it needs --admin-key"
+        )
+    return parse_scrape(response.text, at=time.monotonic())
+
+
+def _shown(reading: Reading) -> Group:
+    models, tenants = Table(*_MODEL_COLUMNS), Table(*_TENANT_COLUMNS)
+    for model in reading.models:
+        models.add_row(*_model_cells(model))
+    for tenant in reading.tenants[:_TENANTS]:
+        tenants.add_row(*_tenant_cells(tenant))
+    return Group(models, tenants)
+
+
+def _model_cells(model: ModelReading) -> list[str]:
+    return [
+        model.model if model.ready else f"{model.model} (not ready)",
+        str(model.running),
+        str(model.waiting),
+        f"{model.requests_per_s:.1f}",
+        f"{model.prefill_tokens_per_s:.0f}",
+        f"{model.generated_tokens_per_s:.0f}",
+        "–" if model.sequences_a_step is None else f"{model.sequences_a_step:.1f}",
+        _milliseconds(model.step_s),
+        f"{_milliseconds(model.first_token_p50_s)} / {_milliseconds(model.first_token_p95_s)}",
+        f"{_milliseconds(model.between_tokens_p50_s)} / {_milliseconds(model.between_tokens_p95_s)}",
+        str(model.kv_tokens),
+    ]
+
+
+def _tenant_cells(tenant: TenantReading) -> list[str]:
+    rates = (tenant.requests_per_s, tenant.prompt_tokens_per_s, tenant.completion_tokens_per_s)
+    return [tenant.tenant, *(f"{rate:.1f}" for rate in rates)]
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{1000 * seconds:.1f}"
