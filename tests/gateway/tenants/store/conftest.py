@@ -16,11 +16,11 @@ ACTOR = Actor("tester", "req_test")
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     programs = find_programs()
     if programs is None:
         pytest.skip("not verified on PostgreSQL: it is not installed")
-    with running_postgres(programs, tmp_path_factory.mktemp("postgres")) as url:
+    with running_postgres(programs) as url:
         yield url
 
 

@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,15 +27,21 @@ def find_programs() -> Path | None:
 
 
 @contextmanager
-def running_postgres(programs: Path, directory: Path) -> Iterator[str]:
-    """The URL of a server without any data. It refuses to run as root, so root hands over to another user."""
+def running_postgres(programs: Path) -> Iterator[str]:
+    """The URL of a server without any data. It refuses to run as root, so root hands over to another user.
+
+    Its folder is not below pytest's, which other runs close to other users.
+    """
     user = next((name for name in _USERS if _exists(name)), None) if os.geteuid() == 0 else None
-    data = directory / "data"
-    data.mkdir(mode=0o700)
-    if user:
-        shutil.chown(data, user)
-        for parent in [directory, *directory.parents][:3]:
-            parent.chmod(parent.stat().st_mode | 0o011)
+    with tempfile.TemporaryDirectory(prefix="hostelry-postgres-") as folder:
+        if user:
+            shutil.chown(folder, user)
+        with _server(programs, Path(folder) / "data", user) as url:
+            yield url
+
+
+@contextmanager
+def _server(programs: Path, data: Path, user: str | None) -> Iterator[str]:
     with bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
     _run([programs / "initdb", "-D", data, "-U", "hostelry", "-A", "trust", "--no-sync"], user)
