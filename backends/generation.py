@@ -76,6 +76,10 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     adapter: str | None = None
     prompt_logprobs: int | None = None
     max_context: int | None = None
+    weight: float = 1.0
+    """Of the tenant, when it shares an engine with others."""
+    priority: int = 0
+    """A bounded lead over other tenants; higher is sooner."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

@@ -191,7 +191,7 @@ def test_commands_say_what_is_wrong(inn: Inn, tmp_path: Path) -> None:
     faults = [
         (inn.run("tenants", "create", "twice"), "exists already"),
         (inn.run("tenants", "update", "twice", "--set", "limits.rpm=1"), "no field limits.rpm"),
-        (inn.run("tenants", "update", "twice", "--set", "weight"), "FIELD=VALUE"),
+        (inn.run("tenants", "update", "twice", "--set", "wait"), "FIELD=VALUE"),
         (inn.run("tenants", "update", "default", "--set", "max_context=99"), "configuration file"),
         (inn.run("keys", "create", "nobody"), "no tenant 'nobody'"),
         (inn.run("keys", "revoke", "key_nobody"), "no key"),

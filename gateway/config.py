@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from backends.kv import KVChoice
+from gateway.engine.messages import Scheduling
 from gateway.tenants.policy import Name
 from gateway.tenants.prices import FREE, Price
 from gateway.tenants.records import TenantSpec
@@ -54,6 +55,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How keys and values are kept; `auto` leaves it to the backend."""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """Compute threads; 0 means one a physical core."""
+    scheduling: Scheduling = "fair"
+    """Who is next: the tenant that was served least, or whoever came first."""
     price: Price = FREE
     """What its tokens cost tenants."""
     exact: bool = False

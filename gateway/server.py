@@ -162,6 +162,7 @@ async def _start(config: ModelConfig, models: Models, *, data_dir: Path, progres
         device=config.device,
         exact=config.exact,
         max_waiting=config.max_waiting,
+        scheduling=config.scheduling,
     )
     backend = await start_engine_backend(options)
     served = ServedModel(

@@ -153,6 +153,8 @@ def _choices(
             stop=stop,
             ignore_eos=bool(wire.ignore_eos),
             tenant=caller.tenant.name,
+            weight=caller.tenant.policy.weight,
+            priority=caller.tenant.policy.priority,
             prompt_logprobs=prompt_logprobs,
         )
         for index, prompt in enumerate(prompts)

@@ -1,4 +1,4 @@
-"""In which order waiting sequences are admitted. Small and replaceable: fairness is another one of these."""
+"""In which order waiting sequences are admitted. Fairness is in `gateway.batching.fair`."""
 
 from __future__ import annotations
 
@@ -33,12 +33,33 @@ class AdmissionOrder(Protocol):
         """Take one out wherever it stands; None if it does not wait."""
         ...
 
+    def charge(self, sequence: Sequence, *, start: int, num_tokens: int) -> None:
+        """A running sequence gets so many tokens from position `start` in this step."""
+        ...
+
+    def ended(self, sequence: Sequence) -> None:
+        """A running sequence runs no more."""
+        ...
+
+    def rank(self, sequence: Sequence) -> float:
+        """Among running prompts, the lowest gets tokens first."""
+        ...
+
+    def claim(self, *, places: int) -> Sequence | None:
+        """The running sequence that has to make room for the head, which found none; None lets the head wait."""
+        ...
+
+    def over_served(self) -> Sequence | None:
+        """Which running sequence goes when memory is short; None if nobody runs."""
+        ...
+
 
 class FirstComeFirstServed:
     """By arrival."""
 
     def __init__(self) -> None:
         self._waiting: deque[Sequence] = deque()
+        self._running: dict[int, Sequence] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -54,7 +75,9 @@ class FirstComeFirstServed:
         return self._waiting[0] if self._waiting else None
 
     def pop(self) -> Sequence:
-        return self._waiting.popleft()
+        sequence = self._waiting.popleft()
+        self._running[sequence.id] = sequence
+        return sequence
 
     def remove(self, sequence_id: int) -> Sequence | None:
         for sequence in self._waiting:
@@ -62,3 +85,20 @@ class FirstComeFirstServed:
                 self._waiting.remove(sequence)
                 return sequence
         return None
+
+    def charge(self, sequence: Sequence, *, start: int, num_tokens: int) -> None:
+        """Nobody is counted."""
+
+    def ended(self, sequence: Sequence) -> None:
+        del self._running[sequence.id]
+
+    def rank(self, sequence: Sequence) -> float:
+        return sequence.arrival
+
+    def claim(self, *, places: int) -> Sequence | None:
+        """Who came first stays."""
+        del places
+        return None
+
+    def over_served(self) -> Sequence | None:
+        return max(self._running.values(), key=lambda running: running.arrival, default=None)

@@ -159,9 +159,9 @@ class Loop:
         return Output(sequence.id, (), error=NOT_FINITE)
 
     def _shrink(self, error: CapacityExceeded) -> list[Output]:
-        """Preempt the youngest. One that fails alone again and again gets the error."""
+        """Preempt one. One that fails alone again and again gets the error."""
         was_alone = self._scheduler.num_running == 1
-        victim = self._scheduler.preempt_youngest()
+        victim = self._scheduler.shrink()
         if not was_alone:
             return []
         victim.num_lonely_failures += 1

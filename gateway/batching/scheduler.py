@@ -65,6 +65,7 @@ class Scheduler:
         self._order = order
         self._running: dict[int, Sequence] = {}
         self._max_running = limits.max_sequences
+        self.num_preempted = 0
 
     @property
     def num_running(self) -> int:
@@ -87,19 +88,25 @@ class Scheduler:
 
     def plan(self) -> list[Chunk]:
         """The next step, possibly empty; admits. Nothing counts as computed before the step is committed."""
+        self._make_room()
         chunks: list[Chunk] = []
         budget = self._limits.max_step_tokens
-        rows = self._limits.max_logit_rows
-        # sorted is stable: decoding sequences move to the front, the rest stays in order of admission.
-        for sequence in sorted(self._running.values(), key=lambda running: not running.is_decoding):
-            budget -= _give(sequence, budget, chunks, max_rows=rows)
+        prompts: list[Sequence] = []
+        for sequence in self._running.values():
+            if sequence.is_decoding:
+                budget -= self._give(sequence, budget, chunks)
+            else:
+                prompts.append(sequence)
+        for sequence in sorted(prompts, key=self._order.rank):
+            budget -= self._give(sequence, budget, chunks)
         while budget > 0 and self._can_admit():
-            budget -= _give(self._admit(), budget, chunks, max_rows=rows)
+            budget -= self._give(self._admit(), budget, chunks)
         return chunks
 
     def finish(self, sequence: Sequence) -> None:
         """It ended; its room is free."""
         del self._running[sequence.id]
+        self._order.ended(sequence)
         self._rooms.release(sequence.id)
         self._max_running = min(self._max_running + 1, self._limits.max_sequences)
 
@@ -110,16 +117,16 @@ class Scheduler:
             return True
         return self._order.remove(sequence_id) is not None
 
-    def preempt_youngest(self) -> Sequence:
-        """Send the sequence that arrived last back to wait, without its KV. Raises `ValueError` if none is running.
+    def shrink(self) -> Sequence:
+        """Memory is short: send one back to wait, without its KV. Raises `ValueError` if none is running.
 
         Fewer may run from now on; each one that ends raises their number by one again.
         """
-        victim = max(self._running.values(), key=lambda running: running.arrival)
-        self.finish(victim)
+        victim = self._order.over_served()
+        if victim is None:
+            raise ValueError("nothing runs that could be preempted")
+        self._preempt(victim)
         self._max_running = max(1, self.num_running)
-        victim.rewind()
-        self._order.push_back_in(victim)
         return victim
 
     def check_integrity(self) -> None:
@@ -127,6 +134,28 @@ class Scheduler:
         self._rooms.check_integrity()
         for sequence in self._running.values():
             self._rooms.slot_of(sequence.id)
+
+    def _make_room(self) -> None:
+        """For a tenant that runs less than its share, at the cost of one that runs more; one sequence a step."""
+        if not len(self._order) or self._can_admit():
+            return
+        victim = self._order.claim(places=self._max_running)
+        if victim is not None:
+            self._preempt(victim)
+
+    def _preempt(self, victim: Sequence) -> None:
+        self.finish(victim)
+        victim.rewind()
+        self._order.push_back_in(victim)
+        self.num_preempted += 1
+
+    def _give(self, sequence: Sequence, budget: int, chunks: list[Chunk]) -> int:
+        most = min(budget, self._limits.max_logit_rows) if sequence.is_scoring else budget
+        num_tokens = min(sequence.num_pending, most)
+        if num_tokens > 0:
+            chunks.append(Chunk(sequence, sequence.num_computed, num_tokens))
+            self._order.charge(sequence, start=sequence.num_computed, num_tokens=num_tokens)
+        return num_tokens
 
     def _can_admit(self) -> bool:
         head = self._order.head()
@@ -137,10 +166,3 @@ class Scheduler:
         self._rooms.reserve(sequence.id, sequence.max_known)
         self._running[sequence.id] = sequence
         return sequence
-
-
-def _give(sequence: Sequence, budget: int, chunks: list[Chunk], *, max_rows: int) -> int:
-    num_tokens = min(sequence.num_pending, budget, max_rows if sequence.is_scoring else budget)
-    if num_tokens > 0:
-        chunks.append(Chunk(sequence, sequence.num_computed, num_tokens))
-    return num_tokens

@@ -19,6 +19,8 @@ class Sequence:
     def __init__(self, add: Add, *, arrival: int, vocab_size: int) -> None:
         self.id = add.id
         self.tenant = add.tenant
+        self.weight = add.weight
+        self.priority = add.priority
         self.arrival = arrival
         self.sampling = add.sampling
         self.seed = add.seed
@@ -27,6 +29,9 @@ class Sequence:
         self.token_ids = list(add.token_ids)
         self.num_prompt = len(self.token_ids)
         self.num_computed = 0
+        self.num_charged = 0
+        """Tokens that its tenant was charged for; after a preemption more than are computed."""
+        self.num_preemptions = 0
         self.prompt_logprobs = add.prompt_logprobs
         self.prompt_scores: list[Logprob] = []
         """Of prompt tokens from the second on, as far as computed; kept until the first output takes them along."""
@@ -79,6 +84,7 @@ class Sequence:
     def rewind(self) -> None:
         """Its KV is gone; everything known is computed anew."""
         self.num_computed = 0
+        self.num_preemptions += 1
 
     def finish_reason(self, *, max_context: int) -> str | None:
         """Why the last appended token was the last one, or None. Stop tokens win over limits."""

@@ -24,6 +24,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @click.option("--quantize", metavar="FORMAT", default=None, help="Quantize at load, such as Q4_K_M, and keep the file.")
 @click.option("--max-batch", type=click.IntRange(1, 1024), default=None, help="Sequences in one step, at most.")
 @click.option("--max-context", type=click.IntRange(16), default=None, help="Tokens of one sequence, at most.")
+@click.option("--scheduling", type=click.Choice(["fair", "fcfs"]), default=None, help="Who is next; default: fair.")
 @click.option("--threads", type=click.IntRange(0, 1024), default=None, help="Compute threads; 0: one a core.")
 @click.option("--exact/--fast", default=None, help="fp32 activations for quantized weights: slower, more exact.")
 @click.option("--host", default=None, help="Default 127.0.0.1.")
@@ -39,6 +40,7 @@ def command(
     quantize: str | None,
     max_batch: int | None,
     max_context: int | None,
+    scheduling: str | None,
     threads: int | None,
     exact: bool | None,
     host: str | None,
@@ -60,6 +62,7 @@ def command(
         "quantize": quantize.upper() if quantize else None,
         "max_batch": max_batch,
         "max_context": max_context,
+        "scheduling": scheduling,
         "threads": threads,
         "exact": exact,
     }

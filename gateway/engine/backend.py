@@ -26,7 +26,7 @@ from backends.generation import (
 from backends.kv import KVChoice
 from gateway.engine.client import EngineClient
 from gateway.engine.intake import check_request, make_add, max_new_tokens
-from gateway.engine.messages import EngineStats, Load, Ready
+from gateway.engine.messages import EngineStats, Load, Ready, Scheduling
 from gateway.engine.process import start_process
 from gateway.engine.supervisor import StartEngine
 from gateway.engine.transcript import Transcript
@@ -59,6 +59,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     exact: bool = False
     device: str = "auto"
     max_waiting: int = 1024
+    scheduling: Scheduling = "fair"
     hang_timeout_s: float = 30.0
 
 
@@ -205,6 +206,7 @@ async def start_engine_backend(options: EngineOptions, *, start: StartEngine = s
         threads=options.threads,
         exact=options.exact,
         device=options.device,
+        scheduling=options.scheduling,
     )
     client = EngineClient(load, name=options.name, start=start, hang_timeout_s=options.hang_timeout_s)
     path = Path(options.model_path)

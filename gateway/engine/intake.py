@@ -58,5 +58,7 @@ def make_add(request: GenerateRequest, token_ids: list[int], *, max_tokens: int,
         seed=secrets.randbits(63) if seed is None else seed & _MASK64,
         stop_token_ids=() if request.ignore_eos else eos_ids,
         tenant=request.tenant,
+        weight=request.weight,
+        priority=request.priority,
         prompt_logprobs=request.prompt_logprobs,
     )

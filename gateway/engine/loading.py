@@ -15,6 +15,7 @@ from backends.models.spec import ModelSpec
 from backends.registry import AUTO
 from gateway.batching.admission import FirstComeFirstServed
 from gateway.batching.blocks import Slots
+from gateway.batching.fair import FairShare
 from gateway.batching.loop import Loop
 from gateway.batching.scheduler import Limits
 from gateway.engine.messages import Load, Progress, Ready
@@ -64,7 +65,7 @@ def load_engine(
         runner,
         limits=limits,
         rooms=Slots(num_slots=plan.num_blocks, slot_tokens=plan.block_tokens),
-        order=FirstComeFirstServed(),
+        order=FairShare() if load.scheduling == "fair" else FirstComeFirstServed(),
         vocab_size=info.vocab_size,
     )
     return LoadedEngine(runner, loop, _ready(load, choice, model.spec, info, plan, limits))

@@ -6,6 +6,7 @@ Frames are a 4-byte little-endian length and one message. `ToEngine` and `FromEn
 from __future__ import annotations
 
 import struct
+from typing import Literal
 
 import msgspec
 
@@ -13,6 +14,7 @@ from backends.generation import Sampling
 from backends.kv import KVChoice
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
+Scheduling = Literal["fair", "fcfs"]
 _LENGTH = struct.Struct("<I")
 
 
@@ -29,6 +31,7 @@ class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
     exact: bool = False
     device: str = "auto"
     kv_dtype: KVChoice = "auto"
+    scheduling: Scheduling = "fair"
 
 
 class Add(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=True):
@@ -41,6 +44,8 @@ class Add(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=Tr
     seed: int
     stop_token_ids: tuple[int, ...] = ()
     tenant: str = "default"
+    weight: float = 1.0
+    priority: int = 0
     adapter: str | None = None
     prompt_logprobs: int | None = None
 

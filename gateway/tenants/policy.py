@@ -46,5 +46,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Prompt and completion of a request, in tokens, below what the model allows."""
     max_output_tokens: Tokens | None = None
     """Of a request, below what it asks for or the model allows."""
+    weight: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
+    """Its part of an engine when tenants compete."""
+    priority: Annotated[int, Meta(ge=-3, le=3)] = 0
+    """Each step is a lead of 4,096 tokens over tenants of lower priority, no more."""
     log_prompts: bool = False
     """Write prompts and answers to the server's log, a line of JSON each. Without it they are never logged."""

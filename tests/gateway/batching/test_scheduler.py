@@ -96,7 +96,7 @@ def test_preempted_sequence_waits_first_and_starts_anew() -> None:
         scheduler.add(make_sequence(number, num_prompt=2))
     commit(scheduler, scheduler.plan())
 
-    victim = scheduler.preempt_youngest()
+    victim = scheduler.shrink()
 
     assert (victim.id, victim.num_computed, victim.num_known) == (3, 0, 3)
     commit(scheduler, scheduler.plan())
@@ -142,7 +142,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule()
     def preempt(self) -> None:
         if self.scheduler.num_running:
-            self.scheduler.preempt_youngest()
+            self.scheduler.shrink()
 
     @rule()
     def step(self) -> None:

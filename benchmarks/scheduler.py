@@ -1,0 +1,73 @@
+"""What planning a step costs, as the number of running sequences and of waiting tenants grows. No model is involved.
+
+python -m benchmarks.scheduler
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from backends.generation import Sampling
+from benchmarks.record import write_result
+from gateway.batching.admission import AdmissionOrder, FirstComeFirstServed
+from gateway.batching.blocks import Slots
+from gateway.batching.fair import FairShare
+from gateway.batching.scheduler import Chunk, Limits, Scheduler
+from gateway.batching.sequence import Sequence
+from gateway.engine.messages import Add
+
+RUNNING = (16, 64, 256, 1000)
+TENANTS = (1, 100, 10_000)
+STEPS, CONTEXT = 400, 1024
+BARS = {"us_64_running": 150, "us_256_running": 600}
+
+
+def main() -> None:
+    numbers: dict[str, object] = {"bars": BARS, "unit": "microseconds a plan, in the median"}
+    for name, order in (("fair", FairShare), ("fcfs", FirstComeFirstServed)):
+        numbers[name] = {
+            f"{running} running": {
+                f"{tenants} tenants": _microseconds(order(), running, tenants) for tenants in TENANTS
+            }
+            for running in RUNNING
+        }
+    write_result("scheduler", numbers, command="python -m benchmarks.scheduler")
+
+
+def _microseconds(order: AdmissionOrder, running: int, tenants: int) -> float:
+    """With every place taken, a sequence waiting of each tenant and one that ends in every step."""
+    limits = Limits(max_sequences=running, max_step_tokens=running + 64, max_context=CONTEXT)
+    scheduler = Scheduler(limits, Slots(num_slots=running, slot_tokens=CONTEXT), order)
+    number = 0
+    for number in range(running + max(tenants, STEPS)):
+        scheduler.add(_sequence(number, tenant=f"tenant-{number % tenants}"))
+    while scheduler.num_running < running:
+        _commit(scheduler.plan())
+    taken = []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        plan = scheduler.plan()
+        taken.append(time.perf_counter() - start)
+        _commit(plan)
+        number += 1
+        scheduler.finish(plan[0].sequence)
+        scheduler.add(_sequence(number, tenant=f"tenant-{number % tenants}"))
+    return round(1e6 * statistics.median(taken), 1)
+
+
+def _commit(plan: list[Chunk]) -> None:
+    for chunk in plan:
+        samples = chunk.samples
+        chunk.sequence.num_computed = chunk.end
+        if samples:
+            chunk.sequence.append(1)
+
+
+def _sequence(number: int, *, tenant: str) -> Sequence:
+    add = Add(id=number, token_ids=(1, 2), max_tokens=CONTEXT - 2, sampling=Sampling(), seed=number, tenant=tenant)
+    return Sequence(add, arrival=number, vocab_size=10)
+
+
+if __name__ == "__main__":
+    main()
