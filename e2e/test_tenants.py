@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import resource
 import signal
 import sqlite3
@@ -17,6 +16,8 @@ import msgspec
 import openai
 import pytest
 
+from e2e.harness.kills import Plan, audit, kill_under_load, read_books
+from e2e.harness.nonce import rng
 from e2e.harness.server import Server
 from e2e.test_cli import hostelry
 
@@ -331,39 +332,10 @@ def _wait_until(is_so: Any, timeout_s: float = 5.0) -> None:
 
 def test_usage_survives_kills(tmp_path: Path) -> None:
     """Every answer that arrived whole is written down once, however often the gateway is killed under load."""
-    key = "sk-ho-kills-0123456789"
-    seen: dict[str, int] = {}
-    for _ in range(6):
-        server = Server(["--port", "0", "--data-dir", str(tmp_path), "--api-key", key])
-        inn = Inn(server.wait_ready(), tmp_path)
-        with ThreadPoolExecutor(4) as pool:
-            clients = [pool.submit(_ask_until_gone, inn.client(key), seen) for _ in range(4)]
-            time.sleep(random.uniform(0.2, 1.2))
-            server.process.send_signal(signal.SIGKILL)
-            for client in clients:
-                client.result(30)
-        server.stop()
+    plan = Plan(kills=6, starts_killed=1)
+    seen = kill_under_load(plan, tmp_path, rng("kills"), lambda _: None)
 
-    server = Server(["--port", "0", "--data-dir", str(tmp_path), "--api-key", key])
-    try:
-        inn = Inn(server.wait_ready(), tmp_path)
-        rows = inn.json("usage", "list")
-        (total,) = inn.json("usage", "sum")
-    finally:
-        server.stop()
-    written = {row["id"]: row["completion_tokens"] for row in rows}
-    assert len(seen) > 20
-    assert len(written) == len(rows) == total["requests"]
-    assert {each: written.get(each) for each in seen} == seen
-    assert total["completion_tokens"] == sum(written.values())
-    assert len(rows) - len(seen) <= 6 * 4
-
-
-def _ask_until_gone(client: openai.OpenAI, seen: dict[str, int]) -> None:
-    while True:
-        try:
-            answer = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=8)
-        except openai.OpenAIError:
-            return
-        assert answer.usage is not None
-        seen[answer.id] = answer.usage.completion_tokens
+    found = audit(seen, read_books(plan, tmp_path))
+    assert found.answered > 20
+    assert found.is_exact, found
+    assert found.unseen <= plan.kills * plan.clients
