@@ -97,8 +97,9 @@ async def list_usage(session: AsyncSession, span: Span, *, after: str, limit: in
 async def _insert(session: AsyncSession, entries: dict[str, UsageEntry]) -> list[UsageEntry]:
     """Those that were not there."""
     rows = [msgspec.to_builtins(entry) for entry in entries.values()]
-    statement = insert_into(session, UsageRow).values(rows).on_conflict_do_nothing(index_elements=["id"])
-    fresh = await session.scalars(statement.returning(UsageRow.id))
+    statement = insert_into(session, UsageRow).on_conflict_do_nothing(index_elements=["id"]).returning(UsageRow.id)
+    # As parameters, not as values of the statement, which would be compiled anew for each number of rows.
+    fresh = await session.scalars(statement, rows)
     return [entries[key] for key in fresh]
 
 
