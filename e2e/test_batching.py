@@ -7,6 +7,7 @@ import statistics
 import time
 from pathlib import Path
 
+import httpx
 import msgspec
 import openai
 import pytest
@@ -30,12 +31,13 @@ NUM_LIGHT, LIGHT_TOKENS, PAUSE_S = 8, 4, 0.2
 
 
 class Waits(msgspec.Struct, frozen=True):
-    """Seconds to the first token of a light tenant's requests: alone, and beside a flood."""
+    """Seconds to the first token of a light tenant's requests, alone and beside a flood; and what the engine says."""
 
     alone: list[float]
     beside: list[float]
     flood_left: int
     """Requests of the flood that had not ended when the last light one had."""
+    preempted: float = 0.0
 
 
 def waits_with(scheduling: str, folder: Path) -> Waits:
@@ -45,7 +47,10 @@ def waits_with(scheduling: str, folder: Path) -> Waits:
     flags = ["--config", str(config), "--scheduling", scheduling, "--max-batch", "4"]
     server = Server(["--port", "0", "--data-dir", str(folder / "data"), *flags])
     try:
-        return asyncio.run(_measure(f"{server.wait_ready()}/v1"))
+        url = server.wait_ready()
+        waits = asyncio.run(_measure(f"{url}/v1"))
+        preempted = _sample(httpx.get(f"{url}/metrics").text, "hostelry_engine_preempted_total")
+        return msgspec.structs.replace(waits, preempted=preempted)
     finally:
         server.stop()
 
@@ -68,6 +73,10 @@ async def _measure(url: str) -> Waits:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
     return Waits(alone, beside, left)
+
+
+def _sample(metrics: str, name: str) -> float:
+    return sum(float(line.rsplit(" ", 1)[1]) for line in metrics.splitlines() if line.startswith(name))
 
 
 async def _whole(client: openai.AsyncOpenAI) -> None:
@@ -100,5 +109,7 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Waits:
 def test_a_light_tenant_beside_a_flood(fair: Waits, control: Waits) -> None:
     """Its first token comes while the flood still waits, many times sooner than first come first served lets it."""
     assert fair.flood_left > 0
+    assert fair.preempted >= 1
+    assert control.preempted == 0
     assert statistics.median(fair.beside) < 2 * statistics.median(fair.alone) + A_FEW_STEPS_S, fair
     assert max(fair.beside) < max(control.beside) / 10, (fair, control)

@@ -79,6 +79,7 @@ class Loop:
             generated_tokens=self._num_generated,
             kv_tokens=self._scheduler.num_kv_tokens,
             step_time_s=self._step_time_s,
+            preempted=self._scheduler.num_preempted,
         )
 
     def check_integrity(self) -> None:

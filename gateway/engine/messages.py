@@ -124,6 +124,8 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     generated_tokens: int
     kv_tokens: int
     step_time_s: float
+    preempted: int = 0
+    """Sequences that were sent back to wait, for memory or for a tenant that ran nothing."""
 
 
 class Stepped(msgspec.Struct, frozen=True, tag="stepped"):
