@@ -104,6 +104,8 @@ class RunnerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     """`Step.sampling` is honoured, and token ids of the step before need not come back to the host."""
     async_depth: int = 1
     """How many tickets may be outstanding."""
+    scattered_slots: bool = True
+    """A step costs the same whichever slots it names. False, where it pays for those in between as well."""
     deterministic: bool = False
     """The same step on the same state gives the same bits."""
 
@@ -289,10 +291,12 @@ class Runner(Protocol):
         """
         ...
 
-    def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
+    def copy_blocks(self, pairs: list[tuple[int, int]], num_tokens: int | None = None) -> None:
         """Copy whole KV blocks or slots, (source, destination) one after the other; an empty list does nothing.
 
-        Called with no outstanding ticket; done before the next step reads. Raises `Fatal` for a block out of range.
+        With `num_tokens`, only that many tokens from the beginning of each are needed; whether more are copied is the
+        runner's choice. Called with no outstanding ticket; done before the next step reads. Raises `Fatal` for a block
+        out of range.
         """
         ...
 

@@ -80,6 +80,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Of the tenant, when it shares an engine with others."""
     priority: int = 0
     """A bounded lead over other tenants; higher is sooner."""
+    prefix_scope: str = ""
+    """Requests of one scope may share what is computed for their prompts; empty, those of the tenant."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

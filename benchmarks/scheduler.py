@@ -11,10 +11,10 @@ import time
 from backends.generation import Sampling
 from benchmarks.record import write_result
 from gateway.batching.admission import AdmissionOrder, FirstComeFirstServed
-from gateway.batching.blocks import Slots
 from gateway.batching.fair import FairShare
 from gateway.batching.scheduler import Chunk, Limits, Scheduler
 from gateway.batching.sequence import Sequence
+from gateway.batching.slots import Slots
 from gateway.engine.messages import Add
 
 RUNNING = (16, 64, 256, 1000)

@@ -57,6 +57,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Compute threads; 0 means one a physical core."""
     scheduling: Scheduling = "fair"
     """Who is next: the tenant that was served least, or whoever came first."""
+    prefix_cache: bool = True
+    """Keep what was computed for prompts, and use it where one begins alike; never from tenant to tenant."""
     price: Price = FREE
     """What its tokens cost tenants."""
     exact: bool = False

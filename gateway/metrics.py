@@ -177,6 +177,7 @@ _TOTALS = {
     "batched_sequences": "Sequences, summed over steps.",
     "prefill_tokens": "Prompt tokens computed.",
     "generated_tokens": "Tokens generated.",
+    "cached_tokens": "Prompt tokens found in the prefix cache.",
     "preempted": "Sequences sent back to wait, for memory or for another tenant.",
 }
 _GAUGES = {

@@ -163,6 +163,7 @@ async def _start(config: ModelConfig, models: Models, *, data_dir: Path, progres
         exact=config.exact,
         max_waiting=config.max_waiting,
         scheduling=config.scheduling,
+        prefix_cache=config.prefix_cache,
     )
     backend = await start_engine_backend(options)
     served = ServedModel(

@@ -35,11 +35,10 @@ class Pool:
         """Views `[rows, kv_heads, head_dim]`."""
         return self._keys[layer][rows], self._values[layer][rows]
 
-    def copy(self, source: int, destination: int) -> None:
+    def copy(self, source: int, destination: int, num_tokens: int | None = None) -> None:
+        rows = self.slot_tokens if num_tokens is None else num_tokens
+        to, start = destination * self.slot_tokens, source * self.slot_tokens
         for arrays in (self._keys, self._values):
             for array in arrays:
-                array[self._rows(destination)] = array[self._rows(source)]
+                array[to : to + rows] = array[start : start + rows]
         mx.eval(self.arrays)
-
-    def _rows(self, slot: int) -> slice:
-        return slice(slot * self.slot_tokens, (slot + 1) * self.slot_tokens)

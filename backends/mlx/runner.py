@@ -128,14 +128,14 @@ class MlxRunner:
     def truncate(self, slot: int, num_tokens: int) -> None:
         """Nothing to do: the next step's `kv_len` says what is valid."""
 
-    def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
+    def copy_blocks(self, pairs: list[tuple[int, int]], num_tokens: int | None = None) -> None:
         pool = self._require_pool()
         assert self._plan is not None  # the pool was made from it
         for pair in pairs:
             if min(pair) < 0 or max(pair) >= self._plan.num_blocks:
                 raise Fatal(f"cannot copy slot {pair[0]} to {pair[1]}: there are {self._plan.num_blocks}")
             with step_errors(), mx.stream(self._device):
-                pool.copy(*pair)
+                pool.copy(*pair, num_tokens)
 
     def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
         raise CapacityExceeded(f"adapter slot {slot}, rank {weights.rank}: the mlx runner declares no LoRA")

@@ -37,10 +37,11 @@ class BlockPool:
         size: int = library.functions.hk_kv_bytes(KV_TYPES[kv_type], spec.num_kv_heads, spec.head_dim, self.num_blocks)
         self.data = _mapped(spec.num_layers, size)
 
-    def copy(self, source: int, destination: int) -> None:
-        """A slot, or a block of the paged layout, in all layers."""
-        slots = self.data.reshape(len(self.data), 2, self.num_slots, -1)
-        slots[:, :, destination] = slots[:, :, source]
+    def copy(self, source: int, destination: int, num_tokens: int | None = None) -> None:
+        """A slot, or a block of the paged layout, in all layers; of a slot only the blocks of its first tokens."""
+        slots = self.data.reshape(len(self.data), 2, self.num_slots, self.blocks_each, -1)
+        num_blocks = self.blocks_each if num_tokens is None else -(-num_tokens // BLOCK_TOKENS)
+        slots[:, :, destination, :num_blocks] = slots[:, :, source, :num_blocks]
 
     def blocks_of(self, step: Step) -> I32:
         """int32 `[S, W]`."""

@@ -32,8 +32,8 @@ class DevicePool:
         nothing = np.zeros(1, np.int64)
         self.arrays = [self._copied(zeros, nothing, nothing) for _ in range(2 * spec.num_layers)]
 
-    def copy(self, source: int, destination: int) -> None:
-        tokens = np.arange(self.slot_tokens)
+    def copy(self, source: int, destination: int, num_tokens: int | None = None) -> None:
+        tokens = np.arange(self.slot_tokens)[:num_tokens]
         rows = (tokens + source * self.slot_tokens, tokens + destination * self.slot_tokens)
         self.arrays = [self._copied(array, *rows) for array in self.arrays]
 

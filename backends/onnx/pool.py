@@ -24,9 +24,9 @@ class Pool:
         self.keys = [_mapped(shape) for _ in range(spec.num_layers)]
         self.values = [_mapped(shape) for _ in range(spec.num_layers)]
 
-    def copy(self, source: int, destination: int) -> None:
+    def copy(self, source: int, destination: int, num_tokens: int | None = None) -> None:
         for array in (*self.keys, *self.values):
-            array[destination] = array[source]
+            array[destination, :, :num_tokens] = array[source, :, :num_tokens]
 
 
 def _mapped(shape: tuple[int, ...]) -> F32:

@@ -89,6 +89,7 @@ class OnnxRunner:
             lora_targets=TARGETS if self._has_blocks else (),
             lora_formats=FORMATS if self._has_blocks else (),
             kv_dtypes=tuple(KV_TYPES) if self._has_blocks else (),
+            scattered_slots=self._has_blocks,
             deterministic=all(provider.on_host for provider in self._choice.candidates),
         )
 
@@ -160,12 +161,12 @@ class OnnxRunner:
     def truncate(self, slot: int, num_tokens: int) -> None:
         """Nothing to do: the next step's `kv_len` says what is valid."""
 
-    def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
+    def copy_blocks(self, pairs: list[tuple[int, int]], num_tokens: int | None = None) -> None:
         pool = self._require_binding().pool
         for pair in pairs:
             if min(pair) < 0 or max(pair) >= pool.num_slots:
                 raise Fatal(f"cannot copy slot {pair[0]} to {pair[1]}: there are {pool.num_slots}")
-            pool.copy(*pair)
+            pool.copy(*pair, num_tokens)
 
     def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
         adapters = self._require().adapters

@@ -144,9 +144,9 @@ class FakeRunner:
     def truncate(self, slot: int, num_tokens: int) -> None:
         self._kv[slot, num_tokens:] = _GARBAGE
 
-    def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
+    def copy_blocks(self, pairs: list[tuple[int, int]], num_tokens: int | None = None) -> None:
         for source, destination in pairs:
-            self._kv[destination] = self._kv[source]
+            self._kv[destination, :num_tokens] = self._kv[source, :num_tokens]
 
     def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
         raise CapacityExceeded(f"the fake runner has no adapter slot {slot} for rank {weights.rank}")

@@ -30,8 +30,8 @@ class Executor(Protocol):
         """
         ...
 
-    def copy(self, source: int, destination: int) -> None:
-        """Copy a whole block or slot in all layers, after all steps so far and before the next."""
+    def copy(self, source: int, destination: int, num_tokens: int | None = None) -> None:
+        """Copy a block or slot, or its first tokens, in all layers, after all steps so far and before the next."""
         ...
 
     def warmup(self, max_sequences: int) -> None:
@@ -55,8 +55,8 @@ class EagerExecutor:
         batch = make_batch(step, self._spec, self.pool, self._rotary, picked=picked)
         return forward(self._spec, TorchOps(self._spec, self._weights, self.pool, batch))
 
-    def copy(self, source: int, destination: int) -> None:
-        self.pool.copy(source, destination)
+    def copy(self, source: int, destination: int, num_tokens: int | None = None) -> None:
+        self.pool.copy(source, destination, num_tokens)
 
     def warmup(self, max_sequences: int) -> None:
         """Nothing depends on the number of sequences."""

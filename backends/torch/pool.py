@@ -37,9 +37,9 @@ class Pool:
         """`tokens` of those in the blocks: `[1, kv_heads, tokens, head_dim]` each; neighbours are not copied."""
         return self._read(self.keys[layer], blocks, tokens), self._read(self.values[layer], blocks, tokens)
 
-    def copy(self, source: int, destination: int) -> None:
+    def copy(self, source: int, destination: int, num_tokens: int | None = None) -> None:
         for tensor in (*self.keys, *self.values):
-            tensor[destination] = tensor[source]
+            tensor[destination, :num_tokens] = tensor[source, :num_tokens]
 
     def _zeros(self) -> Tensor:
         num_blocks, block_tokens, kv_heads, head_dim = self._sizes

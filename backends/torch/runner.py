@@ -144,13 +144,13 @@ class TorchRunner:
     def truncate(self, slot: int, num_tokens: int) -> None:
         """Nothing to do: the next step's `kv_len` says what is valid."""
 
-    def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
+    def copy_blocks(self, pairs: list[tuple[int, int]], num_tokens: int | None = None) -> None:
         executor, planned = self._require_executor()
         for pair in pairs:
             if min(pair) < 0 or max(pair) >= planned.plan.num_blocks:
                 raise Fatal(f"cannot copy block {pair[0]} to {pair[1]}: there are {planned.plan.num_blocks}")
             with step_errors(), torch.inference_mode():
-                executor.copy(*pair)
+                executor.copy(*pair, num_tokens)
 
     def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
         raise CapacityExceeded(f"adapter slot {slot}, rank {weights.rank}: the torch runner declares no LoRA")

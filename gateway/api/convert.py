@@ -155,6 +155,7 @@ def _choices(
             tenant=caller.tenant.name,
             weight=caller.tenant.policy.weight,
             priority=caller.tenant.policy.priority,
+            prefix_scope=caller.tenant.prefix_scope,
             prompt_logprobs=prompt_logprobs,
         )
         for index, prompt in enumerate(prompts)

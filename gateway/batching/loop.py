@@ -80,6 +80,7 @@ class Loop:
             kv_tokens=self._scheduler.num_kv_tokens,
             step_time_s=self._step_time_s,
             preempted=self._scheduler.num_preempted,
+            cached_tokens=self._scheduler.num_cached_tokens,
         )
 
     def check_integrity(self) -> None:
@@ -92,6 +93,7 @@ class Loop:
         step = assemble(plan, self._rooms, sampling)
         started = time.perf_counter()
         try:
+            self._reuse()
             result = self._run(step)
         except Retryable:
             result = self._run_again(step)
@@ -101,6 +103,16 @@ class Loop:
             return picked(result, num_rows=len(step.logit_rows), vocab_size=self._vocab_size)
         logits = take_scores(plan, self._checked(result.logits, step))
         return sample(logits, [chunk.sequence for chunk in plan if chunk.samples]) if len(logits) else []
+
+    def _reuse(self) -> None:
+        """Bring what the prefix cache had to where the admitted sequences are."""
+        for reuse in self._rooms.take_reuses():
+            try:
+                if reuse.source != reuse.destination:
+                    self._runner.copy_blocks([(reuse.source, reuse.destination)], reuse.num_tokens)
+                self._runner.truncate(reuse.destination, reuse.num_tokens)
+            except (CapacityExceeded, Retryable) as error:
+                raise Fatal(f"cached keys and values could not be copied: {error}") from error
 
     def _run(self, step: Step) -> StepResult:
         return self._runner.collect(self._runner.submit(step))
@@ -122,42 +134,45 @@ class Loop:
         sampling = [chunk.sequence for chunk in plan if chunk.samples]
         scored = [chunk.sequence for chunk in plan if chunk.ends_scoring]
         for chunk in plan:
-            self._advance(chunk)
+            self._scheduler.computed(chunk)
+            self._num_prefilled += max(0, min(chunk.end, chunk.sequence.num_prompt) - chunk.start)
         self._num_steps += 1
         self._num_batched += len(plan)
         outputs = [self._append(sequence, token) for sequence, token in zip(sampling, sampled, strict=True)]
         return outputs + [self._end_scoring(sequence) for sequence in scored]
 
-    def _advance(self, chunk: Chunk) -> None:
-        chunk.sequence.num_computed = chunk.end
-        self._num_prefilled += max(0, min(chunk.end, chunk.sequence.num_prompt) - chunk.start)
-
     def _append(self, sequence: Sequence, sampled: Sampled) -> Output:
         if sampled.error is not None:
-            self._scheduler.finish(sequence)
-            return Output(sequence.id, (), error=sampled.error)
+            return self._fail(sequence, sampled.error)
         sequence.append(sampled.token_id)
         self._num_generated += 1
+        scores = sequence.take_scores()
+        if any(math.isnan(score.logprob) for score in scores):
+            return self._fail(sequence, NOT_FINITE)
         reason = sequence.finish_reason(max_context=self._limits.max_context)
         if reason is not None:
             self._scheduler.finish(sequence)
         logprobs = () if sampled.logprob is None else (sampled.logprob,)
-        scores = sequence.take_scores()
-        if any(math.isnan(score.logprob) for score in scores):
-            return self._fail_not_finite(sequence, is_finished=reason is not None)
-        return Output(sequence.id, (sampled.token_id,), logprobs, reason, prompt_logprobs=scores)
+        return Output(
+            sequence.id,
+            (sampled.token_id,),
+            logprobs,
+            reason,
+            cached_tokens=sequence.num_cached,
+            prompt_logprobs=scores,
+        )
 
     def _end_scoring(self, sequence: Sequence) -> Output:
         scores = sequence.take_scores()
         if any(math.isnan(score.logprob) for score in scores):
-            return self._fail_not_finite(sequence, is_finished=False)
+            return self._fail(sequence, NOT_FINITE)
         self._scheduler.finish(sequence)
         return Output(sequence.id, (), finish_reason="length", prompt_logprobs=scores)
 
-    def _fail_not_finite(self, sequence: Sequence, *, is_finished: bool) -> Output:
-        if not is_finished:
-            self._scheduler.finish(sequence)
-        return Output(sequence.id, (), error=NOT_FINITE)
+    def _fail(self, sequence: Sequence, error: str) -> Output:
+        """Its keys and values may be what is wrong, so nobody gets them."""
+        self._scheduler.finish(sequence, is_sound=False)
+        return Output(sequence.id, (), error=error)
 
     def _shrink(self, error: CapacityExceeded) -> list[Output]:
         """Preempt one. One that fails alone again and again gets the error."""

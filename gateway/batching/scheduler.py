@@ -66,6 +66,7 @@ class Scheduler:
         self._running: dict[int, Sequence] = {}
         self._max_running = limits.max_sequences
         self.num_preempted = 0
+        self.num_cached_tokens = 0
 
     @property
     def num_running(self) -> int:
@@ -103,11 +104,16 @@ class Scheduler:
             budget -= self._give(self._admit(), budget, chunks)
         return chunks
 
-    def finish(self, sequence: Sequence) -> None:
-        """It ended; its room is free."""
+    def computed(self, chunk: Chunk) -> None:
+        """Its step was run."""
+        chunk.sequence.num_computed = chunk.end
+        self._rooms.computed(chunk.sequence)
+
+    def finish(self, sequence: Sequence, *, is_sound: bool = True) -> None:
+        """It ended; its room is free, and what it holds may serve others if it is sound."""
         del self._running[sequence.id]
         self._order.ended(sequence)
-        self._rooms.release(sequence.id)
+        self._rooms.release(sequence, is_sound=is_sound)
         self._max_running = min(self._max_running + 1, self._limits.max_sequences)
 
     def remove(self, sequence_id: int) -> bool:
@@ -163,6 +169,9 @@ class Scheduler:
 
     def _admit(self) -> Sequence:
         sequence = self._order.pop()
-        self._rooms.reserve(sequence.id, sequence.max_known)
+        sequence.num_computed = self._rooms.reserve(sequence)
+        if sequence.num_preemptions == 0:
+            sequence.num_cached = sequence.num_computed
+            self.num_cached_tokens += sequence.num_cached
         self._running[sequence.id] = sequence
         return sequence

@@ -21,6 +21,9 @@ class Sequence:
         self.tenant = add.tenant
         self.weight = add.weight
         self.priority = add.priority
+        self.scope = add.prefix_scope or f"tenant {add.tenant}"
+        """Who may share what is computed for its tokens."""
+        self.adapter = add.adapter
         self.arrival = arrival
         self.sampling = add.sampling
         self.seed = add.seed
@@ -29,6 +32,10 @@ class Sequence:
         self.token_ids = list(add.token_ids)
         self.num_prompt = len(self.token_ids)
         self.num_computed = 0
+        self.num_cached = 0
+        """Tokens of the prompt whose KV was there already when it was first admitted."""
+        self.chain: list[bytes] = []
+        """Hashes of its first blocks, for `gateway.batching.prefixes` alone."""
         self.num_charged = 0
         """Tokens that its tenant was charged for; after a preemption more than are computed."""
         self.num_preemptions = 0

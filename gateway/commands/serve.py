@@ -25,6 +25,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @click.option("--max-batch", type=click.IntRange(1, 1024), default=None, help="Sequences in one step, at most.")
 @click.option("--max-context", type=click.IntRange(16), default=None, help="Tokens of one sequence, at most.")
 @click.option("--scheduling", type=click.Choice(["fair", "fcfs"]), default=None, help="Who is next; default: fair.")
+@click.option("--prefix-cache/--no-prefix-cache", default=None, help="Compute what prompts share once; default: on.")
 @click.option("--threads", type=click.IntRange(0, 1024), default=None, help="Compute threads; 0: one a core.")
 @click.option("--exact/--fast", default=None, help="fp32 activations for quantized weights: slower, more exact.")
 @click.option("--host", default=None, help="Default 127.0.0.1.")
@@ -41,6 +42,7 @@ def command(
     max_batch: int | None,
     max_context: int | None,
     scheduling: str | None,
+    prefix_cache: bool | None,
     threads: int | None,
     exact: bool | None,
     host: str | None,
@@ -63,6 +65,7 @@ def command(
         "max_batch": max_batch,
         "max_context": max_context,
         "scheduling": scheduling,
+        "prefix_cache": prefix_cache,
         "threads": threads,
         "exact": exact,
     }

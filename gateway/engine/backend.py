@@ -60,6 +60,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "auto"
     max_waiting: int = 1024
     scheduling: Scheduling = "fair"
+    prefix_cache: bool = True
     hang_timeout_s: float = 30.0
 
 
@@ -207,6 +208,7 @@ async def start_engine_backend(options: EngineOptions, *, start: StartEngine = s
         exact=options.exact,
         device=options.device,
         scheduling=options.scheduling,
+        prefix_cache=options.prefix_cache,
     )
     client = EngineClient(load, name=options.name, start=start, hang_timeout_s=options.hang_timeout_s)
     path = Path(options.model_path)

@@ -60,5 +60,6 @@ def make_add(request: GenerateRequest, token_ids: list[int], *, max_tokens: int,
         tenant=request.tenant,
         weight=request.weight,
         priority=request.priority,
+        prefix_scope=request.prefix_scope,
         prompt_logprobs=request.prompt_logprobs,
     )

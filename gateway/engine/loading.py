@@ -14,10 +14,11 @@ from backends.errors import UnsupportedModel
 from backends.models.spec import ModelSpec
 from backends.registry import AUTO
 from gateway.batching.admission import FirstComeFirstServed
-from gateway.batching.blocks import Slots
 from gateway.batching.fair import FairShare
 from gateway.batching.loop import Loop
+from gateway.batching.prefixes import Prefixes
 from gateway.batching.scheduler import Limits
+from gateway.batching.slots import Slots
 from gateway.engine.messages import Load, Progress, Ready
 
 _COMFORTABLE_CONTEXT = 4096
@@ -56,7 +57,8 @@ def load_engine(
     runner = create_runner(choice.runner, threads=load.threads, exact=load.exact, device=load.device)
     _check_capabilities(runner, choice.runner, load)
     info = runner.load(model, lambda fraction: progress(Progress("loading", fraction)))
-    limit = _kv_limit(load, info, model.spec)
+    has_prefixes = load.prefix_cache and runner.capabilities().scattered_slots
+    limit = _kv_limit(load, info, model.spec, has_prefixes=has_prefixes)
     plan = runner.plan_memory(limit)
     progress(Progress("warming up", 1.0))
     runner.warmup()
@@ -64,7 +66,11 @@ def load_engine(
     loop = Loop(
         runner,
         limits=limits,
-        rooms=Slots(num_slots=plan.num_blocks, slot_tokens=plan.block_tokens),
+        rooms=Slots(
+            num_slots=plan.num_blocks,
+            slot_tokens=plan.block_tokens,
+            prefixes=Prefixes() if has_prefixes else None,
+        ),
         order=FairShare() if load.scheduling == "fair" else FirstComeFirstServed(),
         vocab_size=info.vocab_size,
     )
@@ -82,8 +88,11 @@ def _check_capabilities(runner: Runner, name: str, load: Load) -> None:
         raise UnsupportedModel(f"runner {name} cannot keep keys and values as {load.kv_dtype} ({kept}); set kv_dtype")
 
 
-def _kv_limit(load: Load, info: ModelInfo, spec: ModelSpec) -> KVLimit:
+def _kv_limit(load: Load, info: ModelInfo, spec: ModelSpec, *, has_prefixes: bool) -> KVLimit:
     max_sequences = min(load.max_batch, load.max_step_tokens)
+    if has_prefixes:
+        # Places that keep prefixes while all others run, as far as memory goes.
+        max_sequences += max(1, max_sequences // 2)
     max_context = min(load.max_context or _default_context(load, spec, max_sequences), info.max_context)
     return KVLimit(max_bytes=load.kv_bytes, max_sequences=max_sequences, max_context=max_context, dtype=load.kv_dtype)
 

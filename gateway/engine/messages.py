@@ -32,6 +32,7 @@ class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
     device: str = "auto"
     kv_dtype: KVChoice = "auto"
     scheduling: Scheduling = "fair"
+    prefix_cache: bool = True
 
 
 class Add(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=True):
@@ -48,6 +49,8 @@ class Add(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=Tr
     priority: int = 0
     adapter: str | None = None
     prompt_logprobs: int | None = None
+    prefix_scope: str = ""
+    """Who shares what is computed for the prompt; empty, the tenant alone."""
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -126,6 +129,8 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     step_time_s: float
     preempted: int = 0
     """Sequences that were sent back to wait, for memory or for a tenant that ran nothing."""
+    cached_tokens: int = 0
+    """Prompt tokens that the prefix cache had."""
 
 
 class Stepped(msgspec.Struct, frozen=True, tag="stepped"):

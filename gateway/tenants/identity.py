@@ -16,6 +16,14 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     policy: Policy = Policy()
     is_disabled: bool = False
 
+    @property
+    def prefix_scope(self) -> str:
+        """Who shares what was computed for its prompts: itself, or its group within its organisation."""
+        group = self.policy.prefix_group
+        if group is None or self.organisation is None:
+            return f"tenant {self.id or self.name}"
+        return f"group {self.organisation} {group}"
+
     def may_use(self, model: str) -> bool:
         return not self.policy.models or model in self.policy.models
 

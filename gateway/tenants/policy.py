@@ -50,5 +50,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Its part of an engine when tenants compete."""
     priority: Annotated[int, Meta(ge=-3, le=3)] = 0
     """Each step is a lead of 4,096 tokens over tenants of lower priority, no more."""
+    prefix_group: Name | None = None
+    """Tenants of one organisation with the same group share the prefix cache; without it a tenant shares with none."""
     log_prompts: bool = False
     """Write prompts and answers to the server's log, a line of JSON each. Without it they are never logged."""

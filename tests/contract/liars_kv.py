@@ -54,7 +54,7 @@ class TruncatesAll(ReplayRunner):
 class CopiesNothing(ReplayRunner):
     """Looks at the pairs and leaves."""
 
-    def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
+    def copy_blocks(self, pairs: list[tuple[int, int]], num_tokens: int | None = None) -> None:
         super().copy_blocks([(source, source) for source, _ in pairs])
         super().copy_blocks([(destination, destination) for _, destination in pairs])
 
@@ -62,11 +62,18 @@ class CopiesNothing(ReplayRunner):
 class CopiesAtOnce(ReplayRunner):
     """All sources are read before anything is written."""
 
-    def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
+    def copy_blocks(self, pairs: list[tuple[int, int]], num_tokens: int | None = None) -> None:
         before = self.memory().copy()
-        super().copy_blocks(pairs)
+        super().copy_blocks(pairs, num_tokens)
         for source, destination in pairs:
             self.memory()[destination] = before[source]
+
+
+class CopiesTooLittle(ReplayRunner):
+    """Where only the first tokens are asked for, one of them is forgotten."""
+
+    def copy_blocks(self, pairs: list[tuple[int, int]], num_tokens: int | None = None) -> None:
+        super().copy_blocks(pairs, num_tokens and num_tokens - 1)
 
 
 class PlansTooMuch(ReplayRunner):
@@ -125,6 +132,7 @@ LIES: tuple[tuple[type[ReplayRunner], str], ...] = (
     (TruncatesAll, "rollback-slot"),
     (CopiesNothing, "copies-paged"),
     (CopiesAtOnce, "copies-slot"),
+    (CopiesTooLittle, "copies-slot"),
     (PlansTooMuch, "plan_limits-slot"),
     (CountsFewBytes, "plan_limits-paged"),
     (PromisesMore, "plan_used-paged"),

@@ -138,12 +138,12 @@ class ReplayRunner:
     def truncate(self, slot: int, num_tokens: int) -> None:
         self.memory()
 
-    def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
+    def copy_blocks(self, pairs: list[tuple[int, int]], num_tokens: int | None = None) -> None:
         kv = self.memory()
         for source, destination in pairs:
             if min(source, destination) < 0 or max(source, destination) >= len(kv):
                 raise Fatal(f"no such block: {source} → {destination}")
-            kv[destination] = kv[source]
+            kv[destination, :num_tokens] = kv[source, :num_tokens]
 
     def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
         base, capabilities = self.loaded(), self.capabilities()

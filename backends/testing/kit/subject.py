@@ -88,12 +88,12 @@ class Subject:
         sharer.tokens = sequence.tokens[: num_blocks * self.plan.block_tokens]
         return sharer
 
-    def fork(self, sequence: Sequence) -> Sequence:
-        """A copy with KV of its own, made with `copy_blocks`."""
+    def fork(self, sequence: Sequence, *, num_tokens: int | None = None) -> Sequence:
+        """A copy with KV of its own, made with `copy_blocks`; in a slot, perhaps of the first tokens alone."""
         copy = Sequence(sequence.reference, lora=sequence.lora)
         self._reserve(copy, len(sequence))
-        self.runner.copy_blocks(list(zip(sequence.blocks, copy.blocks, strict=False)))
-        copy.tokens = list(sequence.tokens)
+        self.runner.copy_blocks(list(zip(sequence.blocks, copy.blocks, strict=False)), num_tokens)
+        copy.tokens = sequence.tokens[:num_tokens]
         return copy
 
     def step(self, *parts: Part) -> Step:

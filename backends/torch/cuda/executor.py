@@ -50,9 +50,9 @@ class CudaExecutor:
         """Of all layers, `[num_blocks, block_tokens, kv_heads, head_dim]` each."""
         return self._model.keys_and_values
 
-    def copy(self, source: int, destination: int) -> None:
+    def copy(self, source: int, destination: int, num_tokens: int | None = None) -> None:
         for tensor in self.keys_and_values:
-            tensor[destination] = tensor[source]
+            tensor[destination, :num_tokens] = tensor[source, :num_tokens]
 
     def warmup(self, max_sequences: int) -> None:
         """Compile every kernel that steps may need, and record the graphs of up to `max_sequences` rows."""

@@ -97,12 +97,12 @@ class NumpyRunner(msgspec.Struct, eq=False):  # what its methods promise stands 
     def truncate(self, slot: int, num_tokens: int) -> None:  # noqa: ARG002  # the next `kv_len` says what is valid
         required(self.kv, "plan_memory")
 
-    def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
+    def copy_blocks(self, pairs: list[tuple[int, int]], num_tokens: int | None = None) -> None:
         kv, slots = required(self.kv, "plan_memory"), range(required(self.plan, "plan_memory").num_blocks)
         if any(slot not in slots for pair in pairs for slot in pair):
             raise Fatal(f"cannot copy {pairs}: there are {len(slots)} slots")
         for source, destination in pairs:
-            kv[:, :, destination] = kv[:, :, source]
+            kv[:, :, destination, :num_tokens] = kv[:, :, source, :num_tokens]
 
     def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
         rank, shapes = weights.rank, required(self.info, "load").lora_shapes

@@ -11,10 +11,11 @@ from backends.generation import Sampling
 from backends.models.spec import ModelSpec
 from backends.testing.fake import FakeFaults, FakeRunner
 from gateway.batching.admission import FirstComeFirstServed
-from gateway.batching.blocks import Slots
 from gateway.batching.loop import Loop
+from gateway.batching.prefixes import Prefixes
 from gateway.batching.scheduler import Limits
 from gateway.batching.sequence import Sequence
+from gateway.batching.slots import Slots
 from gateway.engine.messages import Add, Output
 
 VOCAB = 64
@@ -57,16 +58,19 @@ def make_loop(
     max_context: int = 256,
     max_logit_rows: int = 8,
     runner: FakeRunner | None = None,
+    prefixes: Prefixes | None = None,
+    num_spare: int = 0,
 ) -> Loop:
+    """With `prefixes` and spare slots, a prefix cache that lasts while everybody runs."""
     return Loop(
-        runner or make_runner(faults, num_slots=num_slots, max_context=max_context),
+        runner or make_runner(faults, num_slots=num_slots + num_spare, max_context=max_context),
         limits=Limits(
             max_sequences=num_slots,
             max_step_tokens=max_step_tokens,
             max_context=max_context,
             max_logit_rows=max_logit_rows,
         ),
-        rooms=Slots(num_slots=num_slots, slot_tokens=max_context),
+        rooms=Slots(num_slots=num_slots + num_spare, slot_tokens=max_context, prefixes=prefixes),
         order=FirstComeFirstServed(),
         vocab_size=VOCAB,
     )
@@ -80,6 +84,7 @@ def make_add(
     sampling: Sampling = GREEDY,
     stop_token_ids: tuple[int, ...] = (),
     prompt_logprobs: int | None = None,
+    tenant: str = "default",
 ) -> Add:
     """Without a prompt: one of 1 to 40 tokens that depends on the number alone."""
     draw = np.random.default_rng(number)
@@ -92,6 +97,7 @@ def make_add(
         seed=number,
         stop_token_ids=stop_token_ids,
         prompt_logprobs=prompt_logprobs,
+        tenant=tenant,
     )
 
 

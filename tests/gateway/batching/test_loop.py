@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from backends.errors import Fatal
 from backends.generation import Sampling
 from backends.testing.fake import FakeFaults
+from gateway.batching.prefixes import Prefixes
 from gateway.engine.messages import Add
 from tests.gateway.batching.making import VOCAB, make_add, make_loop, run_all, solo_tokens, tokens_of
 
@@ -202,6 +203,45 @@ def test_non_finite_row_ends_only_its_sequence() -> None:
     assert ends[0].error == "engine_failed: non-finite logits"
     assert ends[1].finish_reason == "length"
     assert tokens_of(outputs, 1) == solo_tokens(adds[1])
+
+
+@pytest.mark.parametrize("max_step_tokens", [7, 64])
+@pytest.mark.parametrize("faults", [None, FakeFaults(capacity_at=(5, 9)), FakeFaults(retryable_at=(4, 8))])
+def test_the_prefix_cache_changes_nothing(max_step_tokens: int, faults: FakeFaults | None) -> None:
+    """Prompts that begin alike, of two tenants, get what each gets alone, and tell how much was there already."""
+    prefixes = Prefixes()
+    loop = make_loop(faults, max_step_tokens=max_step_tokens, prefixes=prefixes, num_spare=2)
+    shared = [list(range(48)), [9] * 32]
+    adds = [
+        make_add(number, prompt=[*shared[number % 2], number], max_tokens=3 + number, tenant="ab"[number % 4 // 2])
+        for number in range(20)
+    ]
+    outputs = []
+    for add in adds:
+        assert loop.add(add) is None
+        outputs += loop.step()
+        loop.check_integrity()
+
+    outputs += run_all(loop)
+
+    for add in adds:
+        assert tokens_of(outputs, add.id) == solo_tokens(add)
+    cached = {output.id: output.cached_tokens for output in outputs}
+    assert cached[0] == cached[1] == 0
+    assert {cached[number] for number in (16, 18)} == {48}
+    assert {cached[number] for number in (17, 19)} == {32}
+    assert loop.stats().cached_tokens == sum(cached.values())
+    prompts = sum(len(add.token_ids) for add in adds)
+    assert faults or loop.stats().prefill_tokens == prompts - loop.stats().cached_tokens
+
+
+def test_what_became_not_finite_is_not_used_again() -> None:
+    loop = make_loop(FakeFaults(nan_rows={1: 0}), max_step_tokens=64, prefixes=Prefixes())
+    for number in range(3):
+        loop.add(make_add(number, prompt=[*[5] * 32, number], max_tokens=4))
+        outputs = run_all(loop)
+        assert [output.cached_tokens for output in outputs[:1]] == [[0, 0, 32][number]]
+        assert (outputs[-1].error is not None) is (number == 0)
 
 
 def test_stats_add_up() -> None:

@@ -70,6 +70,7 @@ def check_copies(bench: Bench) -> None:
         what = "a copy" if sequence is copy else "what was copied"
         subject.confirm(Part(sequence, [token]), what=f"{what}, continued", sentence=contract.COPY)
     _confirm_chain(subject)
+    _confirm_part(subject, source)
     _refuse_copies(subject, source)
 
 
@@ -82,6 +83,14 @@ def _confirm_chain(subject: Subject) -> None:
     subject.runner.copy_blocks([(first.blocks[0], second.blocks[0]), (second.blocks[0], third.blocks[0])])
     third.tokens = list(tokens[:-1])
     subject.confirm(Part(third, tokens[-1:]), what="a copy of a copy, made by one call", sentence=contract.COPY)
+
+
+def _confirm_part(subject: Subject, source: Sequence) -> None:
+    """Of a slot, no more than its first tokens are asked for."""
+    if subject.is_paged:
+        return
+    part = subject.fork(source, num_tokens=9)
+    subject.confirm(Part(part, [75]), what="a copy of the first tokens", sentence=contract.COPY)
 
 
 def _refuse_copies(subject: Subject, source: Sequence) -> None:
