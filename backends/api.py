@@ -12,14 +12,14 @@ Version 1: fields and methods may be added with defaults that mean "off"; nothin
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from backends.generation import Event, GenerateRequest
-from backends.kv import KVChoice, KVDtype
+from backends.kv import KVChoice, KVDtype, KVLayout
 from backends.models.spec import ModelSpec
 from backends.weights.tensor import TensorSource
 
@@ -84,7 +84,8 @@ class Backend(Protocol):
 class RunnerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     """Declared once; read by the engine and by the conformance kit. Undeclared means unsupported and refused."""
 
-    kv_layouts: tuple[Literal["slot", "paged"], ...]
+    kv_layouts: tuple[KVLayout, ...]
+    """The first is taken if nothing else is asked for."""
     formats: tuple[str, ...]
     """Weight formats that `load` takes, by the names of `backends.weights.formats`; resident as stored."""
     ragged_steps: bool = True
@@ -143,7 +144,7 @@ class KVLimit(msgspec.Struct, frozen=True, kw_only=True):
     max_sequences: int
     max_context: int
     """Tokens of one sequence, at most."""
-    layout: Literal["slot", "paged"] = "slot"
+    layout: KVLayout = "slot"
     dtype: KVChoice = "auto"
 
 
@@ -153,7 +154,7 @@ class KVPlan(msgspec.Struct, frozen=True, kw_only=True):
     Paged layout: a sequence of n tokens holds ceil(n / block_tokens) blocks, which others may share.
     """
 
-    layout: Literal["slot", "paged"]
+    layout: KVLayout
     num_blocks: int
     block_tokens: int
     bytes_per_block: int

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from backends.api import KVLimit, KVPlan
 from backends.errors import CapacityExceeded, Fatal
-from backends.kv import BLOCK_TOKENS, KVDtype
+from backends.kv import BLOCK_TOKENS, KVDtype, KVLayout
 from backends.models.spec import ModelSpec
 
-Layouts = tuple[Literal["slot", "paged"], ...]
+Layouts = tuple[KVLayout, ...]
 
 
 def plan_kv(

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args
 import msgspec
 from msgspec import Meta
 
-from backends.kv import KVChoice
+from backends.kv import KVChoice, KVLayoutChoice
 from gateway.engine.messages import Scheduling
 from gateway.tenants.policy import Name
 from gateway.tenants.prices import FREE, Price
@@ -53,12 +53,16 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     kv_cache_mb: Positive = 4096
     kv_dtype: KVChoice = "auto"
     """How keys and values are kept; `auto` leaves it to the backend."""
+    kv_layout: KVLayoutChoice = "auto"
+    """A slot for each sequence, or blocks as they are needed; `auto` leaves it to the backend."""
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """Compute threads; 0 means one a physical core."""
     scheduling: Scheduling = "fair"
     """Who is next: the tenant that was served least, or whoever came first."""
     prefix_cache: bool = True
     """Keep what was computed for prompts, and use it where one begins alike; never from tenant to tenant."""
+    prefill_stretch: Annotated[float, Meta(ge=0, le=1000)] = 3.0
+    """How many times longer a step may take for prompts while others decode; 0 sets no limit."""
     price: Price = FREE
     """What its tokens cost tenants."""
     exact: bool = False

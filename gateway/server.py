@@ -158,12 +158,14 @@ async def _start(config: ModelConfig, models: Models, *, data_dir: Path, progres
         max_step_tokens=max(config.max_step_tokens, config.max_batch),
         kv_bytes=config.kv_cache_mb * 1024 * 1024,
         kv_dtype=config.kv_dtype,
+        kv_layout=config.kv_layout,
         threads=config.threads,
         device=config.device,
         exact=config.exact,
         max_waiting=config.max_waiting,
         scheduling=config.scheduling,
         prefix_cache=config.prefix_cache,
+        prefill_stretch=config.prefill_stretch,
     )
     backend = await start_engine_backend(options)
     served = ServedModel(

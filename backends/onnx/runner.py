@@ -41,7 +41,7 @@ from backends.plan import Layouts, context_of, plan_kv
 from backends.steps import check_step
 
 _MAX_VERIFY_ROWS = 16
-_LAYOUTS: Layouts = ("slot", "paged")
+_LAYOUTS: Layouts = ("paged", "slot")
 
 AnyBinding = BlockBinding | Binding | DeviceBinding
 
@@ -81,7 +81,7 @@ class OnnxRunner:
 
     def capabilities(self) -> RunnerCapabilities:
         return RunnerCapabilities(
-            kv_layouts=_LAYOUTS if self._has_blocks else _LAYOUTS[:1],
+            kv_layouts=_LAYOUTS if self._has_blocks else ("slot",),
             formats=FORMATS,
             max_verify_rows=_MAX_VERIFY_ROWS,
             lora_max_rank=MAX_RANK if self._has_blocks else 0,

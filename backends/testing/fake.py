@@ -27,6 +27,9 @@ from backends.api import (
     Ticket,
 )
 from backends.errors import CapacityExceeded, Fatal, Retryable, UnsupportedModel
+from backends.models.spec import ModelSpec
+from backends.plan import Layouts, context_of, plan_kv
+from backends.steps import check_step, flat_indices
 from backends.weights.formats import FORMATS
 
 U64 = npt.NDArray[np.uint64]
@@ -34,6 +37,7 @@ U64 = npt.NDArray[np.uint64]
 FAULTS_VARIABLE = "HOSTELRY_FAKE_FAULTS"
 """JSON of a `FakeFaults` for a fake runner in another process."""
 
+_LAYOUTS: Layouts = ("slot", "paged")
 _BYTES_PER_TOKEN = 8
 _GARBAGE = np.uint64(0xDEADBEEFDEADBEEF)
 # Odd constants of splitmix64 (Steele et al., OOPSLA'14); all arithmetic wraps at 64 bits.
@@ -80,25 +84,25 @@ class FakeTicket(msgspec.Struct):
 
 
 class FakeRunner:
-    """Keeps one number per token as its KV: uint64 `[slots, tokens]`. Reads nothing of a model but its sizes."""
+    """Keeps one number per token as its KV: uint64 `[blocks, tokens]`. Reads nothing of a model but its sizes."""
 
     def __init__(self, faults: FakeFaults | None = None) -> None:
         self._faults = faults or FakeFaults()
         self._num_submitted = 0
+        self._spec: ModelSpec | None = None
+        self._plan: KVPlan | None = None
         self._max_context = 0
         self._kv: U64 = np.zeros((0, 0), dtype=np.uint64)
         self._mixed_ids: U64 = np.zeros(0, dtype=np.uint64)
-        self._is_closed = False
 
     def capabilities(self) -> RunnerCapabilities:
-        return RunnerCapabilities(kv_layouts=("slot",), formats=tuple(FORMATS), max_verify_rows=8, deterministic=True)
+        return RunnerCapabilities(kv_layouts=_LAYOUTS, formats=tuple(FORMATS), max_verify_rows=8, deterministic=True)
 
     def load(self, model: LoadableModel, progress: Callable[[float], None]) -> ModelInfo:
         if self._faults.load_failure:
             raise UnsupportedModel(self._faults.load_failure)
         progress(0.0)
-        spec = model.spec
-        self._max_context = spec.max_context
+        spec = self._spec = model.spec
         self._mixed_ids = np.arange(1, spec.vocab_size + 1, dtype=np.uint64) * _MIX_C
         progress(1.0)
         return ModelInfo(
@@ -112,13 +116,13 @@ class FakeRunner:
         )
 
     def plan_memory(self, limit: KVLimit) -> KVPlan:
-        block_tokens = min(limit.max_context, self._max_context)
-        bytes_per_block = block_tokens * _BYTES_PER_TOKEN
-        num_blocks = min(limit.max_sequences, limit.max_bytes // bytes_per_block)
-        if num_blocks < 1:
-            raise CapacityExceeded(f"one sequence needs {bytes_per_block} bytes of KV, {limit.max_bytes} are allowed")
-        self._kv = np.full((num_blocks, block_tokens), _GARBAGE, dtype=np.uint64)
-        return KVPlan(layout="slot", num_blocks=num_blocks, block_tokens=block_tokens, bytes_per_block=bytes_per_block)
+        if self._spec is None:
+            raise Fatal("no model is loaded")
+        plan = plan_kv(self._spec, limit, layouts=_LAYOUTS, bytes_per_token=_BYTES_PER_TOKEN)
+        self._max_context = context_of(self._spec, limit)
+        self._kv = np.full((plan.num_blocks, plan.block_tokens), _GARBAGE, dtype=np.uint64)
+        self._plan = plan
+        return plan
 
     def warmup(self) -> None:
         """Nothing gets faster."""
@@ -126,15 +130,7 @@ class FakeRunner:
     def submit(self, step: Step) -> Ticket:
         self._num_submitted += 1
         self._check(step)
-        if self._faults.delay_s:
-            time.sleep(self._faults.delay_s)
-        self._fail_if_ordered(step)
-        self._write(step)
-        logits = np.stack([self._logits_at(step, row) for row in step.logit_rows.tolist()] or [self._no_row()])
-        logits = logits[: len(step.logit_rows)]
-        if self._num_submitted in self._faults.nan_rows:
-            logits[self._faults.nan_rows[self._num_submitted]] = np.nan
-        return FakeTicket(logits)
+        return FakeTicket(self._compute(step, number=self._num_submitted))
 
     def collect(self, ticket: Ticket) -> StepResult:
         if not isinstance(ticket, FakeTicket) or ticket.is_cancelled:
@@ -164,28 +160,35 @@ class FakeRunner:
         return {"steps": float(self._num_submitted)}
 
     def close(self) -> None:
-        self._is_closed = True
+        self._spec, self._plan = None, None
         self._kv = np.zeros((0, 0), dtype=np.uint64)
 
     def _check(self, step: Step) -> None:
-        """Hold the engine to the contract of `Step`. Raises `Fatal`."""
-        if self._is_closed:
-            raise Fatal("the runner is closed")
-        num_new = np.diff(step.q_start)
-        if step.num_sequences < 1 or num_new.min() < 1 or step.q_start[0] != 0 or step.q_start[-1] != step.num_tokens:
-            raise Fatal(f"q_start {step.q_start.tolist()} does not cut {step.num_tokens} tokens into sequences")
-        if len(set(step.slot.tolist())) != step.num_sequences:
-            raise Fatal(f"slots {step.slot.tolist()} are not distinct")
-        if step.kv_len.max() > self._kv.shape[1]:
-            raise Fatal(f"kv_len {step.kv_len.tolist()} exceeds {self._kv.shape[1]}")
-        ends = np.repeat(step.kv_len - step.q_start[1:], num_new)
-        if not np.array_equal(step.positions, ends + np.arange(step.num_tokens)):
-            raise Fatal("positions do not lead up to kv_len")
-        if step.token_ids.min() < 0 or step.token_ids.max() >= len(self._mixed_ids):
-            raise Fatal("a token id lies outside the vocabulary")
+        """Hold the engine to the contract of `Step`. Raises `Fatal` or `CapacityExceeded`."""
+        if self._spec is None or self._plan is None:
+            raise Fatal("the runner is closed, or has no KV memory")
+        check_step(
+            step,
+            self._plan,
+            max_context=self._max_context,
+            vocab_size=self._spec.vocab_size,
+            capabilities=self.capabilities(),
+        )
 
-    def _fail_if_ordered(self, step: Step) -> None:
-        number, faults = self._num_submitted, self._faults
+    def _compute(self, step: Step, *, number: int) -> F32:
+        """Logits `[R, vocab]` of the step of that number."""
+        if self._faults.delay_s:
+            time.sleep(self._faults.delay_s)
+        self._fail_if_ordered(step, number)
+        self._write(step)
+        logits = np.stack([self._logits_at(step, row) for row in step.logit_rows.tolist()] or [self._no_row()])
+        logits = logits[: len(step.logit_rows)]
+        if number in self._faults.nan_rows:
+            logits[self._faults.nan_rows[number]] = np.nan
+        return logits
+
+    def _fail_if_ordered(self, step: Step, number: int) -> None:
+        faults = self._faults
         kinds = ((faults.capacity_at, CapacityExceeded), (faults.retryable_at, Retryable), (faults.fatal_at, Fatal))
         for steps, kind in kinds:
             if number in steps:
@@ -197,19 +200,23 @@ class FakeRunner:
 
     def _scribble(self, step: Step) -> None:
         """The KV of a failed step is undefined; make sure that nobody relies on it."""
-        self._kv[self._slot_of_token(step), step.positions] = _GARBAGE
+        self._kv.flat[self._places(step)] = _GARBAGE
 
     def _write(self, step: Step) -> None:
         hashed = step.token_ids.astype(np.uint64) * _MIX_A + step.positions.astype(np.uint64) * _MIX_B + _MIX_C
-        self._kv[self._slot_of_token(step), step.positions] = (hashed ^ (hashed >> np.uint64(29))) * _MIX_B
+        self._kv.flat[self._places(step)] = (hashed ^ (hashed >> np.uint64(29))) * _MIX_B
 
-    def _slot_of_token(self, step: Step) -> npt.NDArray[np.int32]:
-        return np.repeat(step.slot, np.diff(step.q_start))
+    def _table(self, step: Step) -> npt.NDArray[np.int32]:
+        return step.slot[:, None] if step.block_table is None else step.block_table
+
+    def _places(self, step: Step) -> npt.NDArray[np.int32]:
+        return flat_indices(step, self._table(step), self._kv.shape[1])
 
     def _logits_at(self, step: Step, row: int) -> F32:
         """Logits after the token at `row` of the step, from the KV of its sequence up to there: [vocab]."""
         sequence = int(np.searchsorted(step.q_start, row, side="right")) - 1
-        seen = self._kv[step.slot[sequence], : step.positions[row] + 1]
+        block, offset = np.divmod(np.arange(step.positions[row] + 1), self._kv.shape[1])
+        seen = self._kv[self._table(step)[sequence, block], offset]
         mixed = (self._mixed_ids ^ seen.sum(dtype=np.uint64)) * _MIX_A
         mixed = (mixed ^ (mixed >> np.uint64(31))) * _MIX_B
         logits: F32 = (mixed >> np.uint64(40)).astype(np.float32) * (_SPREAD / np.float32(1 << 24))

@@ -34,7 +34,9 @@ from backends.torch.support import check_supported
 from backends.torch.tickets import StepTicket
 from backends.torch.weights import Weights
 
-_LAYOUTS: Layouts = ("slot", "paged")
+_CPU_LAYOUTS: Layouts = ("slot", "paged")
+"""Blocks that do not lie side by side are gathered before torch attends to them."""
+_CUDA_LAYOUTS: Layouts = ("paged", "slot")
 _MAX_VERIFY_ROWS = 64
 _CUDA_NOTE = "the torch runner was verified on the CPU only; check its answers on CUDA before relying on them"
 
@@ -69,7 +71,7 @@ class TorchRunner:
     def capabilities(self) -> RunnerCapabilities:
         is_cpu = self._device.type == "cpu"
         return RunnerCapabilities(
-            kv_layouts=_LAYOUTS,
+            kv_layouts=_CPU_LAYOUTS if is_cpu else _CUDA_LAYOUTS,
             formats=tuple(BLOCK_FORMATS),
             max_verify_rows=_MAX_VERIFY_ROWS,
             device_sampling=True,
@@ -98,7 +100,7 @@ class TorchRunner:
     def plan_memory(self, limit: KVLimit) -> KVPlan:
         loaded = self._require()
         bytes_per_token = kv_bytes_per_token(loaded.spec, loaded.weights, self._device)
-        plan = plan_kv(loaded.spec, limit, layouts=_LAYOUTS, bytes_per_token=bytes_per_token)
+        plan = plan_kv(loaded.spec, limit, layouts=self.capabilities().kv_layouts, bytes_per_token=bytes_per_token)
         self._planned = Planned(plan, limit.max_sequences, context_of(loaded.spec, limit))
         self.resume()
         return plan

@@ -26,7 +26,7 @@ def row_sampling(chunks: list[Chunk]) -> RowSampling | None:
         min_p=np.array([wish.min_p for wish in wishes], np.float32),
         top_k=np.array([wish.top_k for wish in wishes], np.int32),
         top_p=np.array([wish.top_p for wish in wishes], np.float32),
-        uniform=np.array([uniform(sequence.seed, sequence.num_generated) for sequence in sequences], np.float64),
+        uniform=np.array([_uniform(sequence) for sequence in sequences], np.float64),
     )
 
 
@@ -36,6 +36,11 @@ def picked(result: StepResult, *, num_rows: int, vocab_size: int) -> list[Sample
     if ids is None or ids.shape != (num_rows,) or (num_rows and int(ids.max()) >= vocab_size):
         raise Fatal(f"the runner was to pick {num_rows} tokens below {vocab_size} and returned {ids}")
     return [Sampled(token) if token >= 0 else Sampled(-1, error=NOT_FINITE) for token in ids.tolist()]
+
+
+def _uniform(sequence: Sequence) -> float:
+    """Of the last of the tokens that are coming, which is the one that this step picks."""
+    return uniform(sequence.seed, sequence.num_generated + sequence.num_coming - 1)
 
 
 def _needs_logits(sequence: Sequence) -> bool:

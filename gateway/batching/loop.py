@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 
-from backends.api import F32, Runner, Step, StepResult
+import msgspec
+
+from backends.api import F32, Runner, StepResult, Ticket
 from backends.errors import CapacityExceeded, Fatal, Retryable
 from gateway.batching.admission import AdmissionOrder
 from gateway.batching.assembly import assemble
-from gateway.batching.blocks import KVRooms
 from gateway.batching.device_sampling import picked, row_sampling
+from gateway.batching.pace import Pace
+from gateway.batching.rooms import KVRooms
 from gateway.batching.sampling import NOT_FINITE, Sampled, sample
 from gateway.batching.scheduler import Chunk, Limits, Scheduler
 from gateway.batching.scoring import take_scores
@@ -20,41 +24,80 @@ from gateway.engine.messages import Add, EngineStats, Output
 _MAX_LONELY_FAILURES = 3
 
 
+class Flight(msgspec.Struct, frozen=True, kw_only=True):
+    """A step that was submitted, and what it was planned for. `started` is of `time.perf_counter`."""
+
+    chunks: list[Chunk]
+    ticket: Ticket
+    num_rows: int
+    started: float
+    has_picked: bool
+    """The runner picks the tokens."""
+    can_be_followed: bool
+    """The next step may be submitted before anybody knows the tokens of this one."""
+
+    @property
+    def rows(self) -> dict[int, int]:
+        """Sequence → its row among those that pick tokens."""
+        sampling = [chunk.sequence.id for chunk in self.chunks if chunk.samples]
+        return {sequence_id: row for row, sequence_id in enumerate(sampling)}
+
+
 class Loop:
     """Turns `Add`s into `Output`s, one step of the runner at a time. Every `Add` gets exactly one last `Output`."""
 
     def __init__(
-        self, runner: Runner, *, limits: Limits, rooms: KVRooms, order: AdmissionOrder, vocab_size: int
+        self,
+        runner: Runner,
+        *,
+        limits: Limits,
+        rooms: KVRooms,
+        order: AdmissionOrder,
+        vocab_size: int,
+        stretch: float = 0.0,
     ) -> None:
+        """`stretch` as in `Pace`."""
         self._runner = runner
         capabilities = runner.capabilities()
         # Logits that are on the host already are sampled faster here: measured, see docs/why.md.
         self._runner_samples = capabilities.device_sampling and capabilities.async_depth > 1
+        # Slots are copied and cut between steps, so none may be out then.
+        self._may_be_ahead = self._runner_samples and rooms.block_tokens is not None
+        self._flights: deque[Flight] = deque()
         self._limits = limits
         self._rooms = rooms
         self._vocab_size = vocab_size
-        self._scheduler = Scheduler(limits, rooms, order)
+        self._pace = Pace(stretch=stretch, most_tokens=limits.max_step_tokens)
+        self._scheduler = Scheduler(limits, rooms, order, self._pace)
         self._num_arrived = 0
         self._num_steps = 0
         self._num_batched = 0
         self._num_prefilled = 0
         self._num_generated = 0
+        self._num_failures = 0
+        """Steps in a row that were to be run once more."""
         self._step_time_s = 0.0
+        self._landed = 0.0
 
     @property
     def has_work(self) -> bool:
-        return self._scheduler.has_work
+        return self._scheduler.has_work or bool(self._flights)
 
     def step(self) -> list[Output]:
-        """Run one step and return what it produced, possibly nothing. Call it only while `has_work`.
+        """Submit the next step and commit those that nothing can follow; returns what they produced, possibly nothing.
 
-        Running out of memory shrinks the batch and is seen by nobody else. Raises `Fatal` when the runner is unusable.
+        Call it only while `has_work`. Running out of memory shrinks the batch and is seen by nobody else. Raises
+        `Fatal` when the runner is unusable.
         """
         try:
-            plan = self._scheduler.plan()
-            return self._commit(plan, self._execute(plan))
+            return self._advance()
         except CapacityExceeded as error:
+            self._take_back()
             return self._shrink(error)
+        except Retryable as error:
+            self._take_back()
+            self._note_failure(error)
+            return []
 
     def add(self, add: Add) -> Output | None:
         """Let a sequence wait for its turn, or return the `Output` that refuses it."""
@@ -87,22 +130,60 @@ class Loop:
         """Raise `RuntimeError` if a room is lost, doubled or held by nobody."""
         self._scheduler.check_integrity()
 
-    def _execute(self, plan: list[Chunk]) -> list[Sampled]:
-        """What the chunks that sample get, in plan order. A failed step left KV only behind what is computed."""
+    def _advance(self) -> list[Output]:
+        """Where tokens stay on the device, one step is out while the next is planned and submitted behind it."""
+        flight = self._take_off()
+        if flight is not None:
+            self._flights.append(flight)
+        num_staying = 1 if flight is not None and flight.can_be_followed else 0
+        outputs: list[Output] = []
+        while len(self._flights) > num_staying:
+            outputs += self._land(self._flights.popleft())
+        return outputs
+
+    def _take_off(self) -> Flight | None:
+        """Plan and submit a step; None if all that is left to do is out already."""
+        plan = self._scheduler.plan()
+        if not plan:
+            return None
         sampling = row_sampling(plan) if self._runner_samples else None
-        step = assemble(plan, self._rooms, sampling)
+        rows_before = self._flights[-1].rows if self._flights else None
+        step = assemble(plan, self._rooms, sampling, rows_before=rows_before)
         started = time.perf_counter()
-        try:
-            self._reuse()
-            result = self._run(step)
-        except Retryable:
-            result = self._run_again(step)
-        finally:
-            self._step_time_s += time.perf_counter() - started
-        if sampling is not None:
-            return picked(result, num_rows=len(step.logit_rows), vocab_size=self._vocab_size)
-        logits = take_scores(plan, self._checked(result.logits, step))
-        return sample(logits, [chunk.sequence for chunk in plan if chunk.samples]) if len(logits) else []
+        self._reuse()
+        ticket = self._runner.submit(step)
+        return Flight(
+            chunks=plan,
+            ticket=ticket,
+            num_rows=len(step.logit_rows),
+            started=started,
+            has_picked=sampling is not None,
+            can_be_followed=sampling is not None and self._may_be_ahead,
+        )
+
+    def _land(self, flight: Flight) -> list[Output]:
+        """Wait for a step and commit it. A failed one left KV only behind what is computed."""
+        result = self._runner.collect(flight.ticket)
+        self._note_time(flight)
+        self._num_failures = 0
+        return self._commit(flight.chunks, self._sampled(flight, result))
+
+    def _sampled(self, flight: Flight, result: StepResult) -> list[Sampled]:
+        """What the chunks that sample get, in plan order."""
+        if flight.has_picked:
+            return picked(result, num_rows=flight.num_rows, vocab_size=self._vocab_size)
+        logits = take_scores(flight.chunks, self._checked(result.logits, flight.num_rows))
+        return sample(logits, [chunk.sequence for chunk in flight.chunks if chunk.samples]) if len(logits) else []
+
+    def _note_time(self, flight: Flight) -> None:
+        """Of a step behind another one, from the end of that one."""
+        now = time.perf_counter()
+        seconds = now - max(flight.started, self._landed)
+        self._landed = now
+        self._step_time_s += seconds
+        num_prompt_tokens = sum(chunk.num_prompt_tokens for chunk in flight.chunks)
+        num_decoding = sum(chunk.num_tokens for chunk in flight.chunks) - num_prompt_tokens
+        self._pace.note(seconds, num_decoding=num_decoding, num_prompt_tokens=num_prompt_tokens)
 
     def _reuse(self) -> None:
         """Bring what the prefix cache had to where the admitted sequences are."""
@@ -114,32 +195,39 @@ class Loop:
             except (CapacityExceeded, Retryable) as error:
                 raise Fatal(f"cached keys and values could not be copied: {error}") from error
 
-    def _run(self, step: Step) -> StepResult:
-        return self._runner.collect(self._runner.submit(step))
+    def _take_back(self) -> None:
+        """A step failed, so those behind it are worth nothing either; all are planned again."""
+        for flight in self._flights:
+            flight.ticket.cancel()
+        self._flights.clear()
+        self._scheduler.take_back()
 
-    def _run_again(self, step: Step) -> StepResult:
-        try:
-            return self._run(step)
-        except Retryable as error:
+    def _note_failure(self, error: Retryable) -> None:
+        self._num_failures += 1
+        if self._num_failures > 1:
             raise Fatal(f"the step failed twice: {error}") from error
 
-    def _checked(self, logits: F32, step: Step) -> F32:
-        wanted = (len(step.logit_rows), self._vocab_size)
+    def _checked(self, logits: F32, num_rows: int) -> F32:
+        wanted = (num_rows, self._vocab_size)
         if logits.shape != wanted:
             raise Fatal(f"the runner returned logits of shape {logits.shape}, expected {wanted}")
         return logits
 
-    def _commit(self, plan: list[Chunk], sampled: list[Sampled]) -> list[Output]:
-        # A chunk samples or not by what is known now; appending changes that, so decide first.
-        sampling = [chunk.sequence for chunk in plan if chunk.samples]
-        scored = [chunk.sequence for chunk in plan if chunk.ends_scoring]
-        for chunk in plan:
-            self._scheduler.computed(chunk)
-            self._num_prefilled += max(0, min(chunk.end, chunk.sequence.num_prompt) - chunk.start)
+    def _commit(self, chunks: list[Chunk], sampled: list[Sampled]) -> list[Output]:
+        tokens = iter(sampled)
+        landed = [(chunk, next(tokens) if chunk.samples else None) for chunk in chunks]
+        current = [(chunk, token) for chunk, token in landed if self._scheduler.is_current(chunk)]
         self._num_steps += 1
-        self._num_batched += len(plan)
-        outputs = [self._append(sequence, token) for sequence, token in zip(sampling, sampled, strict=True)]
-        return outputs + [self._end_scoring(sequence) for sequence in scored]
+        self._num_batched += len(current)
+        outputs = [self._commit_one(chunk, token) for chunk, token in current]
+        return [output for output in outputs if output is not None]
+
+    def _commit_one(self, chunk: Chunk, sampled: Sampled | None) -> Output | None:
+        self._scheduler.computed(chunk)
+        self._num_prefilled += chunk.num_prompt_tokens
+        if chunk.ends_scoring:
+            return self._end_scoring(chunk.sequence)
+        return None if sampled is None else self._append(chunk.sequence, sampled)
 
     def _append(self, sequence: Sequence, sampled: Sampled) -> Output:
         if sampled.error is not None:

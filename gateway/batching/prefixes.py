@@ -1,22 +1,12 @@
-"""Which beginnings of prompts have keys and values somewhere, sealed per tenant.
-
-A sequence's tokens are hashed block by block, each with the hash of what comes before it, so that equal hashes mean
-equal beginnings. The chain starts from a secret of this engine, the scope of the tenant and the adapter: nobody finds
-what was computed for another scope or with other weights, and nothing that a client sends has a say in it.
-"""
+"""Which beginnings of prompts have keys and values in which slots. Hashes, by `gateway.batching.chain`, tell."""
 
 from __future__ import annotations
 
-import secrets
-from array import array
-from hashlib import blake2b
-
 import msgspec
 
+from backends.kv import BLOCK_TOKENS
+from gateway.batching.chain import HashChain
 from gateway.batching.sequence import Sequence
-
-BLOCK_TOKENS = 16
-_HASH_BYTES = 16
 
 
 class Kept(msgspec.Struct):
@@ -41,7 +31,7 @@ class Prefixes:
     """What places keep, by hash. Places are numbers; what they are is the business of whoever hands them out."""
 
     def __init__(self) -> None:
-        self._secret = secrets.token_bytes(32)
+        self._hashes = HashChain(BLOCK_TOKENS)
         self._kept: dict[int, Kept] = {}
         self._places: dict[bytes, dict[int, None]] = {}
 
@@ -52,10 +42,10 @@ class Prefixes:
 
     def find(self, sequence: Sequence) -> Found | None:
         """Where the longest beginning of its tokens is; at least one token is left to compute."""
-        most = (sequence.num_known - 1) // BLOCK_TOKENS
+        most = self._hashes.most_shared(sequence)
         places: dict[int, None] = {}
         num_blocks = 0
-        while num_blocks < most and (found := self._places.get(self._hash_of(sequence, num_blocks))) is not None:
+        while num_blocks < most and (found := self._places.get(self._hashes.hash_of(sequence, num_blocks))) is not None:
             places, num_blocks = found, num_blocks + 1
         num_tokens = num_blocks * BLOCK_TOKENS
         tokens = sequence.token_ids[:num_tokens]
@@ -69,7 +59,7 @@ class Prefixes:
             kept = self._kept[place] = Kept(sequence.token_ids, [])
         kept.token_ids = sequence.token_ids
         for number in range(len(kept.chain), sequence.num_computed // BLOCK_TOKENS):
-            block = self._hash_of(sequence, number)
+            block = self._hashes.hash_of(sequence, number)
             kept.chain.append(block)
             self._places.setdefault(block, {})[place] = None
 
@@ -96,19 +86,3 @@ class Prefixes:
         by_hash = {(block, place) for block, places in self._places.items() for place in places}
         if by_place != by_hash:
             raise RuntimeError(f"{len(by_place ^ by_hash)} blocks are known to one side of the prefix cache alone")
-
-    def _hash_of(self, sequence: Sequence, number: int) -> bytes:
-        """Of its block of that number; blocks before it have been asked for already."""
-        chain = sequence.chain
-        if number == len(chain):
-            parent = chain[-1] if chain else self._root_of(sequence)
-            block = sequence.token_ids[number * BLOCK_TOKENS : (number + 1) * BLOCK_TOKENS]
-            chain.append(_hash(parent, array("I", block).tobytes()))
-        return chain[number]
-
-    def _root_of(self, sequence: Sequence) -> bytes:
-        return _hash(self._secret, repr((sequence.scope, sequence.adapter)).encode())
-
-
-def _hash(parent: bytes, content: bytes) -> bytes:
-    return blake2b(content, digest_size=_HASH_BYTES, key=parent).digest()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from gateway.batching.admission import AdmissionOrder
-from gateway.batching.blocks import KVRooms
+from gateway.batching.pace import Pace
+from gateway.batching.rooms import KVRooms
 from gateway.batching.sequence import Sequence
 
 
@@ -24,11 +25,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """The next `num_tokens` uncomputed tokens of a sequence, beginning at position `start`."""
+    """The next `num_tokens` unplanned tokens of a sequence, beginning at position `start`."""
 
     sequence: Sequence
     start: int
     num_tokens: int
+    reaches_end: bool
+    """Of all that was expected to be known when it was planned."""
+    num_preemptions: int
+    """Of the sequence, when it was planned; what is computed for it means nothing after the next one."""
 
     @property
     def end(self) -> int:
@@ -36,13 +41,17 @@ class Chunk(msgspec.Struct, frozen=True):
 
     @property
     def samples(self) -> bool:
-        """Whether it reaches the last known token, so that its logits give the next one."""
-        return self.end == self.sequence.num_known and not self.sequence.only_scores
+        """Whether its logits give the next token."""
+        return self.reaches_end and not self.sequence.only_scores
 
     @property
     def ends_scoring(self) -> bool:
         """Whether nothing is left to do for a sequence that only scores its prompt."""
-        return self.end == self.sequence.num_known and self.sequence.only_scores
+        return self.reaches_end and self.sequence.only_scores
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return max(0, min(self.end, self.sequence.num_prompt) - self.start)
 
     @property
     def scored(self) -> range:
@@ -53,16 +62,33 @@ class Chunk(msgspec.Struct, frozen=True):
         return range(first, min(self.end, self.sequence.num_prompt - 1))
 
 
+class Plan:
+    """A step in the making: who gets what, by id, and how many tokens are left to give."""
+
+    def __init__(self, num_tokens: int) -> None:
+        self.chunks: dict[int, Chunk] = {}
+        self.budget = num_tokens
+
+    def add(self, chunk: Chunk) -> None:
+        self.chunks[chunk.sequence.id] = chunk
+        self.budget -= chunk.num_tokens
+
+    def drop(self, sequence: Sequence) -> None:
+        """It was sent back to wait meanwhile."""
+        self.chunks.pop(sequence.id, None)
+
+
 class Scheduler:
-    """Running decodes first, then running prefill chunks, then admission; each until `computed == known`.
+    """Running decodes first, then running prefill chunks, then admission; each until `planned == expected`.
 
     No prefill or decode phase: one step may hold both. A sequence that is running has a room.
     """
 
-    def __init__(self, limits: Limits, rooms: KVRooms, order: AdmissionOrder) -> None:
+    def __init__(self, limits: Limits, rooms: KVRooms, order: AdmissionOrder, pace: Pace | None = None) -> None:
         self._limits = limits
         self._rooms = rooms
         self._order = order
+        self._pace = pace or Pace(stretch=0.0, most_tokens=limits.max_step_tokens)
         self._running: dict[int, Sequence] = {}
         self._max_running = limits.max_sequences
         self.num_preempted = 0
@@ -88,26 +114,39 @@ class Scheduler:
         self._order.push(sequence)
 
     def plan(self) -> list[Chunk]:
-        """The next step, possibly empty; admits. Nothing counts as computed before the step is committed."""
+        """The next step, possibly empty; admits. It counts as submitted from now on, and as computed once committed."""
         self._make_room()
-        chunks: list[Chunk] = []
-        budget = self._limits.max_step_tokens
+        plan = Plan(self._limits.max_step_tokens)
         prompts: list[Sequence] = []
-        for sequence in self._running.values():
+        for sequence in list(self._running.values()):
             if sequence.is_decoding:
-                budget -= self._give(sequence, budget, chunks)
+                self._give(sequence, plan)
             else:
                 prompts.append(sequence)
-        for sequence in sorted(prompts, key=self._order.rank):
-            budget -= self._give(sequence, budget, chunks)
-        while budget > 0 and self._can_admit():
-            budget -= self._give(self._admit(), budget, chunks)
-        return chunks
+        plan.budget = min(plan.budget, self._pace.prompt_tokens(num_decoding=len(plan.chunks)))
+        for sequence in sorted(prompts, key=self._order.rank) if prompts else ():
+            self._give(sequence, plan)
+        while plan.budget > 0 and self._can_admit():
+            self._give(self._admit(), plan)
+        for chunk in plan.chunks.values():
+            chunk.sequence.num_planned = chunk.end
+            chunk.sequence.num_coming += chunk.samples
+        return list(plan.chunks.values())
+
+    def is_current(self, chunk: Chunk) -> bool:
+        """Whether its sequence still runs as it did when the chunk was planned."""
+        sequence = chunk.sequence
+        return self._running.get(sequence.id) is sequence and sequence.num_preemptions == chunk.num_preemptions
 
     def computed(self, chunk: Chunk) -> None:
         """Its step was run."""
         chunk.sequence.num_computed = chunk.end
         self._rooms.computed(chunk.sequence)
+
+    def take_back(self) -> None:
+        """No step that was planned and not committed will give anything; what it was to compute is planned again."""
+        for sequence in self._running.values():
+            sequence.take_back()
 
     def finish(self, sequence: Sequence, *, is_sound: bool = True) -> None:
         """It ended; its room is free, and what it holds may serve others if it is sound."""
@@ -139,7 +178,7 @@ class Scheduler:
         """Raise `RuntimeError` when rooms and running sequences do not match."""
         self._rooms.check_integrity()
         for sequence in self._running.values():
-            self._rooms.slot_of(sequence.id)
+            self._rooms.places_of(sequence.id)
 
     def _make_room(self) -> None:
         """For a tenant that runs less than its share, at the cost of one that runs more; one sequence a step."""
@@ -155,23 +194,37 @@ class Scheduler:
         self._order.push_back_in(victim)
         self.num_preempted += 1
 
-    def _give(self, sequence: Sequence, budget: int, chunks: list[Chunk]) -> int:
-        most = min(budget, self._limits.max_logit_rows) if sequence.is_scoring else budget
+    def _give(self, sequence: Sequence, plan: Plan) -> None:
+        most = min(plan.budget, self._limits.max_logit_rows) if sequence.is_scoring else plan.budget
         num_tokens = min(sequence.num_pending, most)
-        if num_tokens > 0:
-            chunks.append(Chunk(sequence, sequence.num_computed, num_tokens))
-            self._order.charge(sequence, start=sequence.num_computed, num_tokens=num_tokens)
-        return num_tokens
+        start = sequence.num_planned
+        if num_tokens <= 0 or not self._has_memory(sequence, start + num_tokens, plan):
+            return
+        reaches_end = start + num_tokens == sequence.num_expected
+        plan.add(Chunk(sequence, start, num_tokens, reaches_end, sequence.num_preemptions))
+        self._order.charge(sequence, start=start, num_tokens=num_tokens)
+
+    def _has_memory(self, sequence: Sequence, num_tokens: int, plan: Plan) -> bool:
+        """Room for so many of its tokens, if need be at the cost of others; False if it had to go itself."""
+        if sequence.id not in self._running:
+            return False
+        while not self._rooms.grow(sequence, num_tokens):
+            victim = self._order.over_served()
+            assert victim is not None  # it runs itself, and alone it could have grown
+            self._preempt(victim)
+            plan.drop(victim)
+            if victim is sequence:
+                return False
+        return True
 
     def _can_admit(self) -> bool:
         head = self._order.head()
-        return head is not None and self.num_running < self._max_running and self._rooms.can_reserve(head.max_known)
+        return head is not None and self.num_running < self._max_running and self._rooms.can_reserve(head)
 
     def _admit(self) -> Sequence:
         sequence = self._order.pop()
-        sequence.num_computed = self._rooms.reserve(sequence)
-        if sequence.num_preemptions == 0:
-            sequence.num_cached = sequence.num_computed
-            self.num_cached_tokens += sequence.num_cached
+        is_first = sequence.num_preemptions == 0
+        sequence.begin(self._rooms.reserve(sequence))
+        self.num_cached_tokens += sequence.num_cached if is_first else 0
         self._running[sequence.id] = sequence
         return sequence

@@ -10,9 +10,10 @@ class Sequence:
     """Mutable state of one `Add`; owned by the loop.
 
     ```
-    token_ids   [ prompt ............ | generated ...... ]
+    token_ids   [ prompt ............ | generated ...... ] coming
                 [0, computed)          have KV
-                [computed, known)      go into the next steps; the last one's logits give the next token
+                [computed, planned)    get KV in steps that were submitted
+                [planned, expected)    go into the next steps; the last one's logits give the next token
     ```
     """
 
@@ -32,10 +33,16 @@ class Sequence:
         self.token_ids = list(add.token_ids)
         self.num_prompt = len(self.token_ids)
         self.num_computed = 0
+        self.num_planned = 0
+        """Tokens that have KV once all submitted steps are done."""
+        self.num_coming = 0
+        """Tokens that submitted steps will give and nobody knows yet."""
         self.num_cached = 0
         """Tokens of the prompt whose KV was there already when it was first admitted."""
         self.chain: list[bytes] = []
-        """Hashes of its first blocks, for `gateway.batching.prefixes` alone."""
+        """Hashes of its first blocks, for `gateway.batching.chain` alone."""
+        self.num_kept = 0
+        """Of its blocks, those that others may find; for `gateway.batching.blocks` alone."""
         self.num_charged = 0
         """Tokens that its tenant was charged for; after a preemption more than are computed."""
         self.num_preemptions = 0
@@ -57,8 +64,16 @@ class Sequence:
         return len(self.token_ids) - self.num_prompt
 
     @property
+    def num_expected(self) -> int:
+        """Known, once all submitted steps are done."""
+        return len(self.token_ids) + self.num_coming
+
+    @property
     def num_pending(self) -> int:
-        return len(self.token_ids) - self.num_computed
+        """Tokens for the steps to come; none if what is submitted will be its end."""
+        if self.num_coming and self.num_generated + self.num_coming >= self.max_tokens:
+            return 0
+        return self.num_expected - self.num_planned
 
     @property
     def max_known(self) -> int:
@@ -84,14 +99,26 @@ class Sequence:
         return scores
 
     def append(self, token_id: int) -> None:
+        """What a step gave."""
         self.token_ids.append(token_id)
+        self.num_coming = max(0, self.num_coming - 1)
         if self.adjustments is not None:
             self.adjustments.count(token_id)
 
+    def begin(self, num_cached: int) -> None:
+        """It was admitted, and so many of its tokens have KV already."""
+        self.num_computed = self.num_planned = num_cached
+        if self.num_preemptions == 0:
+            self.num_cached = num_cached
+
     def rewind(self) -> None:
-        """Its KV is gone; everything known is computed anew."""
-        self.num_computed = 0
+        """Its KV is gone; everything known is computed anew, and what was coming comes again."""
+        self.num_computed = self.num_planned = self.num_coming = 0
         self.num_preemptions += 1
+
+    def take_back(self) -> None:
+        """No submitted step will give anything."""
+        self.num_planned, self.num_coming = self.num_computed, 0
 
     def finish_reason(self, *, max_context: int) -> str | None:
         """Why the last appended token was the last one, or None. Stop tokens win over limits."""

@@ -12,8 +12,8 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 
-from gateway.batching.blocks import Reuse
 from gateway.batching.prefixes import Found, Prefixes
+from gateway.batching.rooms import Reuse
 from gateway.batching.sequence import Sequence
 
 
@@ -37,16 +37,24 @@ class Slots:
         """Slots that no sequence holds."""
         return len(self._free) + len(self._resting)
 
+    @property
+    def block_tokens(self) -> None:
+        return None
+
+    @property
+    def capacity(self) -> int:
+        return self._num_slots * self._slot_tokens
+
     def can_ever_reserve(self, num_tokens: int) -> bool:
         return num_tokens <= self._slot_tokens and self._num_slots > 0
 
-    def can_reserve(self, num_tokens: int) -> bool:
-        return num_tokens <= self._slot_tokens and self.num_free > 0
+    def can_reserve(self, sequence: Sequence) -> bool:
+        return sequence.max_known <= self._slot_tokens and self.num_free > 0
 
     def reserve(self, sequence: Sequence) -> int:
         if sequence.id in self._held:
             raise ValueError(f"sequence {sequence.id} already has slot {self._held[sequence.id]}")
-        if not self.can_reserve(sequence.max_known):
+        if not self.can_reserve(sequence):
             raise ValueError(
                 f"no slot for {sequence.max_known} tokens: {self.num_free} free of {self._slot_tokens} tokens"
             )
@@ -55,6 +63,10 @@ class Slots:
         self._held[sequence.id] = slot
         self._scopes[slot] = sequence.scope
         return 0 if found is None else found.num_tokens
+
+    def grow(self, sequence: Sequence, num_tokens: int) -> bool:
+        """It was given all that it may come to need."""
+        return num_tokens <= self._slot_tokens and sequence.id in self._held
 
     def take_reuses(self) -> list[Reuse]:
         reuses, self._reuses = self._reuses, []
@@ -73,8 +85,8 @@ class Slots:
             self._prefixes.forget(slot)
         heapq.heappush(self._free, slot)
 
-    def slot_of(self, sequence_id: int) -> int:
-        return self._held[sequence_id]
+    def places_of(self, sequence_id: int) -> list[int]:
+        return [self._held[sequence_id]]
 
     def check_integrity(self) -> None:
         slots = sorted([*self._free, *self._resting, *self._held.values()])

@@ -23,7 +23,7 @@ from backends.generation import (
     TokenPrompt,
     Usage,
 )
-from backends.kv import KVChoice
+from backends.kv import KVChoice, KVLayoutChoice
 from gateway.engine.client import EngineClient
 from gateway.engine.intake import check_request, make_add, max_new_tokens
 from gateway.engine.messages import EngineStats, Load, Ready, Scheduling
@@ -55,12 +55,14 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_step_tokens: int = 256
     kv_bytes: int = 4096 * 1024 * 1024
     kv_dtype: KVChoice = "auto"
+    kv_layout: KVLayoutChoice = "auto"
     threads: int = 0
     exact: bool = False
     device: str = "auto"
     max_waiting: int = 1024
     scheduling: Scheduling = "fair"
     prefix_cache: bool = True
+    prefill_stretch: float = 3.0
     hang_timeout_s: float = 30.0
 
 
@@ -204,11 +206,13 @@ async def start_engine_backend(options: EngineOptions, *, start: StartEngine = s
         max_step_tokens=options.max_step_tokens,
         kv_bytes=options.kv_bytes,
         kv_dtype=options.kv_dtype,
+        kv_layout=options.kv_layout,
         threads=options.threads,
         exact=options.exact,
         device=options.device,
         scheduling=options.scheduling,
         prefix_cache=options.prefix_cache,
+        prefill_stretch=options.prefill_stretch,
     )
     client = EngineClient(load, name=options.name, start=start, hang_timeout_s=options.hang_timeout_s)
     path = Path(options.model_path)

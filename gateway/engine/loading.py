@@ -11,12 +11,15 @@ import msgspec
 from backends.api import KVLimit, KVPlan, LoadableModel, ModelInfo, Runner, RunnerCapabilities
 from backends.choice import Choice, choose_runner
 from backends.errors import UnsupportedModel
+from backends.kv import KVLayout
 from backends.models.spec import ModelSpec
 from backends.registry import AUTO
 from gateway.batching.admission import FirstComeFirstServed
+from gateway.batching.blocks import Blocks
 from gateway.batching.fair import FairShare
 from gateway.batching.loop import Loop
 from gateway.batching.prefixes import Prefixes
+from gateway.batching.rooms import KVRooms
 from gateway.batching.scheduler import Limits
 from gateway.batching.slots import Slots
 from gateway.engine.messages import Load, Progress, Ready
@@ -57,30 +60,26 @@ def load_engine(
     runner = create_runner(choice.runner, threads=load.threads, exact=load.exact, device=load.device)
     _check_capabilities(runner, choice.runner, load)
     info = runner.load(model, lambda fraction: progress(Progress("loading", fraction)))
-    has_prefixes = load.prefix_cache and runner.capabilities().scattered_slots
-    limit = _kv_limit(load, info, model.spec, has_prefixes=has_prefixes)
+    layout = _layout(load, runner.capabilities(), choice.runner)
+    has_prefixes = load.prefix_cache and (layout == "paged" or runner.capabilities().scattered_slots)
+    limit = _kv_limit(load, info, model.spec, layout=layout, has_prefixes=has_prefixes)
     plan = runner.plan_memory(limit)
     progress(Progress("warming up", 1.0))
     runner.warmup()
-    limits = _limits(load, info, plan, runner.capabilities())
+    limits = _limits(load, limit, plan, runner.capabilities())
     loop = Loop(
         runner,
         limits=limits,
-        rooms=Slots(
-            num_slots=plan.num_blocks,
-            slot_tokens=plan.block_tokens,
-            prefixes=Prefixes() if has_prefixes else None,
-        ),
+        rooms=_rooms(plan, has_prefixes=has_prefixes),
         order=FairShare() if load.scheduling == "fair" else FirstComeFirstServed(),
         vocab_size=info.vocab_size,
+        stretch=load.prefill_stretch,
     )
     return LoadedEngine(runner, loop, _ready(load, choice, model.spec, info, plan, limits))
 
 
 def _check_capabilities(runner: Runner, name: str, load: Load) -> None:
     capabilities = runner.capabilities()
-    if "slot" not in capabilities.kv_layouts:
-        raise UnsupportedModel(f"runner {name} has no slot KV layout; it has {', '.join(capabilities.kv_layouts)}")
     if not capabilities.ragged_steps:
         raise UnsupportedModel(f"runner {name} cannot run sequences of different lengths in one step")
     if load.kv_dtype not in ("auto", *capabilities.kv_dtypes):
@@ -88,26 +87,50 @@ def _check_capabilities(runner: Runner, name: str, load: Load) -> None:
         raise UnsupportedModel(f"runner {name} cannot keep keys and values as {load.kv_dtype} ({kept}); set kv_dtype")
 
 
-def _kv_limit(load: Load, info: ModelInfo, spec: ModelSpec, *, has_prefixes: bool) -> KVLimit:
+def _layout(load: Load, capabilities: RunnerCapabilities, name: str) -> KVLayout:
+    if load.kv_layout == "auto":
+        return capabilities.kv_layouts[0]
+    if load.kv_layout not in capabilities.kv_layouts:
+        layouts = ", ".join(capabilities.kv_layouts)
+        raise UnsupportedModel(f"runner {name} has no {load.kv_layout} KV layout ({layouts}); set kv_layout")
+    return load.kv_layout
+
+
+def _rooms(plan: KVPlan, *, has_prefixes: bool) -> KVRooms:
+    if plan.layout == "paged":
+        return Blocks(num_blocks=plan.num_blocks, block_tokens=plan.block_tokens, has_prefixes=has_prefixes)
+    prefixes = Prefixes() if has_prefixes else None
+    return Slots(num_slots=plan.num_blocks, slot_tokens=plan.block_tokens, prefixes=prefixes)
+
+
+def _kv_limit(load: Load, info: ModelInfo, spec: ModelSpec, *, layout: KVLayout, has_prefixes: bool) -> KVLimit:
     max_sequences = min(load.max_batch, load.max_step_tokens)
     if has_prefixes:
         # Places that keep prefixes while all others run, as far as memory goes.
         max_sequences += max(1, max_sequences // 2)
-    max_context = min(load.max_context or _default_context(load, spec, max_sequences), info.max_context)
-    return KVLimit(max_bytes=load.kv_bytes, max_sequences=max_sequences, max_context=max_context, dtype=load.kv_dtype)
+    num_at_once = 1 if layout == "paged" else max_sequences
+    max_context = min(load.max_context or _default_context(load, spec, num_at_once), info.max_context)
+    return KVLimit(
+        max_bytes=load.kv_bytes,
+        max_sequences=max_sequences,
+        max_context=max_context,
+        layout=layout,
+        dtype=load.kv_dtype,
+    )
 
 
-def _default_context(load: Load, spec: ModelSpec, max_sequences: int) -> int:
-    """What lets all sequences fit into KV memory at once, but not less than a comfortable context."""
-    tokens_each = load.kv_bytes // (spec.kv_bytes_per_token * max_sequences)
+def _default_context(load: Load, spec: ModelSpec, num_at_once: int) -> int:
+    """What lets so many sequences fit into KV memory at once, but not less than a comfortable context."""
+    tokens_each = load.kv_bytes // (spec.kv_bytes_per_token * num_at_once)
     return max(tokens_each, _COMFORTABLE_CONTEXT)
 
 
-def _limits(load: Load, info: ModelInfo, plan: KVPlan, capabilities: RunnerCapabilities) -> Limits:
+def _limits(load: Load, limit: KVLimit, plan: KVPlan, capabilities: RunnerCapabilities) -> Limits:
+    """Blocks are shared by all sequences, so one may grow to the whole context, whatever their number."""
     return Limits(
         max_sequences=min(load.max_batch, load.max_step_tokens, plan.num_blocks),
         max_step_tokens=load.max_step_tokens,
-        max_context=min(plan.block_tokens, info.max_context),
+        max_context=min(limit.max_context, plan.block_tokens) if plan.layout == "slot" else limit.max_context,
         max_logit_rows=capabilities.max_verify_rows,
     )
 

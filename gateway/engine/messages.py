@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from backends.generation import Sampling
-from backends.kv import KVChoice
+from backends.kv import KVChoice, KVLayoutChoice
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 Scheduling = Literal["fair", "fcfs"]
@@ -31,8 +31,10 @@ class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
     exact: bool = False
     device: str = "auto"
     kv_dtype: KVChoice = "auto"
+    kv_layout: KVLayoutChoice = "auto"
     scheduling: Scheduling = "fair"
     prefix_cache: bool = True
+    prefill_stretch: float = 0.0
 
 
 class Add(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=True):

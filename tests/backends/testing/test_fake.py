@@ -59,7 +59,7 @@ def test_it_is_a_runner() -> None:
     """The type checker agrees, too."""
     runner: Runner = make_runner()
 
-    assert runner.capabilities().kv_layouts == ("slot",)
+    assert runner.capabilities().kv_layouts == ("slot", "paged")
 
 
 def test_chunks_and_company_change_nothing() -> None:
@@ -137,15 +137,20 @@ def test_ordered_row_is_not_a_number() -> None:
     "step",
     [
         make_step((0, 0, [1]), (0, 0, [2])),
-        make_step((0, 31, [1, 2])),
         make_step((0, 0, [50])),
         make_step((0, 0, [])),
     ],
 )
 def test_broken_step_is_refused(step: Step) -> None:
-    """One slot twice, too long, outside the vocabulary, or without tokens."""
+    """One slot twice, outside the vocabulary, or without tokens."""
     with pytest.raises(Fatal):
         make_runner().submit(step)
+
+
+def test_sequence_that_is_too_long_is_refused() -> None:
+    """It was told what it may hold."""
+    with pytest.raises(CapacityExceeded, match="33 tokens exceeds the planned context of 32"):
+        make_runner().submit(make_step((0, 31, [1, 2])))
 
 
 def test_too_little_memory_is_refused() -> None:
@@ -153,7 +158,7 @@ def test_too_little_memory_is_refused() -> None:
     runner = FakeRunner()
     runner.load(MODEL, lambda _: None)
 
-    with pytest.raises(CapacityExceeded, match="256 bytes"):
+    with pytest.raises(CapacityExceeded, match="one sequence of 32 tokens needs"):
         runner.plan_memory(KVLimit(max_bytes=255, max_sequences=4, max_context=32))
 
 

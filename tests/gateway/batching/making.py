@@ -8,9 +8,11 @@ import numpy as np
 
 from backends.api import KVLimit, LoadableModel
 from backends.generation import Sampling
+from backends.kv import BLOCK_TOKENS
 from backends.models.spec import ModelSpec
 from backends.testing.fake import FakeFaults, FakeRunner
-from gateway.batching.admission import FirstComeFirstServed
+from gateway.batching.admission import AdmissionOrder, FirstComeFirstServed
+from gateway.batching.blocks import Blocks
 from gateway.batching.loop import Loop
 from gateway.batching.prefixes import Prefixes
 from gateway.batching.scheduler import Limits
@@ -72,6 +74,32 @@ def make_loop(
         ),
         rooms=Slots(num_slots=num_slots + num_spare, slot_tokens=max_context, prefixes=prefixes),
         order=FirstComeFirstServed(),
+        vocab_size=VOCAB,
+    )
+
+
+def make_paged_loop(
+    runner: FakeRunner | None = None,
+    faults: FakeFaults | None = None,
+    *,
+    num_blocks: int = 16,
+    max_sequences: int = 4,
+    max_step_tokens: int = 16,
+    order: AdmissionOrder | None = None,
+    has_prefixes: bool = True,
+) -> Loop:
+    """Over blocks of 16 tokens, as many as four sequences of 64 tokens need."""
+    runner = runner or FakeRunner(faults)
+    context = num_blocks * BLOCK_TOKENS
+    runner.load(LoadableModel(spec=make_spec(max_context=context), tensors={}), lambda _: None)
+    runner.plan_memory(KVLimit(max_bytes=1 << 30, max_sequences=1, max_context=context, layout="paged"))
+    return Loop(
+        runner,
+        limits=Limits(
+            max_sequences=max_sequences, max_step_tokens=max_step_tokens, max_context=context, max_logit_rows=8
+        ),
+        rooms=Blocks(num_blocks=num_blocks, block_tokens=BLOCK_TOKENS, has_prefixes=has_prefixes),
+        order=order or FirstComeFirstServed(),
         vocab_size=VOCAB,
     )
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backends.api import F32, RowSampling, RunnerCapabilities, Step, StepResult, Ticket
-from backends.errors import Fatal
+from backends.errors import Fatal, RunnerError
 from backends.generation import Sampling
 from backends.testing.fake import FakeFaults, FakeRunner
 from gateway.batching.loop import Loop
@@ -18,6 +22,7 @@ from tests.gateway.batching.making import (
     VOCAB,
     make_add,
     make_loop,
+    make_paged_loop,
     make_runner,
     run_all,
     solo_tokens,
@@ -33,28 +38,68 @@ WISHES = (
 )
 
 
+class DeviceTicket(msgspec.Struct):
+    """A step that waits for its turn; what it gave, once it had it."""
+
+    step: Step
+    number: int
+    result: StepResult | RunnerError | None = None
+    is_cancelled: bool = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
 class PickingRunner(FakeRunner):
-    """Picks on the host, by the rules that the contract gives to devices."""
+    """A device: nothing is computed before somebody collects, and then in order, whatever was cancelled.
+
+    It picks by the rules that the contract gives to devices.
+    """
 
     def __init__(self, faults: FakeFaults | None = None) -> None:
         super().__init__(faults)
         self.num_picked = 0
-        self._sampling: RowSampling | None = None
+        self.most_outstanding = 0
+        self._waiting: deque[DeviceTicket] = deque()
+        self._picked = np.zeros(0, np.int64)
 
     def capabilities(self) -> RunnerCapabilities:
         return msgspec.structs.replace(super().capabilities(), device_sampling=True, async_depth=2)
 
     def submit(self, step: Step) -> Ticket:
-        self._sampling = step.sampling
-        return super().submit(step)
+        self._num_submitted += 1
+        self._check(step)
+        assert sum(not ticket.is_cancelled for ticket in self._waiting) < 2, "more tickets than async_depth"
+        ticket = DeviceTicket(step, self._num_submitted)
+        self._waiting.append(ticket)
+        self.most_outstanding = max(self.most_outstanding, len(self._waiting))
+        return ticket
 
     def collect(self, ticket: Ticket) -> StepResult:
-        result = super().collect(ticket)
-        if self._sampling is None:
-            return result
-        ids = [_pick(row, self._sampling, place) for place, row in enumerate(result.logits)]
-        self.num_picked += len(ids)
-        return StepResult(np.zeros((0, VOCAB), np.float32), np.array(ids, np.int64))
+        assert isinstance(ticket, DeviceTicket)
+        assert not ticket.is_cancelled
+        while ticket.result is None:
+            self._run(self._waiting.popleft())
+        if isinstance(ticket.result, RunnerError):
+            raise ticket.result
+        return ticket.result
+
+    def _run(self, ticket: DeviceTicket) -> None:
+        ids = ticket.step.token_ids
+        before = self._picked[np.maximum(-1 - ids, 0)] if len(self._picked) else ids
+        step = msgspec.structs.replace(ticket.step, token_ids=np.maximum(np.where(ids < 0, before, ids), 0))
+        try:
+            logits = self._compute(step, number=ticket.number)
+        except RunnerError as error:
+            ticket.result = error
+            self._picked = np.full(len(ticket.step.logit_rows), -1)
+            return
+        if step.sampling is None:
+            ticket.result = StepResult(logits)
+            return
+        self._picked = np.array([_pick(row, step.sampling, place) for place, row in enumerate(logits)], np.int64)
+        self.num_picked += len(self._picked)
+        ticket.result = StepResult(np.zeros((0, VOCAB), np.float32), self._picked)
 
 
 def _pick(row: F32, rows: RowSampling, place: int) -> int:
@@ -69,6 +114,12 @@ def _pick(row: F32, rows: RowSampling, place: int) -> int:
         top_p=float(rows.top_p[place]),
     )
     return draw(row, float(row.max()), wish, uniform=float(rows.uniform[place]))
+
+
+def make_device_loop(faults: FakeFaults | None = None, *, num_blocks: int = 32) -> tuple[Loop, PickingRunner]:
+    """Over blocks, so that a step may be out while the next one is planned."""
+    runner = PickingRunner(faults)
+    return make_paged_loop(runner, num_blocks=num_blocks, max_sequences=len(WISHES)), runner
 
 
 def make_picking_loop(faults: FakeFaults | None = None) -> tuple[Loop, PickingRunner]:
@@ -125,3 +176,102 @@ def test_a_runner_that_picks_nonsense_is_fatal() -> None:
 
     with pytest.raises(Fatal, match="was to pick 1 tokens below 64"):
         run_all(loop)
+
+
+def test_the_next_step_is_planned_while_one_is_out() -> None:
+    """Two steps at once, tokens that nobody knows yet among them, and the same text as one by one."""
+    loop, runner = make_device_loop()
+
+    outputs = run_wishes(loop)
+
+    assert runner.most_outstanding == 2
+    for number, wish in enumerate(WISHES):
+        assert tokens_of(outputs, number) == solo_tokens(make_add(number, max_tokens=12, sampling=wish))
+    stats = loop.stats()
+    assert stats.generated_tokens == 12 * len(WISHES)
+    assert (stats.running, stats.waiting, stats.kv_tokens) == (0, 0, 0)
+
+
+def test_slots_are_never_ahead() -> None:
+    """They are copied and cut between steps."""
+    loop, runner = make_picking_loop()
+
+    run_wishes(loop)
+
+    assert runner.most_outstanding == 1
+
+
+def test_a_stop_token_ends_what_is_out_already() -> None:
+    """The step behind it computed a token more, which nobody gets and nobody counts."""
+    add = make_add(1, max_tokens=40)
+    expected = solo_tokens(add)
+    stop = expected[5]
+    cut = expected.index(stop) + 1
+    loop, _ = make_device_loop()
+    loop.add(msgspec.structs.replace(add, stop_token_ids=(stop,)))
+    loop.add(make_add(2, max_tokens=30))
+
+    outputs = run_all(loop)
+
+    assert tokens_of(outputs, 1) == expected[:cut]
+    assert [output.finish_reason for output in outputs if output.id == 1][-1] == "stop"
+    assert tokens_of(outputs, 2) == solo_tokens(make_add(2, max_tokens=30))
+    assert loop.stats().generated_tokens == cut + 30
+
+
+@pytest.mark.parametrize("wish", [Sampling(logprobs=1), Sampling(presence_penalty=1.0), Sampling(logit_bias={3: 5.0})])
+def test_who_needs_logits_brings_steps_back_to_the_host(wish: Sampling) -> None:
+    """Beside a step that is out, too."""
+    loop, _ = make_device_loop()
+    loop.add(make_add(1, max_tokens=12))
+    for _ in range(3):
+        loop.step()
+    loop.add(make_add(2, max_tokens=4, sampling=wish))
+
+    outputs = run_all(loop)
+
+    assert tokens_of(outputs, 2) == solo_tokens(make_add(2, max_tokens=4, sampling=wish))
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        FakeFaults(capacity_at=(8, 20)),
+        FakeFaults(retryable_at=(2, 7, 12)),
+        FakeFaults(max_sequences=2),
+    ],
+)
+def test_a_failed_step_takes_those_behind_it_along(faults: FakeFaults) -> None:
+    """All of them are planned again, and nobody sees it."""
+    loop, _ = make_device_loop(faults)
+
+    outputs = run_wishes(loop)
+
+    for number, wish in enumerate(WISHES):
+        assert tokens_of(outputs, number) == solo_tokens(make_add(number, max_tokens=12, sampling=wish))
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7), st.booleans()), max_size=40), st.integers(8, 32))
+def test_whatever_comes_and_goes_ahead(events: list[tuple[int, int, bool]], num_blocks: int) -> None:
+    """Sequences come, leave and push each other out while steps are out: who stays gets its own tokens."""
+    loop, _ = make_device_loop(num_blocks=num_blocks)
+    outputs: list[Output] = []
+    aborted: set[int] = set()
+    added: dict[int, int] = {}
+    for kind, number, is_abort in events:
+        if is_abort:
+            loop.abort(number)
+            aborted.add(number)
+        elif number not in added and number not in aborted:
+            added[number] = kind
+            loop.add(make_add(number, max_tokens=10 + kind, sampling=WISHES[kind % len(WISHES)]))
+        if loop.has_work:
+            outputs += loop.step()
+        loop.check_integrity()
+
+    outputs += run_all(loop)
+
+    for number, kind in added.items():
+        expected = solo_tokens(make_add(number, max_tokens=10 + kind, sampling=WISHES[kind % len(WISHES)]))
+        found = tokens_of(outputs, number)
+        assert found == (expected[: len(found)] if number in aborted else expected)
