@@ -21,8 +21,11 @@ from gateway.tenants.store.backup import back_up_daily
 from gateway.tenants.store.bootstrap import bootstrap
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreError
+from gateway.tenants.turns import beside
 from gateway.tenants.usage.bookkeeper import Bookkeeper
 from gateway.tenants.usage.journal import Journal
+
+_GOODBYE_S = 3.0
 
 
 class Tenancy(msgspec.Struct, frozen=True):
@@ -56,23 +59,22 @@ async def open_tenancy(
         await refresher.refresh()
         neighbours = Neighbours(database, limiter)
         await neighbours.meet()
-        tasks = [
-            asyncio.create_task(neighbours.run(), name="shares of limits"),
-            asyncio.create_task(refresher.run(), name="refresh of keys"),
-            asyncio.create_task(bookkeeper.run(), name="usage into the store"),
-        ]
         try:
-            yield Tenancy(directory, Office(database, refresher), bookkeeper, limiter)
+            async with beside(neighbours.run, refresher.run, bookkeeper.run):
+                yield Tenancy(directory, Office(database, refresher), bookkeeper, limiter)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            await bookkeeper.aclose()
-            await neighbours.leave()
-            with contextlib.suppress(StoreError):
-                await refresher.note_used()
+            await _say_goodbye(bookkeeper, neighbours, refresher)
     finally:
         await database.aclose()
+
+
+async def _say_goodbye(bookkeeper: Bookkeeper, neighbours: Neighbours, refresher: Refresher) -> None:
+    """What is new goes to the store. One that does not answer is not waited for: nothing in it depends on that."""
+    with contextlib.suppress(StoreError, TimeoutError):
+        async with asyncio.timeout(_GOODBYE_S):
+            await bookkeeper.aclose()
+            await neighbours.leave()
+            await refresher.note_used()
 
 
 def _journal(data_dir: Path) -> Journal:

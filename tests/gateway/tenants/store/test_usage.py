@@ -17,6 +17,7 @@ from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreUnavailable, UnknownEntry
 from gateway.tenants.store.tables import UsageHourRow, UsageRow
 from gateway.tenants.store.usage import Span, list_usage, record_usage, sum_usage
+from gateway.tenants.turns import beside
 from gateway.tenants.usage.bookkeeper import Bookkeeper
 from gateway.tenants.usage.journal import Journal
 from tests.gateway.tenants.usage.making import entry
@@ -159,9 +160,8 @@ async def test_what_cannot_be_written_down_is_not_served(
     with pytest.raises(UsageUnavailable, match="nothing is served"):
         bookkeeper.admit()
     monkeypatch.undo()
-    running = asyncio.create_task(bookkeeper.run())
-    await asyncio.sleep(0.2)
-    running.cancel()
+    async with beside(bookkeeper.run):
+        await asyncio.sleep(0.2)
 
     bookkeeper.admit()
     await bookkeeper.drain()
