@@ -172,6 +172,24 @@ def test_a_budget(inn: Inn) -> None:
     assert 100 < spent["prompt_tokens"] + spent["completion_tokens"] <= 150
 
 
+def test_a_default_adapter(inn: Inn) -> None:
+    """No engine serves adapters, so a tenant with one is answered 404, and never by the model alone."""
+    inn.json("tenants", "create", "adapted", "--set", "default_adapter=law")
+    (key,) = inn.json("keys", "create", "adapted")
+    client = inn.client(key["key"])
+
+    with pytest.raises(openai.NotFoundError, match="no adapter 'law', which is the default_adapter") as own:
+        ask(client)
+    with pytest.raises(openai.NotFoundError, match="no adapter 'tax'") as named:
+        client.completions.create(model=f"{MODEL}:tax", prompt="capital of Peru", max_tokens=1)
+    inn.json("tenants", "update", "adapted", "--set", "default_adapter=null")
+    answer = ask(client)
+
+    assert own.value.code == named.value.code == "model_not_found"
+    assert "Lima" in answer
+    assert [row["requests"] for row in inn.json("usage", "sum", "--tenant", "adapted")] == [1]
+
+
 def test_servers_share_a_limit(inns: tuple[Inn, Inn]) -> None:
     """Asked at both in turn they grant it once; a second one at which alone is asked grants all of it."""
     counts = []
