@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.config import TenantConfig
+from gateway.config import TenantConfig, UsageConfig
 from gateway.datadir import STORE_FILE
 from gateway.tenants.directory import Directory
 from gateway.tenants.limits import Limiter
@@ -24,6 +24,7 @@ from gateway.tenants.store.errors import StoreError
 from gateway.tenants.turns import beside
 from gateway.tenants.usage.bookkeeper import Bookkeeper
 from gateway.tenants.usage.journal import Journal
+from gateway.tenants.usage.retention import Retention
 
 _GOODBYE_S = 3.0
 
@@ -39,7 +40,12 @@ class Tenancy(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def open_tenancy(
-    declared: Iterable[TenantConfig], *, url: str | None, data_dir: Path, admin_key: str | None
+    declared: Iterable[TenantConfig],
+    *,
+    url: str | None,
+    data_dir: Path,
+    admin_key: str | None,
+    usage: UsageConfig = UsageConfig(),
 ) -> AsyncIterator[Tenancy]:
     """The store at `url`, or in the data directory, with what the configuration declares.
 
@@ -59,8 +65,9 @@ async def open_tenancy(
         await refresher.refresh()
         neighbours = Neighbours(database, limiter)
         await neighbours.meet()
+        retention = Retention(database, keep_days=usage.keep_days)
         try:
-            async with beside(neighbours.run, refresher.run, bookkeeper.run):
+            async with beside(neighbours.run, refresher.run, bookkeeper.run, retention.run):
                 yield Tenancy(directory, Office(database, refresher), bookkeeper, limiter)
         finally:
             await _say_goodbye(bookkeeper, neighbours, refresher)
