@@ -69,6 +69,13 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Compute quantized weights with fp32 activations: slower, the engine's reference path."""
 
 
+class UsageConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[usage]`: what is written down of requests."""
+
+    keep_days: Annotated[int, Meta(ge=0, le=36500)] = 400
+    """How long single requests are kept, 0 is forever; sums by the hour always are."""
+
+
 class TenantConfig(TenantSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[[tenants]]`: who may call, with all that the admin API takes. Keys in clear or, better, as SHA-256 in hex."""
 
@@ -82,6 +89,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     server: ServerConfig = ServerConfig()
     models: tuple[ModelConfig, ...] = ()
     tenants: tuple[TenantConfig, ...] = ()
+    usage: UsageConfig = UsageConfig()
     data_dir: str | None = None
     database: str | None = None
     """URL of the store of tenants and usage; None is SQLite in the data directory."""

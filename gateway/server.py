@@ -50,7 +50,9 @@ def run(config: Config, *, source: str | None, data_dir: Path, key_hint: str, ad
 async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key_hint: str, admin_key: str) -> int:
     url = url_of(listener)
     models, stop = Models(), Stop()
-    opening = open_tenancy(config.tenants, url=config.database, data_dir=data_dir, admin_key=admin_key)
+    opening = open_tenancy(
+        config.tenants, url=config.database, data_dir=data_dir, admin_key=admin_key, usage=config.usage
+    )
     async with AsyncExitStack() as stack:
         tenancy = await stack.enter_async_context(opening)
         services = Services(

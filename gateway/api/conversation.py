@@ -100,10 +100,10 @@ class Conversation:
             raise InvalidRequest(f"{MAX_RUNNING} requests already run on this socket; wait for one, or open another")
         wire = _requests.decode(text).request
         caller = self._visit.guest
-        served = self._services.models.route(wire.model, caller.tenant)
-        room = self._services.limiter.room(caller, served.name, served.price)
+        route = self._services.models.route(wire.model, caller.tenant)
+        room = self._services.limiter.room(caller, route.served.name, route.served.price)
         return plan_chat(
-            wire, served=served, caller=caller, request_id=self._new_id(), room=room, streams_by_default=True
+            wire, route=route, caller=caller, request_id=self._new_id(), room=room, streams_by_default=True
         )
 
     def _new_id(self) -> str:

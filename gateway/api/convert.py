@@ -16,7 +16,7 @@ from gateway.api.schemas.chat import ChatCompletionRequest, ChatMessage
 from gateway.api.schemas.completions import CompletionRequest
 from gateway.api.unsupported import refuse_unless
 from gateway.errors import InvalidRequest, UnsupportedParameter
-from gateway.routing import ServedModel
+from gateway.routing import Route, ServedModel
 from gateway.tenants.bounds import Bounds, bounds_of
 from gateway.tenants.identity import Caller
 
@@ -49,7 +49,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def plan_chat(
     wire: ChatCompletionRequest,
     *,
-    served: ServedModel,
+    route: Route,
     caller: Caller,
     request_id: str,
     room: int | None = None,
@@ -69,7 +69,7 @@ def plan_chat(
         id=f"chatcmpl-{secrets.token_hex(12)}",
         request_id=request_id,
         created=int(time.time()),
-        served=served,
+        served=route.served,
         caller=caller,
         model=wire.model,
         requests=_choices(
@@ -79,6 +79,7 @@ def plan_chat(
             sampling=_sampling(wire, logprobs),
             bounds=bounds,
             caller=caller,
+            adapter=route.adapter,
             request_id=request_id,
         ),
         choices_per_prompt=n,
@@ -89,7 +90,7 @@ def plan_chat(
     )
 
 
-def plan_completion(wire: CompletionRequest, *, served: ServedModel, caller: Caller, request_id: str) -> Plan:
+def plan_completion(wire: CompletionRequest, *, route: Route, caller: Caller, request_id: str) -> Plan:
     """Raises `InvalidRequest` or `UnsupportedParameter` for what no single field can tell."""
     _check_speculative(wire)
     n = wire.n or 1
@@ -101,7 +102,7 @@ def plan_completion(wire: CompletionRequest, *, served: ServedModel, caller: Cal
         id=f"cmpl-{secrets.token_hex(12)}",
         request_id=request_id,
         created=int(time.time()),
-        served=served,
+        served=route.served,
         caller=caller,
         model=wire.model,
         requests=_choices(
@@ -111,6 +112,7 @@ def plan_completion(wire: CompletionRequest, *, served: ServedModel, caller: Cal
             sampling=_sampling(wire, wire.logprobs),
             bounds=bounds_of(caller, max_tokens=max_tokens, room=None),
             caller=caller,
+            adapter=route.adapter,
             request_id=request_id,
             prompt_logprobs=wire.logprobs if wire.echo else None,
         ),
@@ -138,6 +140,7 @@ def _choices(
     sampling: Sampling,
     bounds: Bounds,
     caller: Caller,
+    adapter: str | None,
     request_id: str,
     prompt_logprobs: int | None = None,
 ) -> tuple[GenerateRequest, ...]:
@@ -153,6 +156,7 @@ def _choices(
             stop=stop,
             ignore_eos=bool(wire.ignore_eos),
             tenant=caller.tenant.name,
+            adapter=adapter,
             weight=caller.tenant.policy.weight,
             priority=caller.tenant.policy.priority,
             prefix_scope=caller.tenant.prefix_scope,

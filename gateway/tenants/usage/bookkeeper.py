@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from itertools import count
 
 from gateway.errors import UsageUnavailable
 from gateway.tenants.limits import Limiter
@@ -12,6 +13,7 @@ from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreError
 from gateway.tenants.store.spending import forget_spending, read_spending
 from gateway.tenants.store.usage import record_usage
+from gateway.tenants.turns import pause
 from gateway.tenants.usage.entry import UsageEntry
 from gateway.tenants.usage.journal import Journal, read_journal
 
@@ -46,13 +48,13 @@ class Bookkeeper:
         """To be called once a request, before the last byte of its answer leaves."""
         self.journal.append(entry)
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        for turn in range(10**18):
-            await asyncio.sleep(SYNC_S)
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set; a turn that has begun is ended."""
+        turns = count()
+        while await pause(stop, seconds=SYNC_S):
             self.journal.retry()
             await asyncio.to_thread(self.journal.sync)
-            if turn % _DRAIN_EVERY == 0:
+            if next(turns) % _DRAIN_EVERY == 0:
                 await self._drain_quietly()
 
     async def drain(self) -> None:
@@ -72,10 +74,12 @@ class Bookkeeper:
 
     async def aclose(self) -> None:
         """Drain once more. What the store does not take now, the next start finds."""
-        self.journal.retry()
-        self.journal.sync()
-        await self._drain_quietly()
-        self.journal.close()
+        try:
+            self.journal.retry()
+            self.journal.sync()
+            await self._drain_quietly()
+        finally:
+            self.journal.close()
 
     async def _read_back(self) -> None:
         """What budgets have left, by all gateways. What waits in memory is not in the store."""
