@@ -65,11 +65,11 @@ def _python() -> Finding:
 
 def _packages() -> Finding:
     """`backends` and `adapters` are plain names: make sure that ours are the ones that load."""
-    parents = {name: _parent(name) for name in ("gateway", "backends")}
+    parents = {name: _parent(name) for name in ("gateway", "adapters", "backends")}
     if len(set(parents.values())) > 1:
         found = ", ".join(f"{name} from {parent}" for name, parent in parents.items())
         return Finding("packages", "FAIL", found, "uninstall the foreign package, then reinstall hostelry")
-    return Finding("packages", "OK", f"gateway and backends load from {parents['gateway']}")
+    return Finding("packages", "OK", f"gateway, adapters and backends load from {parents['gateway']}")
 
 
 def _parent(name: str) -> str:

@@ -1,0 +1,67 @@
+"""Which linears a tensor of an adapter belongs to."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal, cast
+
+import msgspec
+
+from adapters.errors import AdapterError, UnsupportedAdapter
+
+TARGETS = {
+    "self_attn.q_proj": ("q",),
+    "self_attn.k_proj": ("k",),
+    "self_attn.v_proj": ("v",),
+    "self_attn.qkv_proj": ("q", "k", "v"),
+    "self_attn.o_proj": ("o",),
+    "mlp.gate_proj": ("gate",),
+    "mlp.up_proj": ("up",),
+    "mlp.gate_up_proj": ("gate", "up"),
+    "mlp.down_proj": ("down",),
+}
+"""Module within a layer → canonical linears, which lie one below the other in its rows."""
+_NAME = re.compile(r"base_model\.model\.model\.layers\.(0|[1-9]\d{0,5})\.([a-z_]+\.[a-z_]+)\.lora_([AB])\.weight")
+_REASONS = {
+    "lora_embedding_": "embeddings are not adapted here",
+    "lora_magnitude_vector": "DoRA is not served",
+    "modules_to_save": "whole modules are not replaced here",
+    ".bias": "biases are not adapted here",
+}
+
+
+class Place(msgspec.Struct, frozen=True, order=True):
+    """A module of the base, and which of its two matrices."""
+
+    layer: int
+    module: str
+    matrix: Literal["A", "B"]
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """Canonical names, in the order of the module's rows."""
+        return tuple(f"layers.{self.layer}.{target}" for target in TARGETS[self.module])
+
+    @property
+    def stored_name(self) -> str:
+        return f"base_model.model.model.layers.{self.layer}.{self.module}.lora_{self.matrix}.weight"
+
+    def other(self) -> Place:
+        return Place(self.layer, self.module, "B" if self.matrix == "A" else "A")
+
+
+def place_of(stored_name: str, *, where: Path) -> Place:
+    """Raises `UnsupportedAdapter` for a tensor that is no matrix of a linear within a layer."""
+    match = _NAME.fullmatch(stored_name)
+    if match is None:
+        known = [reason for part, reason in _REASONS.items() if part in stored_name]
+        reason = known[0] if known else "it is none of LoRA within a layer"
+        raise UnsupportedAdapter(f"{where}: tensor {stored_name[:128]!r} would be left out: {reason}; retrain without")
+    layer, module, matrix = match.groups()
+    if module not in TARGETS:
+        raise AdapterError(
+            f"{where}: tensor {stored_name!r} adapts {module}; what can be adapted is "
+            f"{', '.join(name.partition('.')[2] for name in TARGETS)}: retrain with other target_modules"
+        )
+    return Place(int(layer), module, cast(Literal["A", "B"], matrix))
