@@ -69,6 +69,18 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Compute quantized weights with fp32 activations: slower, the engine's reference path."""
 
 
+class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[adapters]]`: a LoRA adapter beside a served model. `path` is a PEFT folder, relative to the file's own."""
+
+    name: Name
+    """What follows the colon in `model: "base:name"`."""
+    base: str
+    """Name of the served model that it was trained for."""
+    path: str
+    tenants: tuple[Name, ...] = ()
+    """Who may use it; empty is every tenant that may use its base. For others it does not exist."""
+
+
 class UsageConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[usage]`: what is written down of requests."""
 
@@ -88,6 +100,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     server: ServerConfig = ServerConfig()
     models: tuple[ModelConfig, ...] = ()
+    adapters: tuple[AdapterConfig, ...] = ()
     tenants: tuple[TenantConfig, ...] = ()
     usage: UsageConfig = UsageConfig()
     data_dir: str | None = None
@@ -110,9 +123,16 @@ def load_config(path: Path) -> Config:
     if unknown:
         raise ConfigError("\n".join(unknown))
     try:
-        return msgspec.convert(data, Config)
+        return _beside(path, msgspec.convert(data, Config))
     except msgspec.ValidationError as error:
         raise ConfigError(_wrong_value(path, text, str(error))) from None
+
+
+def _beside(path: Path, config: Config) -> Config:
+    """With adapters found from the folder that the file lies in, wherever the server is started."""
+    folder = path.absolute().parent
+    adapters = tuple(msgspec.structs.replace(each, path=str(folder / each.path)) for each in config.adapters)
+    return msgspec.structs.replace(config, adapters=adapters)
 
 
 def _unknown_keys(

@@ -19,6 +19,7 @@ from backends.errors import BackendError
 from backends.kernels.library import KernelsUnavailable, load_library
 from backends.registry import describe_device, missing_packages, runner_names
 from gateway.config import ConfigError, load_config
+from gateway.declared_adapters import check_adapters
 from gateway.terminal import machine_facts
 
 Level = Literal["OK", "WARN", "FAIL"]
@@ -151,7 +152,7 @@ def _port(host: str, port: int) -> Finding:
 
 def _config(path: Path) -> Finding:
     try:
-        load_config(path)
+        check_adapters(load_config(path).adapters, bases=None)
     except ConfigError as error:
         return Finding("config", "FAIL", str(error), f"edit {path}")
     return Finding("config", "OK", str(path))

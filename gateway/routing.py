@@ -1,4 +1,4 @@
-"""Requested name → the model that serves it, as far as this tenant may know."""
+"""Requested name → the model or adapter that serves it, as far as this tenant may know."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ from gateway.tenants.identity import Tenant
 from gateway.tenants.prices import FREE, Price
 
 
+class ServedAdapter(msgspec.Struct, frozen=True):
+    """An adapter of a model; no `tenants` are all that may use the model."""
+
+    name: str
+    tenants: tuple[str, ...] = ()
+
+    def is_for(self, tenant: Tenant) -> bool:
+        return not self.tenants or tenant.name in self.tenants
+
+
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """One model under its public name. `stats` and `facts` read what the engine tells; `created` is in Unix seconds."""
 
@@ -25,6 +35,15 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     stats: Callable[[], EngineStats | None] | None = None
     facts: Callable[[], Ready | None] | None = None
     price: Price = FREE
+    adapters: tuple[ServedAdapter, ...] = ()
+
+    def adapters_for(self, tenant: Tenant) -> list[str]:
+        """Names of the adapters that this tenant may use, if it may use the model."""
+        return [adapter.name for adapter in self.adapters if adapter.is_for(tenant)]
+
+    def has_adapter(self, name: str, tenant: Tenant) -> bool:
+        """Whether its engine answers with it. Valid once the backend is ready."""
+        return name in self.adapters_for(tenant) and self.backend.capabilities().adapters
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -32,6 +51,11 @@ class Route(msgspec.Struct, frozen=True):
 
     served: ServedModel
     adapter: str | None = None
+
+    @property
+    def name(self) -> str:
+        """By which anybody may ask for the same: the adapter is spelt out."""
+        return self.served.name if self.adapter is None else f"{self.served.name}:{self.adapter}"
 
 
 class Models:
@@ -61,32 +85,34 @@ class Models:
         """Names that were expected and not yet added."""
         return tuple(name for name in self._expected if name not in self._by_name)
 
-    def visible_to(self, tenant: Tenant) -> list[ServedModel]:
-        return [model for model in self if tenant.may_use(model.name)]
+    def visible_to(self, tenant: Tenant) -> list[Route]:
+        """All that this tenant may name: models, and behind each its adapters."""
+        models = [model for model in self if tenant.may_use(model.name)]
+        return [Route(model, adapter) for model in models for adapter in (None, *model.adapters_for(tenant))]
 
-    def find(self, requested: str, tenant: Tenant) -> ServedModel:
-        """The model of that name, without any adapter. Raises `ModelNotFound` with the nearest names this tenant may
-        use, or `ModelNotReady` for a model that is expected.
+    def find(self, requested: str, tenant: Tenant) -> Route:
+        """What has that name, ready or not; a model's name is the model alone. Raises `ModelNotFound` with the nearest
+        names this tenant may use, or `ModelNotReady` for a model that is expected.
         """
         base, adapter = self._parts(requested, tenant)
         model = self._known(base, tenant)
-        if adapter is not None:
-            raise _no_adapter(base, adapter)
-        return model
+        if adapter is not None and adapter not in model.adapters_for(tenant):
+            raise _no_adapter(model, adapter, tenant)
+        return Route(model, adapter)
 
     def route(self, requested: str, tenant: Tenant) -> Route:
         """Who answers to that name now: a model, or `model:adapter`; without an adapter, with the tenant's own.
 
-        An adapter that the engine cannot serve is `ModelNotFound`, since the model alone would be another one. Raises
-        what `find` raises, too, and `ModelNotReady`.
+        An adapter that the engine cannot serve, or that is not this tenant's, is `ModelNotFound`, since the model alone
+        would be another one. Raises what `find` raises, too, and `ModelNotReady`.
         """
         base, adapter = self._parts(requested, tenant)
         model = self._known(base, tenant)
         _require_ready(model)
         if adapter is None:
             return self._with_own_adapter(model, tenant)
-        if not adapter or not model.backend.capabilities().adapters:
-            raise _no_adapter(base, adapter)
+        if not model.has_adapter(adapter, tenant):
+            raise _no_adapter(model, adapter, tenant)
         return Route(model, adapter)
 
     def _parts(self, requested: str, tenant: Tenant) -> tuple[str, str | None]:
@@ -109,16 +135,16 @@ class Models:
 
     def _with_own_adapter(self, model: ServedModel, tenant: Tenant) -> Route:
         adapter = tenant.policy.default_adapter
-        if adapter is not None and not model.backend.capabilities().adapters:
+        if adapter is not None and not model.has_adapter(adapter, tenant):
             raise ModelNotFound(
-                f"model {model.name} has no adapter {adapter!r}, which is the default_adapter of tenant {tenant.name}: "
-                "its engine serves no adapters; ask the operator of this server to take it away",
+                f"model {model.name} has no adapter {adapter!r}, which is the default_adapter of tenant {tenant.name}; "
+                "ask the operator of this server to declare it for this tenant or to take it away",
                 param="model",
             )
         return Route(model, adapter)
 
     def _not_found(self, requested: str, tenant: Tenant) -> str:
-        names = [model.name for model in self.visible_to(tenant)]
+        names = [route.name for route in self.visible_to(tenant)]
         near = get_close_matches(requested[:128], names, n=3)
         listed = ", ".join(near or names[:8])
         hint = f"did you mean {listed}?" if near else f"models you may use: {listed or 'none'}"
@@ -126,8 +152,12 @@ class Models:
         return f"model {shown!r} does not exist; {hint}"
 
 
-def _no_adapter(base: str, adapter: str) -> ModelNotFound:
-    return ModelNotFound(f"model {base} has no adapter {adapter[:128]!r}; use {base} alone", param="model")
+def _no_adapter(model: ServedModel, adapter: str, tenant: Tenant) -> ModelNotFound:
+    names = model.adapters_for(tenant)
+    near = get_close_matches(adapter[:128], names, n=3)
+    listed = ", ".join(f"{model.name}:{name}" for name in near or names[:8])
+    hint = f"did you mean {listed}?" if near else f"use {model.name} alone" + (f", or {listed}" if listed else "")
+    return ModelNotFound(f"model {model.name} has no adapter {adapter[:128]!r}; {hint}", param="model")
 
 
 def _require_ready(model: ServedModel) -> None:

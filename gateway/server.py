@@ -16,14 +16,15 @@ import uvloop
 from backends.errors import BackendError
 from gateway import __version__
 from gateway.app import create_app
-from gateway.config import Config, ConfigError, ModelConfig
+from gateway.config import AdapterConfig, Config, ConfigError, ModelConfig
 from gateway.drain import Drain
 from gateway.engine.backend import EngineBackend, EngineOptions, start_engine_backend
+from gateway.engine.messages import AdapterFile
 from gateway.hub import Progress, resolve_model
 from gateway.logs import configure_logs
 from gateway.metrics import Metrics
 from gateway.port import PortInUse, bind, url_of
-from gateway.routing import Models, ServedModel
+from gateway.routing import Models, ServedAdapter, ServedModel
 from gateway.services import Services
 from gateway.tenants.opening import open_tenancy
 from gateway.tenants.store.errors import StoreCorrupt, StoreError
@@ -69,7 +70,7 @@ async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key
         await stack.enter_async_context(_listening(services, listener))
         stop.on_signals()
         console.print(f"listening {url}", soft_wrap=True)
-        await stop.unless_sooner(_load_all(config.models, models, data_dir=data_dir))
+        await stop.unless_sooner(_load_all(config, models, data_dir=data_dir))
         if not stop.wanted:
             announce_ready(url, model=next(iter(models)).name, key_hint=key_hint)
         await stop.wait(timeout_s=config.server.drain_timeout_s)
@@ -122,10 +123,13 @@ class Stop:
         (self._second if self._first.is_set() else self._first).set()
 
 
-async def _load_all(configs: tuple[ModelConfig, ...], models: Models, *, data_dir: Path) -> None:
+async def _load_all(config: Config, models: Models, *, data_dir: Path) -> None:
     """Start all engines and wait until every one can serve. Raises `BackendError` when one never will."""
     with LoadProgress() as progress:
-        backends = [await _start(config, models, data_dir=data_dir, progress=progress) for config in configs]
+        backends = [
+            await _start(each, _adapters_of(each, config), models, data_dir=data_dir, progress=progress)
+            for each in config.models
+        ]
         watch = asyncio.create_task(_show_progress(models, progress))
         try:
             for backend in backends:
@@ -134,6 +138,10 @@ async def _load_all(configs: tuple[ModelConfig, ...], models: Models, *, data_di
             watch.cancel()
     for model, backend in zip(models, backends, strict=True):
         _tell_facts(model.name, backend)
+
+
+def _adapters_of(model: ModelConfig, config: Config) -> tuple[AdapterConfig, ...]:
+    return tuple(adapter for adapter in config.adapters if adapter.base == model.name)
 
 
 def _model_file(config: ModelConfig, *, data_dir: Path, tell: Progress) -> Path:
@@ -146,7 +154,14 @@ def _model_file(config: ModelConfig, *, data_dir: Path, tell: Progress) -> Path:
     return quantized_model(path, format=config.quantize, directory=data_dir / "quantized", progress=tell)
 
 
-async def _start(config: ModelConfig, models: Models, *, data_dir: Path, progress: LoadProgress) -> EngineBackend:
+async def _start(
+    config: ModelConfig,
+    adapters: tuple[AdapterConfig, ...],
+    models: Models,
+    *,
+    data_dir: Path,
+    progress: LoadProgress,
+) -> EngineBackend:
     name = config.name or config.path
     path = await asyncio.to_thread(
         _model_file, config, data_dir=data_dir, tell=lambda part, what: progress.update(name, part, what)
@@ -168,10 +183,16 @@ async def _start(config: ModelConfig, models: Models, *, data_dir: Path, progres
         scheduling=config.scheduling,
         prefix_cache=config.prefix_cache,
         prefill_stretch=config.prefill_stretch,
+        adapters=tuple(AdapterFile(adapter.name, adapter.path) for adapter in adapters),
     )
     backend = await start_engine_backend(options)
     served = ServedModel(
-        name=name, backend=backend, stats=backend.stats, facts=lambda: backend.facts, price=config.price
+        name=name,
+        backend=backend,
+        stats=backend.stats,
+        facts=lambda: backend.facts,
+        price=config.price,
+        adapters=tuple(ServedAdapter(adapter.name, adapter.tenants) for adapter in adapters),
     )
     models.add(served)
     return backend

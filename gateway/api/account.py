@@ -100,7 +100,7 @@ class Account:
             request_id=plan.request_id,
             tenant_id=plan.caller.tenant.id,
             key_id=plan.caller.key.id,
-            model=plan.served.name,
+            model=plan.route.name,
             state=state,
             started_at=self._started_at,
             ended_at=max(self._started_at, time.time()),

@@ -33,9 +33,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     request_id: str
     created: int
-    served: ServedModel
+    route: Route
     caller: Caller
     model: str
+    """What the answer says: the name that was asked for, or the adapter's whole one."""
     requests: tuple[GenerateRequest, ...]
     choices_per_prompt: int
     is_streamed: bool
@@ -44,6 +45,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The caller's limits leave less than the model's whole context, and the request does not say what it needs."""
     echo: bool = False
     logprobs: int | None = None
+
+    @property
+    def served(self) -> ServedModel:
+        return self.route.served
 
 
 def plan_chat(
@@ -69,9 +74,9 @@ def plan_chat(
         id=f"chatcmpl-{secrets.token_hex(12)}",
         request_id=request_id,
         created=int(time.time()),
-        served=route.served,
+        route=route,
         caller=caller,
-        model=wire.model,
+        model=_answering(wire.model, route),
         requests=_choices(
             wire,
             [prompt],
@@ -102,9 +107,9 @@ def plan_completion(wire: CompletionRequest, *, route: Route, caller: Caller, re
         id=f"cmpl-{secrets.token_hex(12)}",
         request_id=request_id,
         created=int(time.time()),
-        served=route.served,
+        route=route,
         caller=caller,
-        model=wire.model,
+        model=_answering(wire.model, route),
         requests=_choices(
             wire,
             _prompts(wire),
@@ -122,6 +127,11 @@ def plan_completion(wire: CompletionRequest, *, route: Route, caller: Caller, re
         echo=bool(wire.echo),
         logprobs=wire.logprobs,
     )
+
+
+def _answering(requested: str, route: Route) -> str:
+    """Nobody should have to guess whether an adapter answered, nor which."""
+    return requested if route.adapter is None else route.name
 
 
 def choice_seed(seed: int | None, choice: int) -> int | None:

@@ -8,11 +8,12 @@ from typing import Any
 from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
+from msgspec import UNSET
 
 from gateway.api.access import INFERENCE
 from gateway.api.schemas.models import ModelList, ModelObject
 from gateway.api.visit import visit_of
-from gateway.routing import ServedModel
+from gateway.routing import Route
 from gateway.services import Services
 
 AnyRequest = Request[Any, Any, Any]  # Any: Litestar's user, auth and state, none of which we use
@@ -22,7 +23,7 @@ def model_routes(services: Services) -> list[HTTPRouteHandler]:
     @get("/v1/models", sync_to_thread=False, opt=INFERENCE)
     def list_models(request: AnyRequest) -> ModelList:
         tenant = visit_of(request.scope).guest.tenant
-        return ModelList(data=[_shown(model) for model in services.models.visible_to(tenant)])
+        return ModelList(data=[_shown(route) for route in services.models.visible_to(tenant)])
 
     @get("/v1/models/{model_id:path}", sync_to_thread=False, opt=INFERENCE)
     def show_model(request: AnyRequest, model_id: FromPath[Path]) -> ModelObject:
@@ -31,5 +32,7 @@ def model_routes(services: Services) -> list[HTTPRouteHandler]:
     return [list_models, show_model]
 
 
-def _shown(model: ServedModel) -> ModelObject:
-    return ModelObject(id=model.name, created=model.created, owned_by=model.owned_by)
+def _shown(route: Route) -> ModelObject:
+    model = route.served
+    parent = UNSET if route.adapter is None else model.name
+    return ModelObject(id=route.name, created=model.created, owned_by=model.owned_by, parent=parent)

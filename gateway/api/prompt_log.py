@@ -43,7 +43,7 @@ class PromptLog:
             request_id=plan.request_id,
             id=plan.id,
             tenant=plan.caller.tenant.name,
-            model=plan.served.name,
+            model=plan.route.name,
             outcome=outcome,
             prompts=[request.prompt for request in plan.requests[:: plan.choices_per_prompt]],
             answers=["".join(texts) for texts in self._texts],

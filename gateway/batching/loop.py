@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Mapping
 
 import msgspec
 
-from backends.api import F32, Runner, StepResult, Ticket
+from backends.api import F32, AdapterWeights, Runner, StepResult, Ticket
 from backends.errors import CapacityExceeded, Fatal, Retryable
 from gateway.batching.admission import AdmissionOrder
 from gateway.batching.assembly import assemble
@@ -55,8 +56,9 @@ class Loop:
         order: AdmissionOrder,
         vocab_size: int,
         stretch: float = 0.0,
+        adapters: Mapping[str, AdapterWeights] | None = None,
     ) -> None:
-        """`stretch` as in `Pace`."""
+        """`stretch` as in `Pace`; `adapters` are all that sequences may name, whatever the runner holds at once."""
         self._runner = runner
         capabilities = runner.capabilities()
         # Logits that are on the host already are sampled faster here: measured, see docs/why.md.
@@ -68,6 +70,7 @@ class Loop:
         self._rooms = rooms
         self._vocab_size = vocab_size
         self._pace = Pace(stretch=stretch, most_tokens=limits.max_step_tokens)
+        self._adapters = dict(adapters or {})
         self._scheduler = Scheduler(limits, rooms, order, self._pace)
         self._num_arrived = 0
         self._num_steps = 0
@@ -279,6 +282,8 @@ class Loop:
             return "the prompt has no tokens"
         if min(add.token_ids) < 0 or max(add.token_ids) >= self._vocab_size:
             return f"token ids must lie within 0 to {self._vocab_size - 1}"
+        if add.adapter is not None:
+            return f"this engine cannot run adapter {add.adapter} yet, though {len(self._adapters)} are known"
         if any(not 0 <= token_id < self._vocab_size for token_id in add.sampling.logit_bias):
             return f"logit_bias ids must lie within 0 to {self._vocab_size - 1}"
         num_tokens = len(add.token_ids) + add.max_tokens

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
+from gateway.commands.serve import model_name
 from gateway.config import ConfigError, load_config
+from gateway.declared_adapters import check_adapters
 
 
 @click.group("config")
@@ -20,6 +22,10 @@ def check(file: Path) -> None:
     """Say whether FILE would be accepted; exit status 2 and every unknown key if not."""
     try:
         config = load_config(file)
+        # Without models in the file, flags will name them.
+        names = [model.name or model_name(model.path) for model in config.models]
+        check_adapters(config.adapters, bases=names or None)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
-    click.echo(f"{file}: ok, {len(config.models)} models, {len(config.tenants)} tenants")
+    adapters = f" {len(config.adapters)} adapters," if config.adapters else ""
+    click.echo(f"{file}: ok, {len(config.models)} models,{adapters} {len(config.tenants)} tenants")

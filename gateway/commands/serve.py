@@ -10,6 +10,8 @@ import msgspec
 from backends.registry import runner_names
 from gateway.config import Config, ConfigError, ModelConfig, TenantConfig, load_config
 from gateway.datadir import ADMIN_KEY, default_data_dir, first_key
+from gateway.declared_adapters import check_adapters
+from gateway.declared_adapters import with_flags as adapters_with_flags
 from gateway.demo import MODEL_NAME, model_path
 
 _LEAST_ADMIN_KEY = 16
@@ -19,6 +21,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @click.command("serve")
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file; flags win over it.")
 @click.option("--model", "models", multiple=True, metavar="[NAME=]PATH_OR_HUB_ID", help="May be given several times.")
+@click.option("--adapter", "adapters", multiple=True, metavar="BASE:NAME=PATH", help="LoRA adapter of a served model.")
 @click.option("--backend", type=click.Choice(["auto", *runner_names()]), default=None, help="Engine; default: auto.")
 @click.option("--device", default=None, help="cpu, cuda, webgpu, coreml, dml, metal …; default: auto.")
 @click.option("--quantize", metavar="FORMAT", default=None, help="Quantize at load, such as Q4_K_M, and keep the file.")
@@ -36,6 +39,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def command(
     config_file: Path | None,
     models: tuple[str, ...],
+    adapters: tuple[str, ...],
     backend: str | None,
     device: str | None,
     quantize: str | None,
@@ -57,6 +61,7 @@ def command(
     hostelry serve
     hostelry serve --model ./Llama-3.2-1B-Instruct
     hostelry serve --model chat=./qwen3-0.6b-q8_0.gguf --port 9000
+    hostelry serve --model chat=./qwen3-0.6b-q8_0.gguf --adapter chat:law=./law
     """
     engine = {
         "backend": backend,
@@ -71,7 +76,7 @@ def command(
     }
     try:
         config = load_config(config_file) if config_file else Config()
-        config = with_flags(config, models=models, engine=engine, host=host, port=port)
+        config = with_flags(config, models=models, adapters=adapters, engine=engine, host=host, port=port)
         directory = data_dir or (Path(config.data_dir) if config.data_dir else default_data_dir())
         config, key_hint = with_keys(config, api_key, directory)
         admin_key = operator_key(admin_key, directory)
@@ -95,11 +100,14 @@ def with_flags(
     config: Config,
     *,
     models: tuple[str, ...],
+    adapters: tuple[str, ...] = (),
     engine: dict[str, str | int | bool | None],
     host: str | None,
     port: int | None,
 ) -> Config:
-    """Lay the flags over the file: `--model` replaces its models, engine flags apply to every model."""
+    """Lay the flags over the file: `--model` replaces its models, `--adapter` adds to its adapters, engine flags apply
+    to every model.
+    """
     chosen = tuple(_named(text) for text in models) or config.models
     chosen = chosen or (ModelConfig(path=str(model_path()), name=MODEL_NAME),)
     given = {name: value for name, value in engine.items() if value is not None}
@@ -107,12 +115,14 @@ def with_flags(
     names = [model.name for model in chosen]
     if len(set(names)) < len(names):
         raise ConfigError(f"two models share a name ({', '.join(map(str, names))}); give each its own: NAME=PATH")
+    served = adapters_with_flags(config.adapters, adapters)
+    check_adapters(served, bases=[str(name) for name in names])
     server = config.server
     if host is not None:
         server = msgspec.structs.replace(server, host=host)
     if port is not None:
         server = msgspec.structs.replace(server, port=port)
-    return msgspec.structs.replace(config, models=chosen, server=server)
+    return msgspec.structs.replace(config, models=chosen, adapters=served, server=server)
 
 
 def with_keys(config: Config, api_key: str | None, data_dir: Path) -> tuple[Config, str]:

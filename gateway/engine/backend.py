@@ -26,7 +26,7 @@ from backends.generation import (
 from backends.kv import KVChoice, KVLayoutChoice
 from gateway.engine.client import EngineClient
 from gateway.engine.intake import check_request, make_add, max_new_tokens
-from gateway.engine.messages import EngineStats, Load, Ready, Scheduling
+from gateway.engine.messages import AdapterFile, EngineStats, Load, Ready, Scheduling
 from gateway.engine.process import start_process
 from gateway.engine.supervisor import StartEngine
 from gateway.engine.transcript import Transcript
@@ -64,6 +64,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     prefix_cache: bool = True
     prefill_stretch: float = 3.0
     hang_timeout_s: float = 30.0
+    adapters: tuple[AdapterFile, ...] = ()
 
 
 class ServedText(msgspec.Struct, frozen=True):
@@ -104,7 +105,11 @@ class EngineBackend:
         served, facts = self._served, self._client.facts
         if served is None or facts is None:
             raise ModelError("capabilities are known once the model is loaded")
-        return BackendCapabilities(max_context=facts.max_context, chat=served.text.template is not None)
+        return BackendCapabilities(
+            max_context=facts.max_context,
+            chat=served.text.template is not None,
+            adapters=bool(facts.adapters),
+        )
 
     def health(self) -> Health:
         state = self._client.state
@@ -134,7 +139,7 @@ class EngineBackend:
         return self._client.pid
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        """See `Backend.generate`. Adapters are refused."""
+        """See `Backend.generate`. An adapter that the engine does not have is refused."""
         served, facts = self._require_running()
         check_request(request, facts)
         with self._room.place(num_served=facts.max_sequences):
@@ -213,6 +218,7 @@ async def start_engine_backend(options: EngineOptions, *, start: StartEngine = s
         scheduling=options.scheduling,
         prefix_cache=options.prefix_cache,
         prefill_stretch=options.prefill_stretch,
+        adapters=options.adapters,
     )
     client = EngineClient(load, name=options.name, start=start, hang_timeout_s=options.hang_timeout_s)
     path = Path(options.model_path)

@@ -13,8 +13,8 @@ _MASK64 = (1 << 64) - 1
 
 def check_request(request: GenerateRequest, facts: Ready) -> None:
     """Raises `RequestError` for what no prompt could make right."""
-    if request.adapter is not None:
-        raise RequestError("this engine serves no adapters; name the base model alone", param="model")
+    if request.adapter is not None and request.adapter not in facts.adapters:
+        raise RequestError(f"this engine has no adapter {request.adapter!r}; name another model", param="model")
     for token_id in request.sampling.logit_bias:
         if not 0 <= token_id < facts.vocab_size:
             raise RequestError(
@@ -60,6 +60,7 @@ def make_add(request: GenerateRequest, token_ids: list[int], *, max_tokens: int,
         tenant=request.tenant,
         weight=request.weight,
         priority=request.priority,
+        adapter=request.adapter,
         prefix_scope=request.prefix_scope,
         prompt_logprobs=request.prompt_logprobs,
     )

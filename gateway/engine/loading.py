@@ -22,6 +22,7 @@ from gateway.batching.prefixes import Prefixes
 from gateway.batching.rooms import KVRooms
 from gateway.batching.scheduler import Limits
 from gateway.batching.slots import Slots
+from gateway.engine.adapters import read_adapters, with_adapters
 from gateway.engine.messages import Load, Progress, Ready
 
 _COMFORTABLE_CONTEXT = 4096
@@ -60,6 +61,9 @@ def load_engine(
     runner = create_runner(choice.runner, threads=load.threads, exact=load.exact, device=load.device)
     _check_capabilities(runner, choice.runner, load)
     info = runner.load(model, lambda fraction: progress(Progress("loading", fraction)))
+    if load.adapters:
+        progress(Progress("reading adapters", 1.0))
+    adapters = read_adapters(load.adapters, choice.runner, runner.capabilities(), model, info)
     layout = _layout(load, runner.capabilities(), choice.runner)
     has_prefixes = load.prefix_cache and (layout == "paged" or runner.capabilities().scattered_slots)
     limit = _kv_limit(load, info, model.spec, layout=layout, has_prefixes=has_prefixes)
@@ -74,8 +78,10 @@ def load_engine(
         order=FairShare() if load.scheduling == "fair" else FirstComeFirstServed(),
         vocab_size=info.vocab_size,
         stretch=load.prefill_stretch,
+        adapters={name: adapter.weights for name, adapter in adapters.items()},
     )
-    return LoadedEngine(runner, loop, _ready(load, choice, model.spec, info, plan, limits))
+    ready = _ready(load, choice, model.spec, info, plan, limits)
+    return LoadedEngine(runner, loop, with_adapters(ready, adapters))
 
 
 def _check_capabilities(runner: Runner, name: str, load: Load) -> None:

@@ -18,6 +18,13 @@ Scheduling = Literal["fair", "fcfs"]
 _LENGTH = struct.Struct("<I")
 
 
+class AdapterFile(msgspec.Struct, frozen=True):
+    """A LoRA adapter to read beside the model."""
+
+    name: str
+    path: str
+
+
 class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
     """First message: which model to load and how. The engine answers `Progress`…, then `Ready` or `LoadFailed`."""
 
@@ -35,6 +42,7 @@ class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
     scheduling: Scheduling = "fair"
     prefix_cache: bool = True
     prefill_stretch: float = 0.0
+    adapters: tuple[AdapterFile, ...] = ()
 
 
 class Add(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=True):
@@ -86,6 +94,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
     notes: tuple[str, ...] = ()
     fallbacks: tuple[str, ...] = ()
     """What was asked for or is there and could not be had."""
+    adapters: tuple[str, ...] = ()
+    """Names that `Add.adapter` may say."""
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):

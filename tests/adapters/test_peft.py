@@ -236,10 +236,10 @@ def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="no such folder"):
         read(tmp_path / "absent")
     (folder / "adapter_model.safetensors").unlink()
-    with pytest.raises(AdapterError, match="adapter_model.safetensors is missing"):
+    with pytest.raises(AdapterError, match=r"adapter_model\.safetensors is missing"):
         read(folder)
     (folder / "adapter_config.json").unlink()
-    with pytest.raises(AdapterError, match="adapter_config.json is missing; expected"):
+    with pytest.raises(AdapterError, match=r"adapter_config\.json is missing; expected"):
         read(folder)
     (folder / "config.json").write_text("{}")
     with pytest.raises(AdapterError, match="this is a model, not an adapter"):

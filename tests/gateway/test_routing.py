@@ -7,7 +7,7 @@ import pytest
 from backends.api import Health
 from backends.testing.backend import FakeBackend
 from gateway.errors import ModelNotFound, ModelNotReady
-from gateway.routing import Models, Route, ServedModel
+from gateway.routing import Models, Route, ServedAdapter, ServedModel
 from gateway.tenants.identity import Tenant
 from gateway.tenants.policy import Policy
 
@@ -16,17 +16,21 @@ LAWYER = Tenant(name="lawyer", policy=Policy(default_adapter="law", aliases={"be
 NARROW = Tenant(name="narrow", policy=Policy(models=("qwen",)))
 
 
-def _served(name: str, *, ready: bool = True, adapters: bool = False) -> ServedModel:
-    return ServedModel(name=name, backend=FakeBackend(health=Health(ready=ready, progress=0.5), adapters=adapters))
+LAW, TAX, VERSE = ServedAdapter("law"), ServedAdapter("tax", ("lawyer", "narrow")), ServedAdapter("verse", ("lawyer",))
+
+
+def _served(name: str, *adapters: ServedAdapter, ready: bool = True) -> ServedModel:
+    backend = FakeBackend(health=Health(ready=ready, progress=0.5), adapters=bool(adapters))
+    return ServedModel(name=name, backend=backend, adapters=adapters)
 
 
 def test_finds_by_name() -> None:
     """The exact name, in declared order for lists."""
     models = Models([_served("qwen"), _served("llama")])
 
-    assert models.route("llama", ACME) == Route(models.find("llama", ACME))
-    assert [model.name for model in models.visible_to(ACME)] == ["qwen", "llama"]
-    assert [model.name for model in models.visible_to(NARROW)] == ["qwen"]
+    assert models.route("llama", ACME) == models.find("llama", ACME)
+    assert [route.name for route in models.visible_to(ACME)] == ["qwen", "llama"]
+    assert [route.name for route in models.visible_to(NARROW)] == ["qwen"]
 
 
 def test_suggests_the_nearest_names_this_tenant_may_use() -> None:
@@ -61,7 +65,8 @@ def test_unknown_adapter() -> None:
 )
 def test_adapters(requested: str, adapter: str) -> None:
     """The one that is named, also behind or within an alias, else the tenant's own. A whole name comes first."""
-    models = Models([_served("llama", adapters=True), _served("a:b", adapters=True), _served("a", adapters=True)])
+    own = (LAW, TAX, VERSE)
+    models = Models([_served("llama", *own), _served("a:b", *own), _served("a", *own)])
 
     route = models.route(requested, LAWYER)
 
@@ -70,12 +75,60 @@ def test_adapters(requested: str, adapter: str) -> None:
 
 
 @pytest.mark.parametrize("requested", ["llama", "best", "llama:law", "poet", "llama:", "best:tax"])
-def test_never_without_the_adapter(requested: str) -> None:
-    """An engine that serves none does not answer with the model alone, which is another one."""
-    models = Models([_served("llama")])
+@pytest.mark.parametrize("declared", [(), (LAW, TAX, VERSE)])
+def test_never_without_the_adapter(requested: str, declared: tuple[ServedAdapter, ...]) -> None:
+    """An engine that serves none does not answer with the model alone, which is another one, whatever is declared."""
+    models = Models([ServedModel(name="llama", backend=FakeBackend(), adapters=declared)])
 
     with pytest.raises(ModelNotFound, match="model llama has no adapter"):
         models.route(requested, LAWYER)
+
+
+def test_adapters_of_others_do_not_exist() -> None:
+    """Neither asked for, nor found, nor listed, nor suggested; who may not use the base sees none of its adapters."""
+    models = Models([_served("llama", LAW, TAX), _served("qwen", VERSE)])
+
+    for look in (models.route, models.find):
+        with pytest.raises(ModelNotFound, match=r"model llama has no adapter 'tax'; use llama alone, or llama:law$"):
+            look("llama:tax", ACME)
+    assert [route.name for route in models.visible_to(ACME)] == ["llama", "llama:law", "qwen"]
+    assert [route.name for route in models.visible_to(NARROW)] == ["qwen"]
+    assert [route.name for route in models.visible_to(LAWYER)] == [
+        "llama",
+        "llama:law",
+        "llama:tax",
+        "qwen",
+        "qwen:verse",
+    ]
+
+
+def test_suggests_the_nearest_adapter() -> None:
+    """By the whole name, as it is to be asked for; without any, the model alone."""
+    models = Models([_served("llama", LAW, TAX), _served("qwen")])
+
+    with pytest.raises(ModelNotFound, match=r"has no adapter 'laws'; did you mean llama:law\?"):
+        models.route("llama:laws", ACME)
+    with pytest.raises(ModelNotFound, match=r"has no adapter 'law'; use qwen alone$"):
+        models.route("qwen:law", ACME)
+    with pytest.raises(ModelNotFound, match=r"did you mean llama:law"):
+        models.route("lama:law", ACME)
+
+
+def test_own_adapter_of_others() -> None:
+    """A default that is not this tenant's is no way around."""
+    tenant = Tenant(name="guest", policy=Policy(default_adapter="tax"))
+
+    with pytest.raises(ModelNotFound, match="'tax', which is the default_adapter of tenant guest"):
+        Models([_served("llama", LAW, TAX)]).route("llama", tenant)
+
+
+def test_found_alone() -> None:
+    """`find` tells what a name is, without a tenant's own adapter; a route's name is the whole one."""
+    models = Models([_served("llama", LAW)])
+
+    assert models.find("llama", LAWYER).name == "llama"
+    assert models.route("llama", LAWYER).name == "llama:law"
+    assert models.find("best:law", LAWYER) == models.route("llama", LAWYER) == Route(next(iter(models)), "law")
 
 
 def test_own_adapter_is_told() -> None:

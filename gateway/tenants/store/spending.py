@@ -58,7 +58,7 @@ def _keys(entry: UsageEntry) -> Iterator[tuple[str, str, int]]:
     subjects = (
         tenant_subject_id(entry.tenant_id),
         key_subject_id(entry.key_id),
-        model_subject_id(entry.tenant_id, entry.model),
+        model_subject_id(entry.tenant_id, entry.base),
     )
     for period in PERIODS:
         begins = span_of(period, entry.ended_at).begins

@@ -17,6 +17,7 @@ class RequestUsage(msgspec.Struct, frozen=True, kw_only=True):
     tenant_id: str
     key_id: str
     model: str
+    """`model`, or `model:adapter` if one answered."""
     state: State
     started_at: float
     ended_at: float
@@ -24,6 +25,11 @@ class RequestUsage(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int
     completion_tokens: int
     accepted_prediction_tokens: int
+
+    @property
+    def base(self) -> str:
+        """The model without its adapter: what limits and budgets of a model are of."""
+        return self.model.partition(":")[0]
 
 
 class UsageEntry(RequestUsage, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -12,7 +13,7 @@ from gateway.app import Services, create_app
 from gateway.config import TenantConfig
 from gateway.drain import Drain
 from gateway.metrics import Metrics
-from gateway.routing import Models, ServedModel
+from gateway.routing import Models, ServedAdapter, ServedModel
 from tests.gateway.api.asgi import KEY, Socket
 from tests.gateway.api.conftest import House, chat, client_of
 from tests.gateway.tenants.declared import directory_of
@@ -25,7 +26,8 @@ TENANTS = (
 
 
 def house_of(backend: FakeBackend) -> House:
-    models = Models([ServedModel(name="demo", backend=backend)])
+    adapters = (ServedAdapter("law"), ServedAdapter("tax", ("lawyer",)))
+    models = Models([ServedModel(name="demo", backend=backend, created=1, adapters=adapters)])
     services = Services(models=models, directory=directory_of(TENANTS), metrics=Metrics(), drain=Drain())
     return House(create_app(services), services, backend)
 
@@ -44,13 +46,13 @@ async def asked(house: House, key: str, model: str) -> list[httpx.Response]:
     [(KEY, "demo", None), (KEY, "demo:law", "law"), (LAWYER, "demo", "law"), (LAWYER, "demo:tax", "tax")],
 )
 async def test_the_backend_is_asked_for_it(key: str, model: str, adapter: str | None) -> None:
-    """On both routes and for every choice; the answer says the name that was asked for."""
+    """On both routes and for every choice; the answer says which one answered, also where none was named."""
     house = house_of(FakeBackend(adapters=True))
 
     answers = await asked(house, key, model)
 
     assert [answer.status_code for answer in answers] == [200, 200]
-    assert {answer.json()["model"] for answer in answers} == {model}
+    assert {answer.json()["model"] for answer in answers} == {"demo" if adapter is None else f"demo:{adapter}"}
     assert [request.adapter for request in house.backend.requests] == [adapter] * 3
 
 
@@ -69,4 +71,35 @@ async def test_an_engine_without_adapters(key: str, model: str) -> None:
     assert [answer.status_code for answer in answers] == [404, 404]
     assert {(error["code"], error["param"]) for error in errors} == {("model_not_found", "model")}
     assert all(f"has no adapter '{'' if model == 'demo:' else 'law'}'" in error["message"] for error in errors)
+    assert house.backend.requests == []
+
+
+async def test_streams_say_it_too() -> None:
+    """Every chunk."""
+    house = house_of(FakeBackend(adapters=True))
+
+    async with client_of(house, key=LAWYER) as client:
+        lines = (await client.post("/v1/chat/completions", json=chat(stream=True))).text.split("\n\n")
+
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+    assert {chunk["model"] for chunk in chunks} == {"demo:law"}
+
+
+async def test_listed_for_those_who_may() -> None:
+    """Behind their model, which is their parent; single ones by name, and 404 for those of others."""
+    house = house_of(FakeBackend(adapters=True))
+
+    async with client_of(house, key=KEY) as acme, client_of(house, key=LAWYER) as lawyer:
+        listed = (await acme.get("/v1/models")).json()["data"]
+        all_listed = (await lawyer.get("/v1/models")).json()["data"]
+        shown = await lawyer.get("/v1/models/demo:tax")
+        hidden, missing = await acme.get("/v1/models/demo:tax"), await acme.get("/v1/models/demo:tay")
+        refused = await acme.post("/v1/chat/completions", json=chat(model="demo:tax"))
+
+    base = {"object": "model", "created": 1, "owned_by": "hostelry"}
+    assert listed == [{"id": "demo", **base}, {"id": "demo:law", **base, "parent": "demo"}]
+    assert [model["id"] for model in all_listed] == ["demo", "demo:law", "demo:tax"]
+    assert shown.json() == all_listed[2]
+    assert hidden.status_code == missing.status_code == refused.status_code == 404
+    assert hidden.json()["error"]["message"].replace("tax", "tay") == missing.json()["error"]["message"]
     assert house.backend.requests == []
