@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import msgspec
 from sqlalchemy import text
 
 from gateway.tenants.budgets import Amount
@@ -49,6 +50,17 @@ async def test_every_subject_of_a_request(database: Database) -> None:
     assert {each.amount for each in found} == {Amount(39, 15)}
     assert {(each.subject, each.period) for each in found} == {(s, p) for s in SUBJECTS for p in ("day", "month")}
     assert {each.begins for each in found} == {span_of("day", now).begins, span_of("month", now).begins}
+
+
+async def test_a_model_with_its_adapters(database: Database) -> None:
+    """Budgets of a model are of all that it answered, with whatever adapter."""
+    now = time.time()
+    plain = entry(1, ended_at=now, cost_nanos=5)
+    async with database.session() as session:
+        await record_usage(session, [plain, msgspec.structs.replace(plain, id="2", model="demo:law")])
+        found = await read_spending(session, ("tenant ten_a demo", "tenant ten_a demo:law"), now=now)
+
+    assert {(each.subject, each.amount) for each in found} == {("tenant ten_a demo", Amount(26, 10))}
 
 
 async def test_the_past_is_forgotten(database: Database) -> None:
