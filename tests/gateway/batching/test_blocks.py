@@ -235,6 +235,7 @@ Kept.TestCase.settings = settings(
 TestKept: Any = Kept.TestCase  # Any: hypothesis builds the class at run time
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from("abcd")), max_size=120))
 def test_the_largest_scope_is_known(events: list[tuple[int, str]]) -> None:
     """Whatever comes and goes."""
