@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
 from gateway.batching.admission import AdmissionOrder
@@ -171,6 +173,7 @@ class Scheduler:
         sequence = self._order.pop()
         sequence.num_computed = self._rooms.reserve(sequence)
         if sequence.num_preemptions == 0:
+            sequence.queued_s = time.monotonic() - sequence.arrived_s
             sequence.num_cached = sequence.num_computed
             self.num_cached_tokens += sequence.num_cached
         self._running[sequence.id] = sequence

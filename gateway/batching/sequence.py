@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from gateway.batching.adjustments import Adjustments, are_needed
 from gateway.engine.messages import Add, Logprob
 
@@ -25,6 +27,9 @@ class Sequence:
         """Who may share what is computed for its tokens."""
         self.adapter = add.adapter
         self.arrival = arrival
+        self.arrived_s = time.monotonic()
+        self.queued_s = 0.0
+        """From its arrival until it was first admitted."""
         self.sampling = add.sampling
         self.seed = add.seed
         self.max_tokens = add.max_tokens
