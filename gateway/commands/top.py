@@ -17,8 +17,8 @@ from gateway.readings import ModelReading, Reading, Scrape, TenantReading, parse
 
 _TENANTS = 12
 _MODEL_COLUMNS = (
-    "model", "running", "waiting", "req/s", "prefill tok/s", "tok/s", "batch", "step ms", "TTFT p50/p95 ms",
-    "between tokens p50/p95 ms", "KV tokens",
+    "model", "running", "waiting", "req/s", "refused/s", "prefill tok/s", "tok/s", "batch", "tokens a step",
+    "step ms", "queue p50/p95 ms", "TTFT p50/p95 ms", "between tokens p50/p95 ms", "KV", "prefix hits", "preempted/s",
 )  # fmt: skip
 _TENANT_COLUMNS = ("tenant", "req/s", "prompt tok/s", "completion tok/s")
 
@@ -81,19 +81,28 @@ def _model_cells(model: ModelReading) -> list[str]:
         str(model.running),
         str(model.waiting),
         f"{model.requests_per_s:.1f}",
+        f"{model.refused_per_s:.1f}",
         f"{model.prefill_tokens_per_s:.0f}",
         f"{model.generated_tokens_per_s:.0f}",
-        "–" if model.sequences_a_step is None else f"{model.sequences_a_step:.1f}",
+        _number(model.sequences_a_step),
+        _number(model.tokens_a_step),
         _milliseconds(model.step_s),
+        f"{_milliseconds(model.queue_p50_s)} / {_milliseconds(model.queue_p95_s)}",
         f"{_milliseconds(model.first_token_p50_s)} / {_milliseconds(model.first_token_p95_s)}",
         f"{_milliseconds(model.between_tokens_p50_s)} / {_milliseconds(model.between_tokens_p95_s)}",
-        str(model.kv_tokens),
+        str(model.kv_tokens) if model.kv_share is None else f"{model.kv_share:.0%}",
+        "–" if model.prefix_hits is None else f"{model.prefix_hits:.0%}",
+        f"{model.preempted_per_s:.1f}",
     ]
 
 
 def _tenant_cells(tenant: TenantReading) -> list[str]:
     rates = (tenant.requests_per_s, tenant.prompt_tokens_per_s, tenant.completion_tokens_per_s)
     return [tenant.tenant, *(f"{rate:.1f}" for rate in rates)]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
 
 
 def _milliseconds(seconds: float | None) -> str:
