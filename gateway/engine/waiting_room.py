@@ -37,14 +37,17 @@ class _Guest:
 class Place:
     """One request inside, until it leaves."""
 
-    __slots__ = ("_guest", "_is_left", "_room", "_seated_at", "_tenant", "is_waiting")
+    __slots__ = ("_guest", "_is_left", "_is_let_in", "_room", "_seated_at", "_tenant", "is_waiting")
 
-    def __init__(self, room: WaitingRoom, tenant: str, guest: _Guest, *, is_waiting: bool, now: float) -> None:
+    def __init__(
+        self, room: WaitingRoom, tenant: str, guest: _Guest, *, is_waiting: bool, is_let_in: bool, now: float
+    ) -> None:
         self._room = room
         self._tenant = tenant
         self._guest = guest
         self._seated_at = now
         self._is_left = False
+        self._is_let_in = is_let_in
         self.is_waiting = is_waiting
         """There was no place for it, and it has no output yet."""
 
@@ -52,7 +55,7 @@ class Place:
         """Its first output is there. May be called again."""
         if self.is_waiting and not self._is_left:
             self.is_waiting = False
-            self._seated_at = self._room.started(self._guest)
+            self._seated_at = self._room.started(self._guest, is_let_in=self._is_let_in)
 
     def leave(self) -> None:
         """The engine is done with it. May be called again."""
@@ -104,10 +107,11 @@ class WaitingRoom:
         finally:
             place.leave()
 
-    def started(self, guest: _Guest) -> float:
+    def started(self, guest: _Guest, *, is_let_in: bool) -> float:
         """For a place. Returns the time."""
         now = self._pass_time()
-        self._pace.start(places=self._places)
+        if not is_let_in:  # who was let in says nothing about how fast a queue moves
+            self._pace.start(places=self._places)
         self._wait_no_more(guest)
         return now
 
@@ -128,15 +132,19 @@ class WaitingRoom:
         is_full = self._num_inside >= places
         if is_full:
             self._check_counts(tenant, weight)
-        is_waiting = is_full or is_short
-        if is_waiting:
+        is_waiting, is_let_in = is_full or is_short, self._lets_in(tenant)
+        if is_waiting and not is_let_in:
             self._check_wait(tenant, weight)
         guest = self._guests.setdefault(tenant, _Guest())
         guest.num_inside += 1
         self._num_inside += 1
         if is_waiting:
             self._wait(guest, weight)
-        return Place(self, tenant, guest, is_waiting=is_waiting, now=now)
+        return Place(self, tenant, guest, is_waiting=is_waiting, is_let_in=is_let_in, now=now)
+
+    def _lets_in(self, tenant: str) -> bool:
+        """A tenant that runs nothing gets a place from those who run more than their share, while such are there."""
+        return self._bounds.scheduling == "fair" and tenant not in self._guests and len(self._guests) < self._places
 
     def _check_counts(self, tenant: str, weight: float) -> None:
         bounds, guest = self._bounds, self._guests.get(tenant)
@@ -165,8 +173,6 @@ class WaitingRoom:
         """Predicted, for the next request of a tenant."""
         if self._bounds.scheduling == "fcfs":
             return self._each_s() * (self._num_waiting + 1)
-        if guest is None and len(self._guests) < self._places:
-            return 0.0  # whoever runs nothing is let in by those who run more than their share
         num_before = 0 if guest is None else guest.num_waiting
         return self._each_s() * (num_before + 1) / self._share(guest, weight)
 

@@ -293,12 +293,12 @@ async def test_a_deadline_ends_the_request(model_path: Path, num_before: int) ->
             await anext(events)
             await anext(events)
 
-        events = await collect(backend, make_request(max_tokens=FOREVER, deadline_s=0.1))
+        late = await collect(backend, make_request(max_tokens=FOREVER, deadline_s=0.1))
 
-        end = end_of(events)
+        end = end_of(late)
         assert isinstance(end, Failed)
         assert end.code == "deadline_exceeded"
-        shown = sum(len(event.token_ids) for event in events if isinstance(event, Delta))
+        shown = sum(len(event.token_ids) for event in late if isinstance(event, Delta))
         assert end.usage == Usage(prompt_tokens=3, completion_tokens=shown)
         assert (shown == 0) == (num_before > 0)
         for other in others:

@@ -157,6 +157,22 @@ def test_a_flood_does_not_refuse_others() -> None:
     assert max(crowd.waits["quiet"]) <= 1.0
 
 
+def test_who_is_let_in_does_not_hurry_the_queue() -> None:
+    """Guests without a request inside come and go past it; whoever stands in it is told how slowly that moves."""
+    now_s = 0.0
+    room = WaitingRoom(Bounds(max_waiting=100, max_waiting_per_tenant=100, ttft_target_s=5.0), now=lambda: now_s)
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(room.place(tenant="greedy", num_served=2))
+        for _ in range(100):
+            with room.place(tenant="quiet", num_served=2) as place:
+                place.start()
+            now_s += 0.1
+
+        with pytest.raises(WaitTooLong, match="about 10 s"):
+            stack.enter_context(room.place(tenant="greedy", num_served=2))
+
+
 @pytest.mark.parametrize("weight", [1.0, 4.0])
 def test_the_part_of_a_tenant_is_by_weight(weight: float) -> None:
     """Two that flood are told what their own part of the pace gives."""
