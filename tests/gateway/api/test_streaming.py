@@ -129,6 +129,23 @@ async def test_failure_after_the_first_byte(script: Script, code: str | None) ->
     assert house.metric("hostelry_requests_total", outcome="failed") == 1
 
 
+@pytest.mark.parametrize("n", [1, 2])
+async def test_a_deadline_passes_amid_a_stream(n: int) -> None:
+    """What came is there, then one error event; every choice is ended, and what came is counted."""
+    house = build(Script(pieces=("a", "b"), pause_before=1))
+    exchange = Exchange(house.app, chat(stream=True, n=n, deadline_s=0.2))
+
+    await exchange.start()
+    wire = (await exchange.rest()).decode()
+
+    *_, last, _ = wire.split("\n\n")
+    assert wire.count('"content":"a"') == n
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "deadline_exceeded"
+    assert "[DONE]" not in wire
+    assert house.backend.running == set()
+    assert house.metric("hostelry_completion_tokens_total") == n
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("pause", [-1, 1])
