@@ -69,6 +69,8 @@ class Backend(Protocol):
         refused (`Overloaded` also while the backend is not ready); nothing was accepted then. A backend
         that knows the prompt's length in `Started` computes nothing before the event behind it is asked for. Closing
         the iterator early cancels the request, and its resources are free within one engine step.
+        The same happens when `deadline_at` passes; it ends in `Failed` with code `deadline_exceeded` then, or raises
+        `DeadlineExceeded` if nothing was accepted yet.
         """
         ...
 

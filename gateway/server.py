@@ -163,13 +163,20 @@ async def _start(config: ModelConfig, models: Models, *, data_dir: Path, progres
         device=config.device,
         exact=config.exact,
         max_waiting=config.max_waiting,
+        max_waiting_per_tenant=config.max_waiting_per_tenant,
+        ttft_target_s=config.ttft_target_s,
         scheduling=config.scheduling,
         prefix_cache=config.prefix_cache,
         prefill_stretch=config.prefill_stretch,
     )
     backend = await start_engine_backend(options)
     served = ServedModel(
-        name=name, backend=backend, stats=backend.stats, facts=lambda: backend.facts, price=config.price
+        name=name,
+        backend=backend,
+        stats=backend.stats,
+        facts=lambda: backend.facts,
+        tallies=backend.tallies,
+        price=config.price,
     )
     models.add(served)
     return backend

@@ -53,9 +53,10 @@ def plan_chat(
     caller: Caller,
     request_id: str,
     room: int | None = None,
+    age_s: float = 0.0,
     streams_by_default: bool = False,
 ) -> Plan:
-    """`room` is what the caller's limits leave, in tokens.
+    """`room` is what the caller's limits leave, in tokens; `age_s` is how long ago the request arrived.
 
     Raises `InvalidRequest` or `UnsupportedParameter` for what no single field can tell.
     """
@@ -80,6 +81,7 @@ def plan_chat(
             bounds=bounds,
             caller=caller,
             request_id=request_id,
+            age_s=age_s,
         ),
         choices_per_prompt=n,
         is_bounded_by_room=bounds.is_by_room,
@@ -89,8 +91,12 @@ def plan_chat(
     )
 
 
-def plan_completion(wire: CompletionRequest, *, served: ServedModel, caller: Caller, request_id: str) -> Plan:
-    """Raises `InvalidRequest` or `UnsupportedParameter` for what no single field can tell."""
+def plan_completion(
+    wire: CompletionRequest, *, served: ServedModel, caller: Caller, request_id: str, age_s: float = 0.0
+) -> Plan:
+    """`age_s` is how long ago the request arrived.
+
+    Raises `InvalidRequest` or `UnsupportedParameter` for what no single field can tell."""
     _check_speculative(wire)
     n = wire.n or 1
     if wire.best_of is not None and wire.best_of != n:
@@ -112,6 +118,7 @@ def plan_completion(wire: CompletionRequest, *, served: ServedModel, caller: Cal
             bounds=bounds_of(caller, max_tokens=max_tokens, room=None),
             caller=caller,
             request_id=request_id,
+            age_s=age_s,
             prompt_logprobs=wire.logprobs if wire.echo else None,
         ),
         choices_per_prompt=n,
@@ -139,10 +146,12 @@ def _choices(
     bounds: Bounds,
     caller: Caller,
     request_id: str,
+    age_s: float,
     prompt_logprobs: int | None = None,
 ) -> tuple[GenerateRequest, ...]:
     """One request a choice; choices of one prompt are neighbours."""
     stop = _stop(wire)
+    deadline_at = None if wire.deadline_s is None else time.monotonic() + wire.deadline_s - age_s
     return tuple(
         GenerateRequest(
             request_id=request_id if len(prompts) * n == 1 else f"{request_id}-{index * n + choice}",
@@ -157,6 +166,7 @@ def _choices(
             priority=caller.tenant.policy.priority,
             prefix_scope=caller.tenant.prefix_scope,
             prompt_logprobs=prompt_logprobs,
+            deadline_at=deadline_at,
         )
         for index, prompt in enumerate(prompts)
         for choice in range(n)

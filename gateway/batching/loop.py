@@ -262,6 +262,7 @@ class Loop:
             reason,
             cached_tokens=sequence.num_cached,
             prompt_logprobs=scores,
+            queued_s=sequence.queued_s if sequence.num_generated == 1 else 0.0,
         )
 
     def _end_scoring(self, sequence: Sequence) -> Output:
@@ -269,7 +270,7 @@ class Loop:
         if any(math.isnan(score.logprob) for score in scores):
             return self._fail(sequence, NOT_FINITE)
         self._scheduler.finish(sequence)
-        return Output(sequence.id, (), finish_reason="length", prompt_logprobs=scores)
+        return Output(sequence.id, (), finish_reason="length", prompt_logprobs=scores, queued_s=sequence.queued_s)
 
     def _fail(self, sequence: Sequence, error: str) -> Output:
         """Its keys and values may be what is wrong, so nobody gets them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
 from gateway.batching.adapters import AdapterSlots
@@ -236,9 +238,10 @@ class Scheduler:
 
     def _admit(self) -> Sequence:
         sequence = self._order.pop()
-        is_first = sequence.num_preemptions == 0
         self._adapters.hold(sequence.adapter)
         sequence.begin(self._rooms.reserve(sequence))
-        self.num_cached_tokens += sequence.num_cached if is_first else 0
+        if sequence.num_preemptions == 0:
+            sequence.queued_s = time.monotonic() - sequence.arrived_s
+            self.num_cached_tokens += sequence.num_cached
         self._running[sequence.id] = sequence
         return sequence
