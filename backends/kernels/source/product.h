@@ -67,10 +67,13 @@ struct Scales {
     inline const uint8_t *next(const uint8_t *p) {
         for (int g = 0; g < groups; g++) {
             scale[g] = d;
-            if constexpr (tile.super) scale[g] = V::mul(d, V::levels(p + g * kRows));
             if constexpr (tile.minimum != 0) minimum[g] = dmin;
-            if constexpr (tile.minimum != 0 && tile.super) {
-                minimum[g] = V::mul(dmin, V::levels(p + (groups + g) * kRows));
+            if constexpr (tile.level_bits == 4) {  // with a minimum in the high half
+                scale[g] = V::mul(d, V::template half_levels<0>(p + g * kRows));
+                minimum[g] = V::mul(dmin, V::template half_levels<4>(p + g * kRows));
+            } else if constexpr (tile.level_bits == 8) {
+                scale[g] = V::mul(d, V::levels(p + g * kRows));
+                if constexpr (tile.minimum != 0) minimum[g] = V::mul(dmin, V::levels(p + (groups + g) * kRows));
             }
         }
         return p + tile.level_bytes();
