@@ -5,8 +5,8 @@
 The demo model is quantized to each format, every matrix of it. 1,000 positions of conversations that it was not trained
 on are computed in exact mode (float32 activations) and in fast mode, by onnx also on MatMulNBits instead of its own
 kernels and with keys and values in each type that it offers, and held to the NumPy oracle over the dequantized weights:
-relative error of all logits, mean KL divergence in nats, and how often the likeliest token is the same. The error of the
-kernels over that of MatMulNBits, both with float32 keys and values, moves by 1 % with the text; its bar allows for that.
+relative error of all logits, mean KL divergence in nats, and how often the likeliest token is the same. For onnx also
+the error of the kernels over that of MatMulNBits, both with float32 keys and values; it moves by 1 % with the text.
 """
 
 from __future__ import annotations
