@@ -306,7 +306,7 @@ class Runner(Protocol):
     def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
         """Make an adapter usable as `Step.lora == slot` from the next step, replacing what was there.
 
-        Raises `CapacityExceeded` for a rank, target or slot beyond what is declared; other slots are untouched.
+        Raises `CapacityExceeded` for a rank, target, slot or shape beyond what is declared; other slots are untouched.
         """
         ...
 
