@@ -144,5 +144,5 @@ def _digest(fields: Mapping[str, Any], stored: Mapping[str, StoredTensor]) -> st
     for name in sorted(stored):
         tensor = stored[name]
         digest.update(repr((name, tensor.format, tensor.shape)).encode())
-        digest.update(np.ascontiguousarray(tensor.data))
+        digest.update(np.ascontiguousarray(tensor.data).data)
     return digest.hexdigest()

@@ -69,6 +69,8 @@ class Backend(Protocol):
         refused (`Overloaded` also while the backend is not ready); nothing was accepted then. A backend
         that knows the prompt's length in `Started` computes nothing before the event behind it is asked for. Closing
         the iterator early cancels the request, and its resources are free within one engine step.
+        The same happens when `deadline_at` passes; it ends in `Failed` with code `deadline_exceeded` then, or raises
+        `DeadlineExceeded` if nothing was accepted yet.
         """
         ...
 
@@ -304,7 +306,7 @@ class Runner(Protocol):
     def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
         """Make an adapter usable as `Step.lora == slot` from the next step, replacing what was there.
 
-        Raises `CapacityExceeded` for a rank, target or slot beyond what is declared; other slots are untouched.
+        Raises `CapacityExceeded` for a rank, target, slot or shape beyond what is declared; other slots are untouched.
         """
         ...
 

@@ -5,7 +5,10 @@ BackendError
 │   └── UnsupportedModel   readable, but this build has no rule for it
 ├── RequestError           this request cannot be served; nothing was accepted
 │   ├── ContextLengthExceeded
+│   ├── DeadlineExceeded   its time was over before it was accepted
 │   └── Overloaded         try again later
+│       ├── TenantQueueFull  the tenant's own requests wait already
+│       └── WaitTooLong    the first token would come too late
 └── RunnerError            a step failed
     ├── CapacityExceeded   roll back and shrink the batch
     ├── Retryable          roll back and run the step once more
@@ -43,6 +46,12 @@ class ContextLengthExceeded(RequestError):
     code = "context_length_exceeded"
 
 
+class DeadlineExceeded(RequestError):
+    """The request's own deadline passed before the backend took it."""
+
+    code = "deadline_exceeded"
+
+
 class Overloaded(RequestError):
     """Queue or memory is full; `retry_after_s` is the honest estimate of when to try again."""
 
@@ -51,6 +60,16 @@ class Overloaded(RequestError):
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class TenantQueueFull(Overloaded):
+    """As many requests of this tenant wait as one tenant may have waiting; others are served as before."""
+
+    code = "rate_limit_exceeded"
+
+
+class WaitTooLong(Overloaded):
+    """The queue has room, and moves so slowly that the first token would come later than the operator wants."""
 
 
 class RunnerError(BackendError):

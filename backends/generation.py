@@ -82,6 +82,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A bounded lead over other tenants; higher is sooner."""
     prefix_scope: str = ""
     """Requests of one scope may share what is computed for their prompts; empty, those of the tenant."""
+    deadline_at: float | None = None
+    """When the whole answer must be there, on the clock of `time.monotonic`; None is whenever it is."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

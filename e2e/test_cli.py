@@ -77,8 +77,12 @@ def test_top(url: str, tmp_path: Path) -> None:
     reading = json.loads(result.stdout)
     assert reading["models"][0]["generated_tokens_per_s"] > 0
     assert reading["models"][0]["step_s"] > 0
+    assert reading["models"][0]["queue_p95_s"] > 0
+    assert reading["models"][0]["kv_share"] == 0
+    assert 0 <= reading["models"][0]["prefix_hits"] < 1
     assert reading["tenants"][0]["tenant"] == "default"
-    assert "tok/s" in shown.stdout
+    for column in ("tok/s", "queue", "TTFT", "KV", "prefix", "preempted"):
+        assert column in shown.stdout
     assert (lost.returncode, "hostelry serve" in lost.stderr) == (1, True)
 
 

@@ -45,6 +45,7 @@ FIELDS: dict[str, st.SearchStrategy[object]] = {
     "frequency_penalty": _mostly(st.floats(-2, 2)),
     "repetition_penalty": _mostly(st.floats(0.5, 2)),
     "ignore_eos": _mostly(st.booleans()),
+    "deadline_s": _mostly(st.floats(10, 600)),
     "response_format": _mostly(st.just({"type": "text"})),
     "tools": JUNK,
     "user": _mostly(st.text(max_size=10)),

@@ -50,6 +50,10 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_context: Positive | None = None
     max_step_tokens: Annotated[int, Meta(ge=16, le=65536)] = 256
     max_waiting: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
+    max_waiting_per_tenant: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    """None is half of `max_waiting`, so that one tenant alone cannot fill the queue."""
+    ttft_target_s: Annotated[float, Meta(gt=0, le=86_400)] = 30.0
+    """A request that would wait longer than this for its first token is refused."""
     kv_cache_mb: Positive = 4096
     kv_dtype: KVChoice = "auto"
     """How keys and values are kept; `auto` leaves it to the backend."""

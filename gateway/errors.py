@@ -30,7 +30,14 @@ from collections.abc import Mapping
 import msgspec
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 
-from backends.errors import ContextLengthExceeded, Overloaded, RequestError
+from backends.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    Overloaded,
+    RequestError,
+    TenantQueueFull,
+    WaitTooLong,
+)
 from gateway.api.schemas.errors import ErrorDetail, ErrorObject
 from gateway.tenants.store.errors import Conflict, StoreError, UnknownEntry
 
@@ -172,6 +179,7 @@ TABLE: dict[type[Exception], Rule] = {
     BodyTooLarge: Rule(413, _INVALID, "request_too_large"),
     UnsupportedMediaType: Rule(415, _INVALID, "unsupported_media_type"),
     RateLimited: Rule(429, "rate_limit_error", "rate_limit_exceeded"),
+    TenantQueueFull: Rule(429, "rate_limit_error", "rate_limit_exceeded"),
     QuotaExceeded: Rule(429, "insufficient_quota", "insufficient_quota"),
     GenerationFailed: Rule(500, "server_error"),
     Overloaded: Rule(503, "server_error", "engine_overloaded"),
@@ -179,6 +187,7 @@ TABLE: dict[type[Exception], Rule] = {
     ModelNotReady: Rule(503, "server_error", "model_not_ready"),
     Draining: Rule(503, "server_error", "server_shutdown"),
     StoreError: Rule(503, "server_error", "store_unavailable"),
+    DeadlineExceeded: Rule(504, "server_error", "deadline_exceeded"),
 }
 """The most derived class that is listed wins."""
 
@@ -188,8 +197,22 @@ FAILED_STATUS: Mapping[str | None, int] = {
     "upstream_error": 502,
     "upstream_unreachable": 502,
     "upstream_timeout": 504,
+    "deadline_exceeded": 504,
 }
 """Status of a `Failed` before the first byte was sent, by the backend's code; 500 for any other."""
+
+
+_REFUSALS: Mapping[type[Exception], str] = {TenantQueueFull: "tenant_queue_full", WaitTooLong: "wait_too_long"}
+
+
+def reason_of(error: Exception) -> str:
+    """Why a request was refused, for a metric: one of few words, whatever a backend says."""
+    for kind in type(error).__mro__:
+        if kind in _REFUSALS:
+            return _REFUSALS[kind]
+        if kind in TABLE:
+            return TABLE[kind].code or "invalid_request"
+    return "unexpected"
 
 
 def problem_of(error: Exception, *, request_id: str) -> Problem:
@@ -241,6 +264,8 @@ def _headers_of(error: Exception) -> tuple[tuple[bytes, bytes], ...]:
         return ((b"allow", _allowed(error).encode()),)
     if isinstance(error, Unauthorized):
         return ((b"www-authenticate", b"Bearer"),)
+    if getattr(error, "code", None) == DeadlineExceeded.code:
+        return ((b"x-should-retry", b"false"),)  # its time is over, however often it is sent
     retry_after_s = getattr(error, "retry_after_s", None)
     if retry_after_s is None:
         return ((b"x-should-retry", b"false"),) if isinstance(error, RateLimited) else ()

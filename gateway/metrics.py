@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from backends.generation import Delta, Done, Event, Failed, Started, Usage
-from gateway.engine.messages import EngineStats
+from gateway.engine.messages import EngineStats, Ready
+from gateway.engine.tallies import Tallies, Tally
+from gateway.errors import reason_of
 from gateway.routing import Models, ServedModel
 
 Outcome = Literal["completed", "cancelled", "failed", "shutdown", "refused"]
@@ -32,6 +34,7 @@ class Metrics:
         self._tenant_labels: set[str] = set()
         by_tenant = ("model", "tenant")
         self._requests = self._counter("requests", "Requests by how they ended.", (*by_tenant, "outcome"))
+        self._refused = self._counter("refused", "Requests that were not accepted, by reason.", ("model", "reason"))
         self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of ended requests.", by_tenant)
         self._completion_tokens = self._counter("completion_tokens", "Generated tokens of ended requests.", by_tenant)
         self._first_token = self._histogram("time_to_first_token", "Arrival to first token.", _FIRST_BUCKETS)
@@ -107,6 +110,10 @@ class Meter:
             accepted_prediction_tokens=sum(usage.accepted_prediction_tokens for usage in self._usages.values()),
         )
 
+    def refuse(self, error: Exception) -> None:
+        """Count why the request is not accepted; to be followed by `end`."""
+        self._metrics._refused.labels(self._model, reason_of(error)).inc()
+
     def _see_time(self) -> None:
         now = time.perf_counter()
         if self._last is None:
@@ -154,16 +161,24 @@ class EngineCollector(Collector):
         yield _filled(seconds, "step_time_s", stats)
         for name, text in _GAUGES.items():
             yield _filled(_gauge(name, text), name, stats)
+        yield from self._histograms()
 
     def _memory(self) -> Iterator[GaugeMetricFamily]:
-        weights, kv = _gauge("weight_bytes", "Resident weights."), _gauge("kv_bytes", "Planned for keys and values.")
-        for model in self._models:
-            facts = model.facts() if model.facts is not None else None
-            if facts is not None:
-                weights.add_metric([model.name], float(facts.weight_bytes))
-                kv.add_metric([model.name], float(facts.kv_bytes))
-        yield weights
-        yield kv
+        known = [(model.name, facts) for model in self._models if (facts := _facts_of(model)) is not None]
+        for name, (text, field) in _MEMORY.items():
+            family = _gauge(name, text)
+            for model, facts in known:
+                family.add_metric([model], float(getattr(facts, field)))
+            yield family
+
+    def _histograms(self) -> Iterator[HistogramMetricFamily]:
+        for name, (text, tally_of) in _HISTOGRAMS.items():
+            family = HistogramMetricFamily(f"hostelry_{name}", text, labels=["model"])
+            for model in self._models:
+                if model.tallies is not None:
+                    tally = tally_of(model.tallies)
+                    family.add_metric([model.name], tally.buckets(), tally.total)
+            yield family
 
     def _fallbacks(self) -> GaugeMetricFamily:
         family = _gauge("fallbacks", "Devices or engines that were asked for or are there and could not be had.")
@@ -187,12 +202,29 @@ _GAUGES = {
 }
 
 
+_MEMORY = {
+    "weight_bytes": ("Resident weights.", "weight_bytes"),
+    "kv_bytes": ("Planned for keys and values.", "kv_bytes"),
+    "kv_tokens_capacity": ("Tokens whose keys and values fit.", "kv_tokens"),
+}
+_HISTOGRAMS: dict[str, tuple[str, Callable[[Tallies], Tally]]] = {
+    "queue_time_seconds": ("Arrival in the engine to the first step.", lambda tallies: tallies.queue_seconds),
+    "engine_step_time_seconds": ("One step.", lambda tallies: tallies.step_seconds),
+    "engine_step_sequences": ("Sequences in a step.", lambda tallies: tallies.step_sequences),
+    "engine_step_tokens": ("Tokens computed for prompts or generated, in a step.", lambda tallies: tallies.step_tokens),
+}
+
+
 def _gauge(name: str, text: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"hostelry_engine_{name}", text, labels=["model"])
 
 
 def _stats_of(model: ServedModel) -> EngineStats | None:
     return model.stats() if model.stats is not None else None
+
+
+def _facts_of(model: ServedModel) -> Ready | None:
+    return model.facts() if model.facts is not None else None
 
 
 def _filled(

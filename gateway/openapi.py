@@ -27,8 +27,10 @@ _PROBLEMS = {
     405: "Another method; see `Allow`.",
     413: "The body is too large.",
     415: "The body is not plain JSON.",
+    429: "A limit or budget of the tenant or key, or as many of its requests wait as may; see `Retry-After`.",
     500: "A fault of the server; the message holds the request id.",
     503: "Overloaded, loading or shutting down; see `Retry-After`.",
+    504: "The answer was not complete when the request's own deadline passed.",
 }
 _ALWAYS = (405, 500)
 _GUARDED = (401, 403, 503)

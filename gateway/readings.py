@@ -8,6 +8,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 _FIRST, _BETWEEN = "hostelry_time_to_first_token_seconds", "hostelry_inter_token_latency_seconds"
+_QUEUE, _STEP = "hostelry_queue_time_seconds", "hostelry_engine_step_time_seconds"
 _STEPS = "hostelry_engine_steps_total"
 
 Labels = tuple[tuple[str, str], ...]
@@ -37,11 +38,21 @@ class ModelReading(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     waiting: int
     kv_tokens: int
+    kv_share: float | None
+    """Of the tokens whose keys and values fit into memory."""
     requests_per_s: float
+    refused_per_s: float
+    preempted_per_s: float
     prefill_tokens_per_s: float
     generated_tokens_per_s: float
+    prefix_hits: float | None
+    """Part of the prompt tokens that the prefix cache had."""
     sequences_a_step: float | None
+    tokens_a_step: float | None
     step_s: float | None
+    step_p95_s: float | None
+    queue_p50_s: float | None
+    queue_p95_s: float | None
     first_token_p50_s: float | None
     first_token_p95_s: float | None
     between_tokens_p50_s: float | None
@@ -116,22 +127,38 @@ def _bound(bound: float) -> str:
 
 
 def _model(span: Between, model: str) -> ModelReading:
+    kv_tokens = span.after.value("hostelry_engine_kv_tokens", model=model)
+    kv_capacity = span.after.value("hostelry_engine_kv_tokens_capacity", model=model)
     return ModelReading(
         model=model,
         ready=span.after.value("hostelry_engine_ready", model=model) > 0,
         running=int(span.after.value("hostelry_engine_running", model=model)),
         waiting=int(span.after.value("hostelry_engine_waiting", model=model)),
-        kv_tokens=int(span.after.value("hostelry_engine_kv_tokens", model=model)),
+        kv_tokens=int(kv_tokens),
+        kv_share=kv_tokens / kv_capacity if kv_capacity else None,
         requests_per_s=span.rate("hostelry_requests_total", model=model),
+        refused_per_s=span.rate("hostelry_refused_total", model=model),
+        preempted_per_s=span.rate("hostelry_engine_preempted_total", model=model),
         prefill_tokens_per_s=span.rate("hostelry_engine_prefill_tokens_total", model=model),
         generated_tokens_per_s=span.rate("hostelry_engine_generated_tokens_total", model=model),
+        prefix_hits=_prefix_hits(span, model),
         sequences_a_step=span.ratio("hostelry_engine_batched_sequences_total", _STEPS, model=model),
+        tokens_a_step=span.ratio("hostelry_engine_step_tokens_sum", "hostelry_engine_step_tokens_count", model=model),
         step_s=span.ratio("hostelry_engine_step_seconds_total", _STEPS, model=model),
+        step_p95_s=span.quantile(_STEP, 0.95, model=model),
+        queue_p50_s=span.quantile(_QUEUE, 0.5, model=model),
+        queue_p95_s=span.quantile(_QUEUE, 0.95, model=model),
         first_token_p50_s=span.quantile(_FIRST, 0.5, model=model),
         first_token_p95_s=span.quantile(_FIRST, 0.95, model=model),
         between_tokens_p50_s=span.quantile(_BETWEEN, 0.5, model=model),
         between_tokens_p95_s=span.quantile(_BETWEEN, 0.95, model=model),
     )
+
+
+def _prefix_hits(span: Between, model: str) -> float | None:
+    found = span.gained("hostelry_engine_cached_tokens_total", model=model)
+    computed = span.gained("hostelry_engine_prefill_tokens_total", model=model)
+    return found / (found + computed) if found + computed else None
 
 
 def _tenant(span: Between, tenant: str) -> TenantReading:

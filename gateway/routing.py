@@ -10,6 +10,7 @@ import msgspec
 
 from backends.api import Backend
 from gateway.engine.messages import EngineStats, Ready
+from gateway.engine.tallies import Tallies
 from gateway.errors import ModelNotFound, ModelNotReady
 from gateway.tenants.identity import Tenant
 from gateway.tenants.prices import FREE, Price
@@ -26,7 +27,8 @@ class ServedAdapter(msgspec.Struct, frozen=True):
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """One model under its public name. `stats` and `facts` read what the engine tells; `created` is in Unix seconds."""
+    """One model under its public name. `stats` and `facts` read what the engine tells, `tallies` is what was counted of
+    it; `created` is in Unix seconds."""
 
     name: str
     backend: Backend
@@ -34,6 +36,7 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     created: int = msgspec.field(default_factory=lambda: int(time.time()))
     stats: Callable[[], EngineStats | None] | None = None
     facts: Callable[[], Ready | None] | None = None
+    tallies: Tallies | None = None
     price: Price = FREE
     adapters: tuple[ServedAdapter, ...] = ()
 

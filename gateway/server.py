@@ -180,6 +180,8 @@ async def _start(
         device=config.device,
         exact=config.exact,
         max_waiting=config.max_waiting,
+        max_waiting_per_tenant=config.max_waiting_per_tenant,
+        ttft_target_s=config.ttft_target_s,
         scheduling=config.scheduling,
         prefix_cache=config.prefix_cache,
         prefill_stretch=config.prefill_stretch,
@@ -191,6 +193,7 @@ async def _start(
         backend=backend,
         stats=backend.stats,
         facts=lambda: backend.facts,
+        tallies=backend.tallies,
         price=config.price,
         adapters=tuple(ServedAdapter(adapter.name, adapter.tenants) for adapter in adapters),
     )

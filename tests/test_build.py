@@ -61,7 +61,7 @@ def test_a_compiler_makes_a_library(tmp_path: Path) -> None:
     assert f"backends/kernels/libhostelry_kernels{SUFFIX}" in names
     assert not [name for name in names if name.endswith((".cpp", ".h"))]
     library = ctypes.CDLL(zipfile.ZipFile(wheel).extract(f"backends/kernels/libhostelry_kernels{SUFFIX}", tmp_path))
-    assert library.hk_abi_version() == 3
+    assert library.hk_abi_version() == 4
     assert library.RegisterCustomOps
     assert not hasattr(library, "PyInit_libhostelry_kernels")
 

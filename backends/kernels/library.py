@@ -25,7 +25,7 @@ LEVEL_VARIABLE = "HOSTELRY_KERNEL_LEVEL"
 SWITCH_VARIABLE = "HOSTELRY_KERNELS"
 TILE_ROWS = 16
 
-_ABI_VERSION = 3
+_ABI_VERSION = 4
 _ALIGNMENT = 64
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 BUILT = Path(__file__).with_name(f"libhostelry_kernels{_SUFFIX}")
@@ -39,8 +39,8 @@ _SIGNATURES: dict[str, tuple[object, ...]] = {
     "hk_pack": (_I32, _I32, _I64, _I64, _POINTER, _POINTER),
     "hk_num_tiles": (_I64, _I64),
     "hk_peak": (_I64, _I64),
-    "hk_scratch_bytes": (_I64, _I64, _I64),
-    "hk_activate": (None, _POINTER, _I64, _I64, _POINTER, _I64, _I64),
+    "hk_scratch_bytes": (_I64, _I32, _I64, _I64),
+    "hk_activate": (None, _I32, _POINTER, _I64, _I64, _POINTER, _I64, _I64),
     "hk_multiply": (None, _POINTER, _POINTER, _I64, _I64, _I64, _POINTER, _I64, _POINTER),
     "hk_group_rows": (None, _POINTER),
     "hk_shrink_units": (_I64, _POINTER),

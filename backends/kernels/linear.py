@@ -39,7 +39,8 @@ class Linear(msgspec.Struct, frozen=True, kw_only=True):
     ) -> F32:
         """x @ Wᵀ, float32 `[T, columns]` → `[T, rows]`, or `[T, rows / 2]` with a gated activation.
 
-        `bias` float32 `[rows]`, `residual` of the result's shape. Activations are rounded to int8 in blocks of 32.
+        `bias` float32 `[rows]`, `residual` of the result's shape. Activations are rounded to int8 in blocks of 32, or
+        of 16 where the weights' scales are for 16 columns (Q2_K, Q3_K, Q6_K).
         """
         x = np.ascontiguousarray(x, np.float32)
         outputs = self.rows if activation == "none" else self.rows // 2
@@ -52,11 +53,11 @@ class Linear(msgspec.Struct, frozen=True, kw_only=True):
 
     def _run(self, x: F32, y: F32, epilogue: Epilogue, *, threads: int, step: int) -> None:
         functions, count = self.library.functions, len(x)
-        scratch = aligned(functions.hk_scratch_bytes(count, self.columns))
+        scratch = aligned(functions.hk_scratch_bytes(self.ggml_type, count, self.columns))
         weights = Weights(self.ggml_type, self.rows, self.columns, self.packed.ctypes.data)
 
         def activate(first: int, last: int) -> None:
-            functions.hk_activate(x.ctypes.data, count, self.columns, scratch.ctypes.data, first, last)
+            functions.hk_activate(self.ggml_type, x.ctypes.data, count, self.columns, scratch.ctypes.data, first, last)
 
         def multiply(first: int, last: int) -> None:
             functions.hk_multiply(

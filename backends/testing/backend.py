@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 
 import msgspec
 
 from backends.api import BackendCapabilities, Health
-from backends.errors import BackendError
+from backends.errors import BackendError, DeadlineExceeded
 from backends.generation import ChatPrompt, Delta, Done, Event, Failed, FinishReason, GenerateRequest, Started, Usage
 
 
@@ -76,6 +77,8 @@ class FakeBackend:
         self.requests.append(request)
         if script.refusal is not None:
             raise script.refusal
+        if request.deadline_at is not None and request.deadline_at <= time.monotonic():
+            raise DeadlineExceeded("the deadline passed before the request could begin", param="deadline_s")
         self.running.add(request.request_id)
         is_over = False
         try:
@@ -93,33 +96,50 @@ class FakeBackend:
         self.current_health = Health(ready=False, detail="closed")
 
     async def _play(self, script: Script, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        await self._pause(script, -1)
+        deadline_at = request.deadline_at
+        await self._pause(script, -1, deadline_at)
         yield Started(script.prompt_tokens, script.prompt_text or _text_of(request))
         limit = len(script.pieces) if request.max_tokens is None else request.max_tokens
         num_tokens = 0
         for index, piece in enumerate(script.pieces[:limit]):
-            await self._pause(script, index)
+            if not await self._pause(script, index, deadline_at):
+                yield Failed("deadline_exceeded", "too late", _usage(script, num_tokens))
+                return
             delta = piece if isinstance(piece, Delta) else Delta(piece, token_ids=(index,))
             num_tokens += len(delta.token_ids)
             self.num_deltas += 1
             yield delta
-        await self._pause(script, len(script.pieces))
+        if not await self._pause(script, len(script.pieces), deadline_at):
+            yield Failed("deadline_exceeded", "too late", _usage(script, num_tokens))
+            return
         if script.fault is not None:
             raise script.fault
         if script.breaks_off:
             return
-        usage = Usage(
-            prompt_tokens=script.prompt_tokens, completion_tokens=num_tokens, cached_tokens=script.cached_tokens
-        )
+        usage = _usage(script, num_tokens)
         if script.failure is not None:
             yield Failed(*script.failure, usage)
             return
         yield Done("length" if limit < len(script.pieces) else script.finish_reason, usage)
 
-    async def _pause(self, script: Script, position: int) -> None:
+    async def _pause(self, script: Script, position: int, deadline_at: float | None) -> bool:
+        """Wait if the script says so here. Returns whether there is time left."""
         if script.pause_before == position:
             self.paused.set()
-            await self._resumed.wait()
+            resumed = asyncio.ensure_future(self._resumed.wait())
+            try:
+                await asyncio.wait((resumed,), timeout=_seconds_until(deadline_at))
+            finally:
+                resumed.cancel()
+        return deadline_at is None or time.monotonic() < deadline_at
+
+
+def _seconds_until(deadline_at: float | None) -> float | None:
+    return None if deadline_at is None else max(0.0, deadline_at - time.monotonic())
+
+
+def _usage(script: Script, num_tokens: int) -> Usage:
+    return Usage(prompt_tokens=script.prompt_tokens, completion_tokens=num_tokens, cached_tokens=script.cached_tokens)
 
 
 def _text_of(request: GenerateRequest) -> str:

@@ -60,6 +60,10 @@ class Account:
     def usage(self) -> Usage:
         return self._meter.usage(choices_per_prompt=self._plan.choices_per_prompt)
 
+    def refuse(self, error: Exception) -> None:
+        """Why it is not accepted; to be followed by `close`."""
+        self._meter.refuse(error)
+
     def refusal(self, error: ContextLengthExceeded) -> Exception:
         """What to tell of a prompt that is too long: the same, or that the limits leave too little for it now."""
         if not self._plan.is_bounded_by_room:

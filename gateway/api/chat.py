@@ -42,6 +42,13 @@ async def _post(services: Services, scope: HTTPScope, receive: Receive, send: Se
     decoded = _decoder.decode(body)
     route = services.models.route(decoded.request.model, visit.guest.tenant)
     room = services.limiter.room(visit.guest, route.served.name, route.served.price)
-    plan = plan_chat(decoded.request, route=route, caller=visit.guest, request_id=visit.request_id, room=room)
+    plan = plan_chat(
+        decoded.request,
+        route=route,
+        caller=visit.guest,
+        request_id=visit.request_id,
+        room=room,
+        age_s=visit.age_s,
+    )
     headers = ignored_header(decoded)
     await Answer(plan, services, send, request_id=visit.request_id, headers=headers).give(receive)

@@ -58,9 +58,10 @@ def plan_chat(
     caller: Caller,
     request_id: str,
     room: int | None = None,
+    age_s: float = 0.0,
     streams_by_default: bool = False,
 ) -> Plan:
-    """`room` is what the caller's limits leave, in tokens.
+    """`room` is what the caller's limits leave, in tokens; `age_s` is how long ago the request arrived.
 
     Raises `InvalidRequest` or `UnsupportedParameter` for what no single field can tell.
     """
@@ -86,6 +87,7 @@ def plan_chat(
             caller=caller,
             adapter=route.adapter,
             request_id=request_id,
+            age_s=age_s,
         ),
         choices_per_prompt=n,
         is_bounded_by_room=bounds.is_by_room,
@@ -95,8 +97,12 @@ def plan_chat(
     )
 
 
-def plan_completion(wire: CompletionRequest, *, route: Route, caller: Caller, request_id: str) -> Plan:
-    """Raises `InvalidRequest` or `UnsupportedParameter` for what no single field can tell."""
+def plan_completion(
+    wire: CompletionRequest, *, route: Route, caller: Caller, request_id: str, age_s: float = 0.0
+) -> Plan:
+    """`age_s` is how long ago the request arrived.
+
+    Raises `InvalidRequest` or `UnsupportedParameter` for what no single field can tell."""
     _check_speculative(wire)
     n = wire.n or 1
     if wire.best_of is not None and wire.best_of != n:
@@ -119,6 +125,7 @@ def plan_completion(wire: CompletionRequest, *, route: Route, caller: Caller, re
             caller=caller,
             adapter=route.adapter,
             request_id=request_id,
+            age_s=age_s,
             prompt_logprobs=wire.logprobs if wire.echo else None,
         ),
         choices_per_prompt=n,
@@ -152,10 +159,12 @@ def _choices(
     caller: Caller,
     adapter: str | None,
     request_id: str,
+    age_s: float,
     prompt_logprobs: int | None = None,
 ) -> tuple[GenerateRequest, ...]:
     """One request a choice; choices of one prompt are neighbours."""
     stop = _stop(wire)
+    deadline_at = None if wire.deadline_s is None else time.monotonic() + wire.deadline_s - age_s
     return tuple(
         GenerateRequest(
             request_id=request_id if len(prompts) * n == 1 else f"{request_id}-{index * n + choice}",
@@ -171,6 +180,7 @@ def _choices(
             priority=caller.tenant.policy.priority,
             prefix_scope=caller.tenant.prefix_scope,
             prompt_logprobs=prompt_logprobs,
+            deadline_at=deadline_at,
         )
         for index, prompt in enumerate(prompts)
         for choice in range(n)

@@ -64,6 +64,7 @@ OPERATIONS = (
             "temperature": 0,
         },
         answer=_CHAT_ANSWER,
+        problems=(429, 504),
     ),
     Operation(
         path="/v1/completions",
@@ -76,6 +77,7 @@ OPERATIONS = (
         chunk=Completion,
         example={"model": "hostelry-demo", "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0},
         answer=_COMPLETION_ANSWER,
+        problems=(429, 504),
     ),
     Operation(
         path="/v1/models",

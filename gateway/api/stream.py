@@ -67,6 +67,10 @@ async def accepted(plan: Plan, services: Services) -> AsyncIterator[Generation]:
     except GenerationFailed as error:
         outcome = "shutdown" if error.code == "server_shutdown" else "failed"
         raise
+    except Exception as error:
+        if outcome == "refused":
+            account.refuse(error)
+        raise
     finally:
         account.close(outcome)
         await choices.aclose()

@@ -10,15 +10,15 @@ import numpy as np
 
 from backends.api import I32, RowSampling, Step
 from backends.steps import flat_indices
+from gateway.batching.adapters import AdapterSlots
 from gateway.batching.rooms import KVRooms
 from gateway.batching.scheduler import Chunk
-
-_NO_ADAPTER = -1
 
 
 def assemble(
     chunks: list[Chunk],
     rooms: KVRooms,
+    adapters: AdapterSlots,
     sampling: RowSampling | None = None,
     *,
     rows_before: Mapping[int, int] | None = None,
@@ -45,7 +45,7 @@ def assemble(
         kv_len=np.array([chunk.end for chunk in chunks], dtype=np.int32),
         slot=np.array([own[0] for own in places], dtype=np.int32),
         logit_rows=np.array(logit_rows, dtype=np.int32),
-        lora=np.full(len(chunks), _NO_ADAPTER, dtype=np.int32),
+        lora=np.array([adapters.slot_of(chunk.sequence.adapter) for chunk in chunks], dtype=np.int32),
         sampling=sampling,
     )
     return step if rooms.block_tokens is None else _paged(step, places, rooms.block_tokens)

@@ -15,7 +15,11 @@ from gateway.batching.sequence import Sequence
 
 PROMPT_COST, OUTPUT_COST = 1.0, 2.0
 PRIORITY_LEAD = 4096.0
-"""How much more service a tenant may have received for each step of priority: a bounded lead, never starvation."""
+"""How much more service a tenant may have received for each step of priority: a bounded lead, never starvation.
+
+A request with a deadline gives its tenant up to one step more while it is the next one."""
+URGENT_LEAD = 64
+"""Requests of its own tenant that the most urgent one may overtake."""
 _MOST_PREEMPTIONS = 4
 """Of one sequence in favour of others, so that it ends."""
 _FEW_TENANTS = 1024
@@ -42,7 +46,17 @@ class Tenant:
     @property
     def rank(self) -> float:
         """The lower, the sooner."""
-        return self.counter - PRIORITY_LEAD * self.priority
+        return self.rank_with(self.waiting[0].urgency if self.waiting else 0.0)
+
+    def rank_with(self, urgency: float) -> float:
+        return self.counter - PRIORITY_LEAD * (self.priority + urgency)
+
+    def line_up(self, sequence: Sequence) -> None:
+        """Behind all of its own that came before it, but for those that it may overtake."""
+        place = len(self.waiting)
+        while place and _turn(self.waiting[place - 1]) > _turn(sequence):
+            place -= 1
+        self.waiting.insert(place, sequence)
 
 
 class FairShare:
@@ -64,7 +78,7 @@ class FairShare:
 
     def push(self, sequence: Sequence) -> None:
         tenant = self._enter(sequence)
-        tenant.waiting.append(sequence)
+        tenant.line_up(sequence)
         self._wait(tenant, sequence)
 
     def push_back_in(self, sequence: Sequence) -> None:
@@ -112,7 +126,7 @@ class FairShare:
         self._leave(tenant)
 
     def rank(self, sequence: Sequence) -> float:
-        return self._running[sequence.id].rank
+        return self._running[sequence.id].rank_with(sequence.urgency)
 
     def claim(self, *, places: int) -> Sequence | None:
         """Whom to send back so that the head may run: the youngest of the tenant that is furthest over its share.
@@ -133,7 +147,7 @@ class FairShare:
     def over_served(self) -> Sequence | None:
         """The youngest of the tenant that runs most by weight, and among those of the one that received most."""
         tenants = set(self._running.values())
-        most = max(tenants, key=lambda tenant: (len(tenant.running) / tenant.weight, tenant.rank), default=None)
+        most = max(tenants, key=lambda tenant: (len(tenant.running) / tenant.weight, tenant.rank_with(0)), default=None)
         return None if most is None else next(reversed(most.running.values()))
 
     def _share(self, tenant: Tenant, places: int) -> float:
@@ -198,3 +212,7 @@ class FairShare:
             name: tenant for name, tenant in self._tenants.items() if tenant.is_active or tenant.counter > least
         }
         self._prune_at = max(_FEW_TENANTS, 2 * len(self._tenants))
+
+
+def _turn(sequence: Sequence) -> float:
+    return sequence.arrival - URGENT_LEAD * sequence.urgency

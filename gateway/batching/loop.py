@@ -11,6 +11,7 @@ import msgspec
 
 from backends.api import F32, AdapterWeights, Runner, StepResult, Ticket
 from backends.errors import CapacityExceeded, Fatal, Retryable
+from gateway.batching.adapters import AdapterSlots
 from gateway.batching.admission import AdmissionOrder
 from gateway.batching.assembly import assemble
 from gateway.batching.device_sampling import picked, row_sampling
@@ -63,15 +64,16 @@ class Loop:
         capabilities = runner.capabilities()
         # Logits that are on the host already are sampled faster here: measured, see docs/why.md.
         self._runner_samples = capabilities.device_sampling and capabilities.async_depth > 1
-        # Slots are copied and cut between steps, so none may be out then.
-        self._may_be_ahead = self._runner_samples and rooms.block_tokens is not None
+        # Slots are copied and cut between steps, and adapters come and go, so none may be out then.
+        self._may_be_ahead = self._runner_samples and rooms.block_tokens is not None and not adapters
         self._flights: deque[Flight] = deque()
         self._limits = limits
         self._rooms = rooms
         self._vocab_size = vocab_size
         self._pace = Pace(stretch=stretch, most_tokens=limits.max_step_tokens)
         self._adapters = dict(adapters or {})
-        self._scheduler = Scheduler(limits, rooms, order, self._pace)
+        self._adapter_slots = AdapterSlots(capabilities.lora_slots)
+        self._scheduler = Scheduler(limits, rooms, order, self._pace, self._adapter_slots)
         self._num_arrived = 0
         self._num_steps = 0
         self._num_batched = 0
@@ -151,8 +153,9 @@ class Loop:
             return None
         sampling = row_sampling(plan) if self._runner_samples else None
         rows_before = self._flights[-1].rows if self._flights else None
-        step = assemble(plan, self._rooms, sampling, rows_before=rows_before)
+        step = assemble(plan, self._rooms, self._adapter_slots, sampling, rows_before=rows_before)
         started = time.perf_counter()
+        self._place_adapters()
         self._reuse()
         ticket = self._runner.submit(step)
         return Flight(
@@ -197,6 +200,14 @@ class Loop:
                 self._runner.truncate(reuse.destination, reuse.num_tokens)
             except (CapacityExceeded, Retryable) as error:
                 raise Fatal(f"cached keys and values could not be copied: {error}") from error
+
+    def _place_adapters(self) -> None:
+        """Bring adapters of admitted sequences to where their rows will look for them."""
+        for placement in self._adapter_slots.take_placements():
+            try:
+                self._runner.put_adapter(placement.slot, self._adapters[placement.adapter])
+            except (CapacityExceeded, Retryable) as error:
+                raise Fatal(f"adapter {placement.adapter} could not be placed: {error}") from error
 
     def _take_back(self) -> None:
         """A step failed, so those behind it are worth nothing either; all are planned again."""
@@ -251,6 +262,7 @@ class Loop:
             reason,
             cached_tokens=sequence.num_cached,
             prompt_logprobs=scores,
+            queued_s=sequence.queued_s if sequence.num_generated == 1 else 0.0,
         )
 
     def _end_scoring(self, sequence: Sequence) -> Output:
@@ -258,7 +270,7 @@ class Loop:
         if any(math.isnan(score.logprob) for score in scores):
             return self._fail(sequence, NOT_FINITE)
         self._scheduler.finish(sequence)
-        return Output(sequence.id, (), finish_reason="length", prompt_logprobs=scores)
+        return Output(sequence.id, (), finish_reason="length", prompt_logprobs=scores, queued_s=sequence.queued_s)
 
     def _fail(self, sequence: Sequence, error: str) -> Output:
         """Its keys and values may be what is wrong, so nobody gets them."""
@@ -282,8 +294,8 @@ class Loop:
             return "the prompt has no tokens"
         if min(add.token_ids) < 0 or max(add.token_ids) >= self._vocab_size:
             return f"token ids must lie within 0 to {self._vocab_size - 1}"
-        if add.adapter is not None:
-            return f"this engine cannot run adapter {add.adapter} yet, though {len(self._adapters)} are known"
+        if add.adapter is not None and add.adapter not in self._adapters:
+            return f"this engine has no adapter {add.adapter}"
         if any(not 0 <= token_id < self._vocab_size for token_id in add.sampling.logit_bias):
             return f"logit_bias ids must lie within 0 to {self._vocab_size - 1}"
         num_tokens = len(add.token_ids) + add.max_tokens

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
+from gateway.batching.adapters import AdapterSlots
 from gateway.batching.admission import AdmissionOrder
 from gateway.batching.pace import Pace
 from gateway.batching.rooms import KVRooms
@@ -84,10 +87,18 @@ class Scheduler:
     No prefill or decode phase: one step may hold both. A sequence that is running has a room.
     """
 
-    def __init__(self, limits: Limits, rooms: KVRooms, order: AdmissionOrder, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        rooms: KVRooms,
+        order: AdmissionOrder,
+        pace: Pace | None = None,
+        adapters: AdapterSlots | None = None,
+    ) -> None:
         self._limits = limits
         self._rooms = rooms
         self._order = order
+        self._adapters = adapters or AdapterSlots(0)
         self._pace = pace or Pace(stretch=0.0, most_tokens=limits.max_step_tokens)
         self._running: dict[int, Sequence] = {}
         self._max_running = limits.max_sequences
@@ -153,6 +164,7 @@ class Scheduler:
         del self._running[sequence.id]
         self._order.ended(sequence)
         self._rooms.release(sequence, is_sound=is_sound)
+        self._adapters.release(sequence.adapter)
         self._max_running = min(self._max_running + 1, self._limits.max_sequences)
 
     def remove(self, sequence_id: int) -> bool:
@@ -177,6 +189,7 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raise `RuntimeError` when rooms and running sequences do not match."""
         self._rooms.check_integrity()
+        self._adapters.check_integrity()
         for sequence in self._running.values():
             self._rooms.places_of(sequence.id)
 
@@ -219,12 +232,16 @@ class Scheduler:
 
     def _can_admit(self) -> bool:
         head = self._order.head()
-        return head is not None and self.num_running < self._max_running and self._rooms.can_reserve(head)
+        if head is None or self.num_running >= self._max_running or not self._adapters.can_hold(head.adapter):
+            return False
+        return self._rooms.can_reserve(head)
 
     def _admit(self) -> Sequence:
         sequence = self._order.pop()
-        is_first = sequence.num_preemptions == 0
+        self._adapters.hold(sequence.adapter)
         sequence.begin(self._rooms.reserve(sequence))
-        self.num_cached_tokens += sequence.num_cached if is_first else 0
+        if sequence.num_preemptions == 0:
+            sequence.queued_s = time.monotonic() - sequence.arrived_s
+            self.num_cached_tokens += sequence.num_cached
         self._running[sequence.id] = sequence
         return sequence

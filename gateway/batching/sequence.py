@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 from gateway.batching.adjustments import Adjustments, are_needed
 from gateway.engine.messages import Add, Logprob
+
+URGENT_WITHIN_S = 10.0
+"""A deadline that is farther away is none for the order of admission."""
 
 
 class Sequence:
@@ -26,6 +31,11 @@ class Sequence:
         """Who may share what is computed for its tokens."""
         self.adapter = add.adapter
         self.arrival = arrival
+        self.urgency = _urgency(add.deadline_s)
+        """0 to 1, decided when it comes: a lead that grew while it waits would make every late one the most urgent."""
+        self.arrived_s = time.monotonic()
+        self.queued_s = 0.0
+        """From its arrival until it was first admitted."""
         self.sampling = add.sampling
         self.seed = add.seed
         self.max_tokens = add.max_tokens
@@ -127,3 +137,10 @@ class Sequence:
         if self.num_generated >= self.max_tokens or self.num_known >= max_context:
             return "length"
         return None
+
+
+def _urgency(deadline_s: float | None) -> float:
+    """1 for what should be there now, 0 for what has time."""
+    if deadline_s is None:
+        return 0.0
+    return min(max(1.0 - deadline_s / URGENT_WITHIN_S, 0.0), 1.0)

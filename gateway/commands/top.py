@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import httpx
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -16,9 +17,11 @@ from gateway.commands.admin import stored_admin_key
 from gateway.readings import ModelReading, Reading, Scrape, TenantReading, parse_scrape, read_between
 
 _TENANTS = 12
-_MODEL_COLUMNS = (
-    "model", "running", "waiting", "req/s", "prefill tok/s", "tok/s", "batch", "step ms", "TTFT p50/p95 ms",
-    "between tokens p50/p95 ms", "KV tokens",
+_REQUEST_COLUMNS = (
+    "model", "running", "waiting", "req/s", "refused /s", "queue ms", "TTFT ms", "between tokens ms",
+)  # fmt: skip
+_ENGINE_COLUMNS = (
+    "model", "prefill tok/s", "tok/s", "batch", "tok a step", "step ms", "KV", "prefix hits", "preempted /s",
 )  # fmt: skip
 _TENANT_COLUMNS = ("tenant", "req/s", "prompt tok/s", "completion tok/s")
 
@@ -67,27 +70,42 @@ def _scrape(client: httpx.Client, url: str) -> Scrape:
 
 
 def _shown(reading: Reading) -> Group:
-    models, tenants = Table(*_MODEL_COLUMNS), Table(*_TENANT_COLUMNS)
+    requests, engines, tenants = (
+        Table(*columns, box=SIMPLE_HEAD, padding=0) for columns in (_REQUEST_COLUMNS, _ENGINE_COLUMNS, _TENANT_COLUMNS)
+    )
+    requests.caption = "pairs: half and 95 % are below; of steps the mean and 95 %"
     for model in reading.models:
-        models.add_row(*_model_cells(model))
+        requests.add_row(*_request_cells(model))
+        engines.add_row(*_engine_cells(model))
     for tenant in reading.tenants[:_TENANTS]:
         tenants.add_row(*_tenant_cells(tenant))
-    return Group(models, tenants)
+    return Group(requests, engines, tenants)
 
 
-def _model_cells(model: ModelReading) -> list[str]:
+def _request_cells(model: ModelReading) -> list[str]:
     return [
         model.model if model.ready else f"{model.model} (not ready)",
         str(model.running),
         str(model.waiting),
         f"{model.requests_per_s:.1f}",
-        f"{model.prefill_tokens_per_s:.0f}",
-        f"{model.generated_tokens_per_s:.0f}",
-        "–" if model.sequences_a_step is None else f"{model.sequences_a_step:.1f}",
-        _milliseconds(model.step_s),
+        f"{model.refused_per_s:.1f}",
+        f"{_milliseconds(model.queue_p50_s)} / {_milliseconds(model.queue_p95_s)}",
         f"{_milliseconds(model.first_token_p50_s)} / {_milliseconds(model.first_token_p95_s)}",
         f"{_milliseconds(model.between_tokens_p50_s)} / {_milliseconds(model.between_tokens_p95_s)}",
-        str(model.kv_tokens),
+    ]
+
+
+def _engine_cells(model: ModelReading) -> list[str]:
+    return [
+        model.model,
+        f"{model.prefill_tokens_per_s:.0f}",
+        f"{model.generated_tokens_per_s:.0f}",
+        _number(model.sequences_a_step),
+        _number(model.tokens_a_step),
+        f"{_milliseconds(model.step_s)} / {_milliseconds(model.step_p95_s)}",
+        str(model.kv_tokens) if model.kv_share is None else _percent(model.kv_share),
+        _percent(model.prefix_hits),
+        f"{model.preempted_per_s:.1f}",
     ]
 
 
@@ -96,5 +114,15 @@ def _tenant_cells(tenant: TenantReading) -> list[str]:
     return [tenant.tenant, *(f"{rate:.1f}" for rate in rates)]
 
 
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
+
+
 def _milliseconds(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{1000 * seconds:.1f}"
+    if seconds is None:
+        return "–"
+    return f"{1000 * seconds:.0f}" if seconds >= 0.1 else f"{1000 * seconds:.1f}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
@@ -25,12 +27,14 @@ from backends.generation import (
 )
 from backends.kv import KVChoice, KVLayoutChoice
 from gateway.engine.client import EngineClient
-from gateway.engine.intake import check_request, make_add, max_new_tokens
-from gateway.engine.messages import AdapterFile, EngineStats, Load, Ready, Scheduling
+from gateway.engine.intake import check_request, make_add, max_new_tokens, seconds_left
+from gateway.engine.ledger import OutputStream
+from gateway.engine.messages import AdapterFile, Add, EngineStats, Load, Ready, Scheduling
 from gateway.engine.process import start_process
 from gateway.engine.supervisor import StartEngine
+from gateway.engine.tallies import Tallies
 from gateway.engine.transcript import Transcript
-from gateway.engine.waiting_room import WaitingRoom
+from gateway.engine.waiting_room import Bounds, Place, WaitingRoom
 from gateway.text.detokenizer import Detokenizer
 from gateway.text.load import ModelText, load_text
 from gateway.text.prompts import Prompts
@@ -39,6 +43,7 @@ _log = logging.getLogger("gateway.engine")
 
 _LARGE_PROMPT_BYTES = 8 * 1024
 """Prompts above this take the tokenizer more than a millisecond or so and go to a thread."""
+_NEARLY_ALL = 0.9
 _RESTART_RETRY_S = 2.0
 _LOADING_RETRY_S = 5.0
 _FAILED_RETRY_S = 60.0
@@ -60,11 +65,24 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     exact: bool = False
     device: str = "auto"
     max_waiting: int = 1024
+    max_waiting_per_tenant: int | None = None
+    ttft_target_s: float = 30.0
     scheduling: Scheduling = "fair"
     prefix_cache: bool = True
     prefill_stretch: float = 3.0
     hang_timeout_s: float = 30.0
     adapters: tuple[AdapterFile, ...] = ()
+
+    @property
+    def bounds(self) -> Bounds:
+        """What may wait in front of the engine."""
+        half = max(1, self.max_waiting // 2)
+        return Bounds(
+            max_waiting=self.max_waiting,
+            max_waiting_per_tenant=self.max_waiting_per_tenant or half,
+            ttft_target_s=self.ttft_target_s,
+            scheduling=self.scheduling,
+        )
 
 
 class ServedText(msgspec.Struct, frozen=True):
@@ -77,10 +95,10 @@ class ServedText(msgspec.Struct, frozen=True):
 class EngineBackend:
     """Implements `backends.api.Backend` over one engine. Made and used on one event loop."""
 
-    def __init__(self, client: EngineClient, *, open_text: Callable[[], ModelText], max_waiting: int) -> None:
+    def __init__(self, client: EngineClient, *, open_text: Callable[[], ModelText], bounds: Bounds) -> None:
         """`open_text` runs in a thread, while the engine loads."""
         self._client = client
-        self._room = WaitingRoom(max_waiting=max_waiting, now=time.monotonic)
+        self._room = WaitingRoom(bounds, now=time.monotonic)
         self._served: ServedText | None = None
         self._failure: BackendError | None = None
         self._preparation: asyncio.Task[None] | None = None
@@ -125,6 +143,11 @@ class EngineBackend:
         return self._client.stats
 
     @property
+    def tallies(self) -> Tallies:
+        """Histograms of the engine's steps and of how long requests waited for their first one."""
+        return self._client.tallies
+
+    @property
     def facts(self) -> Ready | None:
         """What the engine told when it became ready; None before."""
         return self._client.facts
@@ -142,9 +165,11 @@ class EngineBackend:
         """See `Backend.generate`. An adapter that the engine does not have is refused."""
         served, facts = self._require_running()
         check_request(request, facts)
-        with self._room.place(num_served=facts.max_sequences):
+        seconds_left(request)
+        with self._place(request, facts) as place:
             token_ids, prompt_text = await _encode(served, request.prompt)
             max_tokens = max_new_tokens(request, num_prompt=len(token_ids), max_context=facts.max_context)
+            seconds_left(request)
             started = Started(len(token_ids), prompt_text, max_tokens)
             if max_tokens == 0 and request.prompt_logprobs is None:
                 yield started
@@ -157,18 +182,19 @@ class EngineBackend:
                 stops=request.stop,
                 is_scored=request.prompt_logprobs is not None,
             )
-            add = make_add(request, token_ids, max_tokens=max_tokens, eos_ids=_eos_ids(facts, served))
             yield started
-            stream = self._client.submit(add)
-            try:
+            add = make_add(request, token_ids, max_tokens=max_tokens, eos_ids=_eos_ids(facts, served))
+            with self._submitted(add) as stream:
                 while not transcript.is_finished:
-                    events = transcript.take(await stream.get())
+                    outputs = await stream.get()
+                    if outputs[0].error is None:
+                        place.start()
+                    events = transcript.take(outputs)
                     if transcript.is_finished:
                         stream.close()
+                        place.leave()  # a slow reader of what is there already keeps nobody out
                     for event in events:
                         yield event
-            finally:
-                stream.close()
 
     async def aclose(self) -> None:
         if self._preparation is not None:
@@ -189,6 +215,28 @@ class EngineBackend:
             _log.exception("the model's text side could not be opened")
             self._failure = ModelError(f"{type(error).__name__}: {error}")
             await self._client.aclose()
+
+    def _place(self, request: GenerateRequest, facts: Ready) -> AbstractContextManager[Place]:
+        return self._room.place(
+            tenant=request.tenant,
+            weight=request.weight,
+            num_served=facts.max_sequences,
+            is_short=_is_short_of_memory(self._client.stats, facts),
+        )
+
+    @contextlib.contextmanager
+    def _submitted(self, add: Add) -> Iterator[OutputStream]:
+        """The request is with the engine until the end of the block, or of its time."""
+        stream = self._client.submit(add)
+        expiry = None
+        if add.deadline_s is not None:
+            expiry = asyncio.get_running_loop().call_later(add.deadline_s, stream.expire)
+        try:
+            yield stream
+        finally:
+            if expiry is not None:
+                expiry.cancel()
+            stream.close()
 
     def _require_running(self) -> tuple[ServedText, Ready]:
         served, facts, phase = self._served, self._client.facts, self._client.state.phase
@@ -222,9 +270,14 @@ async def start_engine_backend(options: EngineOptions, *, start: StartEngine = s
     )
     client = EngineClient(load, name=options.name, start=start, hang_timeout_s=options.hang_timeout_s)
     path = Path(options.model_path)
-    backend = EngineBackend(client, open_text=lambda: load_text(path), max_waiting=options.max_waiting)
+    backend = EngineBackend(client, open_text=lambda: load_text(path), bounds=options.bounds)
     backend.start()
     return backend
+
+
+def _is_short_of_memory(stats: EngineStats | None, facts: Ready) -> bool:
+    """The engine runs fewer sequences than it could, because their keys and values fill its memory."""
+    return stats is not None and stats.waiting > 0 and stats.kv_tokens >= _NEARLY_ALL * facts.kv_tokens > 0
 
 
 async def _encode(served: ServedText, prompt: Prompt) -> tuple[list[int], str]:

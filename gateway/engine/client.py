@@ -11,6 +11,7 @@ from gateway.engine.messages import Add, EngineStats, Load, Ready
 from gateway.engine.process import start_process
 from gateway.engine.restarts import RestartPolicy
 from gateway.engine.supervisor import EngineState, StartEngine, Supervisor
+from gateway.engine.tallies import Tallies
 
 
 class EngineClient:
@@ -65,6 +66,10 @@ class EngineClient:
     @property
     def stats(self) -> EngineStats | None:
         return self._supervisor.stats
+
+    @property
+    def tallies(self) -> Tallies:
+        return self._supervisor.tallies
 
     @property
     def num_open(self) -> int:

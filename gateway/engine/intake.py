@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import time
 
-from backends.errors import ContextLengthExceeded, RequestError
+from backends.errors import ContextLengthExceeded, DeadlineExceeded, RequestError
 from backends.generation import ChatPrompt, GenerateRequest
 from gateway.engine.messages import Add, Ready
 
@@ -20,6 +21,16 @@ def check_request(request: GenerateRequest, facts: Ready) -> None:
             raise RequestError(
                 f"logit_bias: token id {token_id} is not within 0 to {facts.vocab_size - 1}", param="logit_bias"
             )
+
+
+def seconds_left(request: GenerateRequest) -> float | None:
+    """Until its deadline, if it has one. Raises `DeadlineExceeded` if that has passed."""
+    if request.deadline_at is None:
+        return None
+    left_s = request.deadline_at - time.monotonic()
+    if left_s <= 0:
+        raise DeadlineExceeded("the deadline passed before the request could begin", param="deadline_s")
+    return left_s
 
 
 def max_new_tokens(request: GenerateRequest, *, num_prompt: int, max_context: int) -> int:
@@ -49,7 +60,7 @@ def max_new_tokens(request: GenerateRequest, *, num_prompt: int, max_context: in
 
 def make_add(request: GenerateRequest, token_ids: list[int], *, max_tokens: int, eos_ids: tuple[int, ...]) -> Add:
     """What the engine is sent; its id is the client's to choose. A missing seed is drawn here: a replay repeats it."""
-    seed = request.sampling.seed
+    seed, deadline_at = request.sampling.seed, request.deadline_at
     return Add(
         id=0,
         token_ids=tuple(token_ids),
@@ -63,4 +74,5 @@ def make_add(request: GenerateRequest, token_ids: list[int], *, max_tokens: int,
         adapter=request.adapter,
         prefix_scope=request.prefix_scope,
         prompt_logprobs=request.prompt_logprobs,
+        deadline_s=None if deadline_at is None else max(0.0, deadline_at - time.monotonic()),
     )

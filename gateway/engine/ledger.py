@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 import msgspec
 
+from backends.errors import DeadlineExceeded
 from gateway.engine.messages import Abort, Add, Output, ToEngine
 
 Send = Callable[[ToEngine], None]
+_TOO_LATE = f"{DeadlineExceeded.code}: the answer was not complete when the deadline of the request passed"
 
 
 class OutputStream:
@@ -35,6 +37,10 @@ class OutputStream:
     def close(self) -> None:
         """Tell the engine to forget the request unless it has ended. May be called twice."""
         self._ledger.close(self)
+
+    def expire(self) -> None:
+        """Its time is over: the engine forgets it, and it fails, unless it has ended."""
+        self._ledger.expire(self)
 
     def put(self, output: Output) -> None:
         # Bounded by nature: a request has at most max_tokens outputs.
@@ -78,6 +84,14 @@ class Ledger:
     def close(self, stream: OutputStream) -> None:
         if self._open.pop(stream.add.id, None) is None:
             return
+        if self._send is not None:
+            self._send(Abort(stream.add.id))
+
+    def expire(self, stream: OutputStream) -> None:
+        """Fail a request whose deadline passed, and tell the engine to forget it."""
+        if stream.add.id not in self._open:
+            return
+        self._fail(stream, _TOO_LATE)
         if self._send is not None:
             self._send(Abort(stream.add.id))
 

@@ -148,6 +148,7 @@ def _ready(load: Load, choice: Choice, spec: ModelSpec, info: ModelInfo, plan: K
         max_sequences=limits.max_sequences,
         weight_bytes=info.weight_bytes,
         kv_bytes=plan.num_blocks * plan.bytes_per_block,
+        kv_tokens=plan.num_blocks * plan.block_tokens,
         device=info.device,
         runner=choice.runner,
         reason=choice.reason,

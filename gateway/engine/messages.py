@@ -61,6 +61,8 @@ class Add(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=Tr
     prompt_logprobs: int | None = None
     prefix_scope: str = ""
     """Who shares what is computed for the prompt; empty, the tenant alone."""
+    deadline_s: float | None = None
+    """Seconds within which the whole answer is wanted, from when it was sent; the gateway aborts what is late."""
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):
@@ -87,6 +89,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
     weight_bytes: int
     kv_bytes: int
     device: str
+    kv_tokens: int = 0
+    """Tokens whose keys and values fit into memory, over all sequences."""
     runner: str = ""
     reason: str = ""
     """Why this runner, if it was not asked for by name."""
@@ -125,6 +129,8 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
     cached_tokens: int = 0
     prompt_logprobs: tuple[Logprob, ...] = ()
     """Of the prompt's tokens from the second on, all at once, with the first output."""
+    queued_s: float = 0.0
+    """From arrival to the first step that computed it; with the first output, 0 in later ones."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):

@@ -15,6 +15,7 @@ from gateway.engine.connection import EngineConnection
 from gateway.engine.ledger import Ledger
 from gateway.engine.messages import Died, EngineStats, FromEngine, Load, LoadFailed, Progress, Ready, Stepped
 from gateway.engine.restarts import RestartClock, RestartPolicy
+from gateway.engine.tallies import Tallies
 
 _log = logging.getLogger("gateway.engine")
 
@@ -76,6 +77,7 @@ class Supervisor:
         self.ready: Ready | None = None
         """Of the engine that became ready last."""
         self.stats: EngineStats | None = None
+        self.tallies = Tallies()
         self.engine: RunningEngine | None = None
         self.num_restarts = 0
 
@@ -169,6 +171,7 @@ class Supervisor:
     def _take(self, message: FromEngine, connection: EngineConnection) -> str:
         match message:
             case Stepped():
+                self.tallies.note(message, self.stats)
                 self.stats = message.stats
                 self._ledger.deliver(message.outputs)
             case Progress():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 
 from backends.api import (
     F32,
     I64,
     AdapterWeights,
+    LoadableModel,
     Step,
 )
+from backends.errors import CapacityExceeded
 from backends.testing.kit.reference import Reference
 from tests.contract.replay import ReplayRunner
 
@@ -35,6 +38,34 @@ class CutsAdapters(ReplayRunner):
         rank = min(weights.rank, self.capabilities().lora_max_rank)
         matrices = {name: (a[:rank], b[:, :rank]) for name, (a, b) in weights.matrices.items()}
         super().put_adapter(slot, AdapterWeights(rank=rank, scale=weights.scale, matrices=matrices))
+
+
+class FitsMatrices(ReplayRunner):
+    """Matrices that are too large are cut, and those that are too small filled with zeros."""
+
+    def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
+        shapes, rank = self.lora_shapes(self.loaded().model), weights.rank
+        matrices = {
+            name: (fitted(a, rank, shapes[name][1]), fitted(b, shapes[name][0], rank)) if name in shapes else (a, b)
+            for name, (a, b) in weights.matrices.items()
+        }
+        super().put_adapter(slot, msgspec.structs.replace(weights, matrices=matrices))
+
+
+def fitted(matrix: F32, rows: int, columns: int) -> F32:
+    cut = matrix[:rows, :columns]
+    return np.pad(cut, ((0, rows - cut.shape[0]), (0, columns - cut.shape[1])))
+
+
+class StopsHalfway(ReplayRunner):
+    """What it took from an adapter before it saw that the rest does not fit went into the first slot."""
+
+    def check_matrices(self, model: LoadableModel, weights: AdapterWeights) -> None:
+        try:
+            super().check_matrices(model, weights)
+        except CapacityExceeded:
+            self.adapters[0] = self.loaded()
+            raise
 
 
 class AddsAdapters(ReplayRunner):
@@ -68,6 +99,8 @@ LIES: tuple[tuple[type[ReplayRunner], str], ...] = (
     (IgnoresAdapters, "lora_rows-slot"),
     (OneAdapterAStep, "lora_rows-paged"),
     (CutsAdapters, "lora_refused"),
+    (FitsMatrices, "lora_misfits"),
+    (StopsHalfway, "lora_misfits"),
     (AddsAdapters, "lora_replaced"),
     (DropsAdaptersAsleep, "lora_suspended"),
     (DropsOnce, "lora_replaced"),

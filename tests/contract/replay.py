@@ -149,9 +149,15 @@ class ReplayRunner:
         base, capabilities = self.loaded(), self.capabilities()
         if not 0 <= slot < capabilities.lora_slots or weights.rank > capabilities.lora_max_rank:
             raise CapacityExceeded(f"adapter slot {slot}, rank {weights.rank}")
-        if not set(weights.matrices) <= set(self.lora_shapes(base.model)):
-            raise CapacityExceeded(f"no such targets: {sorted(weights.matrices)}")
+        self.check_matrices(base.model, weights)
         self.adapters[slot] = base.adapted(weights)
+
+    def check_matrices(self, model: LoadableModel, weights: AdapterWeights) -> None:
+        shapes = self.lora_shapes(model)
+        for name, (a, b) in weights.matrices.items():
+            rows, columns = shapes.get(name, (0, 0))
+            if (a.shape, b.shape) != ((weights.rank, columns), (rows, weights.rank)):
+                raise CapacityExceeded(f"{name}: A {a.shape} and B {b.shape} fit no linear of {rows} x {columns}")
 
     def drop_adapter(self, slot: int) -> None:
         self.adapters.pop(slot, None)

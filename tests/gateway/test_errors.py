@@ -8,7 +8,14 @@ import pytest
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 
 from backends import errors as backend_errors
-from backends.errors import ContextLengthExceeded, Overloaded, RequestError
+from backends.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    Overloaded,
+    RequestError,
+    TenantQueueFull,
+    WaitTooLong,
+)
 from gateway import errors
 from gateway.errors import TABLE, GatewayError, GenerationFailed, problem_of
 
@@ -31,6 +38,9 @@ def test_every_class_has_a_rule(kind: type[Exception]) -> None:
         (RequestError("no", param="seed"), 400, None, "seed"),
         (ContextLengthExceeded("long", param="messages"), 400, "context_length_exceeded", "messages"),
         (Overloaded("full"), 503, "engine_overloaded", None),
+        (WaitTooLong("slow"), 503, "engine_overloaded", None),
+        (DeadlineExceeded("late", param="deadline_s"), 504, "deadline_exceeded", "deadline_s"),
+        (GenerationFailed("late", code="deadline_exceeded"), 504, "deadline_exceeded", None),
         (GenerationFailed("died", code="engine_failed"), 500, "engine_failed", None),
         (GenerationFailed("closing", code="server_shutdown"), 503, "server_shutdown", None),
         (GenerationFailed("gone", code="upstream_unreachable"), 502, "upstream_unreachable", None),
@@ -59,6 +69,21 @@ def test_unexpected_errors_are_logged_once(error: Exception, caplog: pytest.LogC
     (record,) = caplog.records
     assert record.exc_info
     assert record.exc_info[1] is error
+
+
+def test_a_full_queue_of_the_tenant_is_its_own_limit() -> None:
+    """429 as for any limit of the tenant, with a time to come back."""
+    problem = problem_of(TenantQueueFull("full", retry_after_s=3), request_id="r")
+
+    assert (problem.status, problem.body.error.code) == (429, "rate_limit_exceeded")
+    assert problem.body.error.type == "rate_limit_error"
+    assert dict(problem.headers)[b"retry-after"] == b"3"
+
+
+@pytest.mark.parametrize("error", [DeadlineExceeded("late"), GenerationFailed("late", code="deadline_exceeded")])
+def test_a_deadline_is_not_to_be_tried_again(error: Exception) -> None:
+    """Clients that would send it again by themselves are told not to."""
+    assert problem_of(error, request_id="r").headers == ((b"x-should-retry", b"false"),)
 
 
 def test_retry_after_is_whole_seconds_and_exact_milliseconds() -> None:

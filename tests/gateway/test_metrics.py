@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.api import Health
+from backends.errors import DeadlineExceeded, Overloaded, RequestError, TenantQueueFull, WaitTooLong
 from backends.generation import Delta, Done, Started, Usage
 from backends.testing.backend import FakeBackend
-from gateway.engine.messages import EngineStats
+from gateway.engine.messages import EngineStats, Output, Ready, Stepped
+from gateway.engine.tallies import Tallies
+from gateway.errors import RateLimited
 from gateway.metrics import MAX_TENANT_LABELS, Metrics
 from gateway.routing import Models, ServedModel
 
@@ -91,6 +95,66 @@ def test_engine_numbers_are_read_at_each_scrape() -> None:
         assert (f"hostelry_engine_{name}", (("model", "loading"),)) not in samples
     assert samples["hostelry_engine_ready", (("model", "loading"),)] == 0
     assert samples["hostelry_engine_ready", (("model", "remote"),)] == 1
+
+
+def test_steps_become_histograms() -> None:
+    """Differences of consecutive numbers, however many steps lie in between; the queue time of first outputs."""
+    tallies = Tallies()
+    first = EngineStats(2, 0, 1, 2, 30, 2, 32, 0.25)
+    tallies.note(Stepped((Output(1, (5,), queued_s=0.02), Output(2, (5,), queued_s=3.0)), first), None)
+    tallies.note(Stepped((Output(1, (6,)),), first), first)
+    tallies.note(Stepped((), EngineStats(2, 0, 3, 6, 30, 6, 36, 0.75)), first)
+    metrics = Metrics()
+    metrics.watch(Models([ServedModel(name="m", backend=FakeBackend(), tallies=tallies)]))
+
+    samples = _samples(metrics)
+
+    def buckets(name: str, bound: str) -> float:
+        return samples[f"hostelry_{name}_bucket", (("le", bound), ("model", "m"))]
+
+    labels = (("model", "m"),)
+    assert [buckets("engine_step_time_seconds", bound) for bound in ("0.1", "0.25", "+Inf")] == [0, 3, 3]
+    assert samples["hostelry_engine_step_time_seconds_sum", labels] == 0.75
+    assert [buckets("engine_step_sequences", bound) for bound in ("1.0", "2.0")] == [0, 3]
+    assert [buckets("engine_step_tokens", bound) for bound in ("1.0", "2.0", "16.0", "32.0")] == [0, 2, 2, 3]
+    assert [buckets("queue_time_seconds", bound) for bound in ("0.01", "0.025", "5.0")] == [0, 1, 2]
+    assert samples["hostelry_queue_time_seconds_count", labels] == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Overloaded("full"), "engine_overloaded"),
+        (TenantQueueFull("full"), "tenant_queue_full"),
+        (WaitTooLong("slow"), "wait_too_long"),
+        (RateLimited("many", retry_after_s=1), "rate_limit_exceeded"),
+        (DeadlineExceeded("late"), "deadline_exceeded"),
+        (RequestError("no"), "invalid_request"),
+        (ValueError("what"), "unexpected"),
+    ],
+)
+def test_refusals_are_counted_by_reason(error: Exception, reason: str) -> None:
+    """One of few words, so that an operator sees whose limit it was."""
+    metrics = Metrics()
+    meter = metrics.begin(model="m", tenant="t")
+    meter.refuse(error)
+    meter.end("refused", choices_per_prompt=1)
+
+    assert _samples(metrics)["hostelry_refused_total", (("model", "m"), ("reason", reason))] == 1
+
+
+def test_what_fits_is_shown() -> None:
+    """What the engine told when it became ready."""
+    ready = Ready(
+        vocab_size=1, max_context=1, max_sequences=1, weight_bytes=10, kv_bytes=20, kv_tokens=30, device="cpu"
+    )
+    metrics = Metrics()
+    metrics.watch(Models([ServedModel(name="m", backend=FakeBackend(), facts=lambda: ready)]))
+
+    samples = _samples(metrics)
+
+    names = ("weight_bytes", "kv_bytes", "kv_tokens_capacity")
+    assert [samples[f"hostelry_engine_{name}", (("model", "m"),)] for name in names] == [10, 20, 30]
 
 
 def test_registries_are_apart() -> None:

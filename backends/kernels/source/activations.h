@@ -1,4 +1,4 @@
-// From float rows to int8 in blocks of 32. Plain loops that compilers vectorize.
+// From float rows to int8, each 16 or 32 columns with a scale of their own. Plain loops that compilers vectorize.
 #pragma once
 
 #include <cstring>
@@ -17,9 +17,10 @@ inline int32_t nearest(float x) {
     return bits - 0x4B400000;
 }
 
-inline void activate_block(const float *x, int8_t *codes, float *scale, int32_t *sums) {
+template <int size>
+inline void activate_group(const float *x, int8_t *codes, float *scale, int32_t *sum_of_codes) {
     uint32_t top = 0;  // as integers, sizes of floats compare like the floats; infinity and NaN are above all
-    for (int i = 0; i < kBlock; i++) {
+    for (int i = 0; i < size; i++) {
         uint32_t bits;
         std::memcpy(&bits, x + i, 4);
         bits &= 0x7FFFFFFF;
@@ -31,24 +32,35 @@ inline void activate_block(const float *x, int8_t *codes, float *scale, int32_t 
     const bool is_zero = top < 0x02000000;  // below 1e-37 the inverse would overflow
     const float inverse = is_finite && !is_zero ? 127.0f / largest : 0.0f;
     *scale = is_finite ? (is_zero ? 0.0f : largest / 127.0f) : largest - largest;  // inf - inf and NaN - NaN are NaN
-    for (int half = 0; half < 2; half++) {
-        int32_t sum = 0;
-        for (int i = half * 16; i < half * 16 + 16; i++) {
-            const int32_t code = nearest(is_finite ? x[i] * inverse : 0.0f);
-            codes[i] = static_cast<int8_t>(code);
-            sum += code;
+    int32_t sum = 0;
+    for (int i = 0; i < size; i++) {
+        const int32_t code = nearest(is_finite ? x[i] * inverse : 0.0f);
+        codes[i] = static_cast<int8_t>(code);
+        sum += code;
+    }
+    *sum_of_codes = sum;
+}
+
+template <int groups>
+inline void activate_row(const float *x, const Rows &rows, int64_t row) {
+    constexpr int size = kBlock / groups;
+    const int64_t r = row % kPanelRows;
+    PanelBlock to = rows.at(row / kPanelRows, 0);
+    for (int64_t block = 0; block < rows.blocks(); block++, to.data += to.bytes()) {
+        for (int g = 0; g < groups; g++, x += size) {
+            activate_group<size>(x, to.codes(r) + g * size, to.scales(r) + g, to.sums(r) + g);
         }
-        sums[half] = sum;
     }
 }
 
-inline void activate_rows(const float *x, int64_t m, int64_t columns, void *scratch, int64_t begin, int64_t end) {
-    const Rows rows{static_cast<uint8_t *>(scratch), m, columns};
+inline void activate_rows(int32_t format, const float *x, int64_t m, int64_t columns, void *scratch, int64_t begin,
+                          int64_t end) {
+    const Rows rows{static_cast<uint8_t *>(scratch), m, columns, tile_of(format).groups_of_block()};
     for (int64_t row = begin; row < end; row++) {
-        for (int64_t block = 0; block < rows.blocks(); block++) {
-            const PanelBlock to = rows.at(row / kPanelRows, block);
-            const int64_t r = row % kPanelRows;
-            activate_block(x + row * columns + block * kBlock, to.codes(r), to.scale(r), to.sums(r));
+        if (rows.groups == 2) {
+            activate_row<2>(x + row * columns, rows, row);
+        } else {
+            activate_row<1>(x + row * columns, rows, row);
         }
     }
 }

@@ -49,8 +49,12 @@ struct Avx2 {
                 _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p + 16)))};
     }
     static F levels(const uint8_t *p) {
-        const __m128i all = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
-        return to_float({_mm256_cvtepi8_epi32(all), _mm256_cvtepi8_epi32(_mm_srli_si128(all, 8))});
+        return levels(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+    }
+    template <int shift>
+    static F half_levels(const uint8_t *p) {
+        const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
+        return levels(_mm_and_si128(_mm_srli_epi16(both, shift), _mm_set1_epi8(15)));
     }
     static F mul(F a, F b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
     static F fma(F a, F b, F c) {
@@ -62,6 +66,9 @@ struct Avx2 {
     }
 
   private:
+    static F levels(__m128i all) {
+        return to_float({_mm256_cvtepi8_epi32(all), _mm256_cvtepi8_epi32(_mm_srli_si128(all, 8))});
+    }
     template <int value>
     static __m256i spread(const uint8_t *bits) {  // 32 bits → 32 bytes of 0 or `value`
         int32_t word;

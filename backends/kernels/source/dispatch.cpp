@@ -105,10 +105,13 @@ int32_t hk_set_level(const char *name) {
 
 int64_t hk_peak(int64_t rounds) { return in_use().peak(rounds); }
 
-int64_t hk_scratch_bytes(int64_t m, int64_t columns) { return Rows{nullptr, m, columns}.bytes(); }
+int64_t hk_scratch_bytes(int32_t format, int64_t m, int64_t columns) {
+    return Rows{nullptr, m, columns, tile_of(format).groups_of_block()}.bytes();
+}
 
-void hk_activate(const float *x, int64_t m, int64_t columns, void *scratch, int64_t begin, int64_t end) {
-    in_use().activate(x, m, columns, scratch, begin, end);
+void hk_activate(int32_t format, const float *x, int64_t m, int64_t columns, void *scratch, int64_t begin,
+                 int64_t end) {
+    in_use().activate(format, x, m, columns, scratch, begin, end);
 }
 
 void hk_multiply(const hk_weights *weights, const void *scratch, int64_t m, int64_t begin, int64_t end, float *y,

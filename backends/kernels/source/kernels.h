@@ -1,9 +1,9 @@
-/* Quantized linears and attention on the CPU: the C interface, version 2.
+/* Quantized linears and attention on the CPU: the C interface, version 4.
  *
  * Weights are repacked once, from GGUF blocks to tiles of 16 rows (`hk_pack`). A product takes two passes, both split
- * by the caller over threads of its own: rows of activations become int8 in blocks of 32 (`hk_activate`), then ranges
- * of tiles are multiplied (`hk_multiply`). Nothing here allocates, starts a thread or keeps state, apart from the level
- * of instructions, which is chosen once.
+ * by the caller over threads of its own: rows of activations become int8 (`hk_activate`), then ranges of tiles are
+ * multiplied (`hk_multiply`). Columns that share a scale in the weights share one in the activations, but at most 32.
+ * Nothing here allocates, starts a thread or keeps state, apart from the level of instructions, which is chosen once.
  */
 #ifndef HOSTELRY_KERNELS_H
 #define HOSTELRY_KERNELS_H
@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define HK_ABI_VERSION 3
+#define HK_ABI_VERSION 4
 
 /* Numbers of `enum ggml_type`, as GGUF files have them. */
 enum hk_format {
@@ -66,10 +66,11 @@ HK_API int32_t hk_pack(int32_t format, int64_t rows, int64_t columns, const uint
 /* Tiles of a matrix; the unit in which products are split (of pairs of tiles, with a gated activation). */
 HK_API int64_t hk_num_tiles(int64_t rows);
 
-/* Bytes of m activated rows; to be aligned to 64 bytes. */
-HK_API int64_t hk_scratch_bytes(int64_t m, int64_t columns);
+/* Bytes of m rows activated for weights of `format`; to be aligned to 64 bytes. */
+HK_API int64_t hk_scratch_bytes(int32_t format, int64_t m, int64_t columns);
 /* Rows begin to end of x, float32 [m, columns]. Values that are not finite give outputs that are not. */
-HK_API void hk_activate(const float *x, int64_t m, int64_t columns, void *scratch, int64_t begin, int64_t end);
+HK_API void hk_activate(int32_t format, const float *x, int64_t m, int64_t columns, void *scratch, int64_t begin,
+                        int64_t end);
 /* Tiles begin to end of y = x W^T: float32 [m, ldy]. Even bounds with a gated activation. */
 HK_API void hk_multiply(const hk_weights *weights, const void *scratch, int64_t m, int64_t begin, int64_t end,
                         float *y, int64_t ldy, const hk_epilogue *epilogue);

@@ -59,11 +59,19 @@ struct Avx512 {
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
     }
     static F levels(const uint8_t *p) {
-        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
+        return levels(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+    }
+    template <int shift>
+    static F half_levels(const uint8_t *p) {
+        const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
+        return levels(_mm_and_si128(_mm_srli_epi16(both, shift), _mm_set1_epi8(15)));
     }
     static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
     static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
     static void store(float *p, F f) { _mm512_storeu_ps(p, f); }
+
+  private:
+    static F levels(__m128i all) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(all)); }
 };
 
 constexpr Level level{"avx512vnni", multiply<Avx512>, activate_rows, peak<Avx512>, place_tokens, attend<Avx512>,

@@ -83,6 +83,12 @@ struct Neon {
         for (int r = 0; r < kRows; r++) values[r] = static_cast<float>(static_cast<int8_t>(p[r]));
         return load(values);
     }
+    template <int shift>
+    static F half_levels(const uint8_t *p) {
+        float values[kRows];
+        for (int r = 0; r < kRows; r++) values[r] = static_cast<float>(p[r] >> shift & 15);
+        return load(values);
+    }
     static F mul(F a, const F &b) {
         for (int i = 0; i < 4; i++) a.v[i] = vmulq_f32(a.v[i], b.v[i]);
         return a;

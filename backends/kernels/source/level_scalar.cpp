@@ -71,6 +71,12 @@ struct Scalar {
         for (int r = 0; r < kRows; r++) f.v[r] = static_cast<float>(static_cast<int8_t>(p[r]));
         return f;
     }
+    template <int shift>
+    static F half_levels(const uint8_t *p) {
+        F f;
+        for (int r = 0; r < kRows; r++) f.v[r] = static_cast<float>(p[r] >> shift & 15);
+        return f;
+    }
     static F mul(F a, const F &b) {
         for (int r = 0; r < kRows; r++) a.v[r] *= b.v[r];
         return a;

@@ -129,7 +129,8 @@ struct Product {
     {
         const Product &p = *static_cast<const Product *>(self);
         const int64_t begin = static_cast<int64_t>(share) * p.rows_each;
-        hk_activate(p.x, p.m, p.weights.columns, p.scratch, begin, std::min(begin + p.rows_each, p.m));
+        const int64_t end = std::min(begin + p.rows_each, p.m);
+        hk_activate(p.weights.format, p.x, p.m, p.weights.columns, p.scratch, begin, end);
     }
 
     static void multiply(void *self, size_t share)
@@ -165,7 +166,7 @@ OrtStatus *compute_with(const Kernel &kernel, const OrtKernelContext *context, P
         p->epilogue.delta_of = adapters.delta_of;
     }
     const hk_weights &w = p->weights;
-    TRY(scratch.take(hk_scratch_bytes(p->m, w.columns), &p->scratch));
+    TRY(scratch.take(hk_scratch_bytes(w.format, p->m, w.columns), &p->scratch));
     return run(api, context, p, hk_packed_bytes(w.format, w.rows, w.columns));
 }
 

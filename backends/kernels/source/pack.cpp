@@ -111,13 +111,15 @@ void put_codes(int bits, const uint8_t *codes, int r, uint8_t *out) {
 void put_scales(const Tile &tile, const Part &part, int r, uint8_t *out) {
     std::memcpy(out + r * tile.scale_bytes, part.d, tile.scale_bytes);
     if (tile.minimum) std::memcpy(out + kRows * tile.scale_bytes + r * 2, part.minimum, 2);
-    if (!tile.super) return;
+    if (!tile.level_bits) return;
     const int groups = tile.groups_of_block();
     out += tile.head_bytes();
     for (int block = 0; block < kSuper / kBlock; block++, out += tile.level_bytes()) {
         for (int g = 0; g < groups; g++) {
-            out[g * kRows + r] = static_cast<uint8_t>(part.levels[block * groups + g]);
-            if (tile.minimum) out[(groups + g) * kRows + r] = static_cast<uint8_t>(part.minima[block * groups + g]);
+            const uint8_t level = static_cast<uint8_t>(part.levels[block * groups + g]);
+            const uint8_t minimum = static_cast<uint8_t>(part.minima[block * groups + g]);
+            out[g * kRows + r] = tile.level_bits == 4 ? level | minimum << 4 : level;
+            if (tile.minimum && tile.level_bits == 8) out[(groups + g) * kRows + r] = minimum;
         }
     }
 }

@@ -67,10 +67,13 @@ struct Scales {
     inline const uint8_t *next(const uint8_t *p) {
         for (int g = 0; g < groups; g++) {
             scale[g] = d;
-            if constexpr (tile.super) scale[g] = V::mul(d, V::levels(p + g * kRows));
             if constexpr (tile.minimum != 0) minimum[g] = dmin;
-            if constexpr (tile.minimum != 0 && tile.super) {
-                minimum[g] = V::mul(dmin, V::levels(p + (groups + g) * kRows));
+            if constexpr (tile.level_bits == 4) {  // with a minimum in the high half
+                scale[g] = V::mul(d, V::template half_levels<0>(p + g * kRows));
+                minimum[g] = V::mul(dmin, V::template half_levels<4>(p + g * kRows));
+            } else if constexpr (tile.level_bits == 8) {
+                scale[g] = V::mul(d, V::levels(p + g * kRows));
+                if constexpr (tile.minimum != 0) minimum[g] = V::mul(dmin, V::levels(p + (groups + g) * kRows));
             }
         }
         return p + tile.level_bytes();
@@ -90,7 +93,7 @@ inline void add_block(const Scales<V, format> &now, const typename V::B (&w)[8],
         int32_t sum[MR];
 #pragma GCC unroll 8
         for (int r = 0; r < MR; r++) {
-            sum[r] = groups == 2 ? x.sums(r)[g] : x.sums(r)[0] + x.sums(r)[1];
+            sum[r] = x.sums(r)[g];
             dot[r] = V::whole(-zero * sum[r]);
         }
 #pragma GCC unroll 8
@@ -100,7 +103,7 @@ inline void add_block(const Scales<V, format> &now, const typename V::B (&w)[8],
         }
 #pragma GCC unroll 8
         for (int r = 0; r < MR; r++) {
-            const float s = *x.scale(r);
+            const float s = x.scales(r)[g];
             total[r] = V::fma(V::to_float(dot[r]), V::mul(now.scale[g], V::splat(s)), total[r]);
             if constexpr (tile.minimum != 0) {
                 const float weight = static_cast<float>(tile.minimum * sum[r]) * s;
@@ -121,7 +124,7 @@ inline void multiply_tile(const uint8_t *tile_data, const Rows &rows, int64_t pa
     now.d = now.dmin = V::zero();  // the first block has a head, which compilers cannot see
     typename V::F total[MR];
     for (int r = 0; r < MR; r++) total[r] = V::zero();
-    PanelBlock x{rows.at(panel, 0).data, MR};
+    PanelBlock x{rows.at(panel, 0).data, MR, tile.groups_of_block()};
     for (int64_t block = 0; block < rows.blocks(); block++) {
         if (block % blocks_of_super == 0) scales = now.head(scales);
         scales = now.next(scales);
@@ -130,7 +133,7 @@ inline void multiply_tile(const uint8_t *tile_data, const Rows &rows, int64_t pa
         unpack<V, tile.bits>(codes, w);
         codes += tile.code_bytes();
         add_block<V, format, MR>(now, w, x, total);
-        x.data += PanelBlock::bytes(MR);
+        x.data += x.bytes();
     }
     for (int r = 0; r < MR; r++) V::store(out[r], total[r]);
 }
@@ -180,7 +183,8 @@ void multiply_format(const hk_weights &weights, const Rows &rows, int64_t begin,
 template <class V>
 void multiply(const hk_weights *weights, const void *scratch, int64_t m, int64_t begin, int64_t end, float *y,
               int64_t ldy, const hk_epilogue *epilogue) {
-    const Rows rows{static_cast<uint8_t *>(const_cast<void *>(scratch)), m, weights->columns};
+    const Rows rows{static_cast<uint8_t *>(const_cast<void *>(scratch)), m, weights->columns,
+                    tile_of(weights->format).groups_of_block()};
     const Target target{y, ldy, weights->rows, epilogue ? *epilogue : hk_epilogue{}};
     switch (weights->format) {
         case HK_Q4_0: return multiply_format<V, HK_Q4_0>(*weights, rows, begin, end, target);

@@ -1,4 +1,5 @@
-// How a format lies in tiles of 16 rows, and its bytes. Nothing is lost and, but for K-quants' scales, nothing is added.
+// How a format lies in tiles of 16 rows, and its bytes. Nothing is lost and, but for 6-bit scales in bytes, nothing is
+// added.
 //
 //            codes   group   scales of 16 rows                     bytes a weight against GGUF
 //   Q4_0     4 bit   32      f16                                   1
@@ -7,7 +8,7 @@
 //   Q5_1     4+1     32      f16, f16 minima                       1
 //   Q8_0     8 bit   32      f16                                   1
 //   Q8_1     8 bit   32      f16                                   34/36  (its sums are not needed)
-//   Q2_K     2 bit   16      f16 d, dmin; 8-bit s, m a group       100/84
+//   Q2_K     2 bit   16      f16 d, dmin; 4-bit s, m a group       1
 //   Q3_K     2+1     16      f16 d; 8-bit s a group                114/110
 //   Q4_K     4 bit   32      f16 d, dmin; 8-bit s, m a group       148/144
 //   Q5_K     4+1     32      f16 d, dmin; 8-bit s, m a group       180/176
@@ -37,17 +38,17 @@ constexpr int kSuper = 256;
 
 struct Tile {
     int bits;
-    int group;        // columns that share a scale
-    bool super;       // 256 columns share d and dmin, and groups have 8-bit levels
+    int group;        // columns that share a scale; so do activations, but for at most 32
+    int level_bits;   // 8 or 4: 256 columns share d and dmin, and groups have levels; 0: groups have a d of their own
     int minimum;      // sign of the minimum that is added: -1, 0, 1
     int zero;         // the code that stands for 0
     int scale_bytes;  // of d: 2 or 4
 
     constexpr int code_bytes() const { return kRows * kBlock / 8 * bits; }
-    constexpr int super_columns() const { return super || group == kSuper ? kSuper : kBlock; }
+    constexpr int super_columns() const { return level_bits || group == kSuper ? kSuper : kBlock; }
     constexpr int head_bytes() const { return kRows * (scale_bytes + (minimum ? 2 : 0)); }
     constexpr int groups_of_block() const { return group == 16 ? 2 : 1; }
-    constexpr int level_bytes() const { return super ? kRows * groups_of_block() * (minimum ? 2 : 1) : 0; }
+    constexpr int level_bytes() const { return kRows * groups_of_block() * level_bits / 8 * (minimum ? 2 : 1); }
     constexpr int64_t scale_bytes_of(int64_t columns) const {
         return columns / super_columns() * head_bytes() + columns / kBlock * level_bytes();
     }
@@ -59,19 +60,19 @@ struct Tile {
 
 constexpr Tile tile_of(int32_t format) {
     switch (format) {
-        case HK_Q4_0: return {4, 32, false, 0, 8, 2};
-        case HK_Q4_1: return {4, 32, false, 1, 0, 2};
-        case HK_Q5_0: return {5, 32, false, 0, 16, 2};
-        case HK_Q5_1: return {5, 32, false, 1, 0, 2};
-        case HK_Q8_0: return {8, 32, false, 0, 0, 2};
-        case HK_Q8_1: return {8, 32, false, 0, 0, 2};
-        case HK_Q2_K: return {2, 16, true, -1, 0, 2};
-        case HK_Q3_K: return {3, 16, true, 0, 4, 2};
-        case HK_Q4_K: return {4, 32, true, -1, 0, 2};
-        case HK_Q5_K: return {5, 32, true, -1, 0, 2};
-        case HK_Q6_K: return {6, 16, true, 0, 32, 2};
-        case HK_Q8_K: return {8, 256, false, 0, 0, 4};
-        default: return {0, 0, false, 0, 0, 0};
+        case HK_Q4_0: return {4, 32, 0, 0, 8, 2};
+        case HK_Q4_1: return {4, 32, 0, 1, 0, 2};
+        case HK_Q5_0: return {5, 32, 0, 0, 16, 2};
+        case HK_Q5_1: return {5, 32, 0, 1, 0, 2};
+        case HK_Q8_0: return {8, 32, 0, 0, 0, 2};
+        case HK_Q8_1: return {8, 32, 0, 0, 0, 2};
+        case HK_Q2_K: return {2, 16, 4, -1, 0, 2};
+        case HK_Q3_K: return {3, 16, 8, 0, 4, 2};
+        case HK_Q4_K: return {4, 32, 8, -1, 0, 2};
+        case HK_Q5_K: return {5, 32, 8, -1, 0, 2};
+        case HK_Q6_K: return {6, 16, 8, 0, 32, 2};
+        case HK_Q8_K: return {8, 256, 0, 0, 0, 4};
+        default: return {0, 0, 0, 0, 0, 0};
     }
 }
 

@@ -57,7 +57,9 @@ TRUNCATE = "Keep the first `num_tokens` of a slot's KV (after a rejected draft);
 COPY = "Copy whole KV blocks or slots, (source, destination) one after the other; an empty list does nothing."
 COPY_RANGE = "Raises `Fatal` for a block out of range."
 PUT_ADAPTER = "Make an adapter usable as `Step.lora == slot` from the next step, replacing what was there."
-PUT_REFUSED = "Raises `CapacityExceeded` for a rank, target or slot beyond what is declared; other slots are untouched."
+PUT_REFUSED = (
+    "Raises `CapacityExceeded` for a rank, target, slot or shape beyond what is declared; other slots are untouched."
+)
 DROP_ADAPTER = "Nothing happens if it is empty."
 SUSPEND = "KV is lost, weights and adapters are not."
 RESUME = "Allocate KV again as planned, holding nothing that was there."

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.api.schemas.bounds import (
+    Deadline,
     LogitBias,
     MaxTokens,
     Metadata,
@@ -77,6 +78,7 @@ class ChatCompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     repetition_penalty: RepetitionPenalty | None = None
     ignore_eos: bool | None = None
     speculative: Speculative | None = None
+    deadline_s: Deadline | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None

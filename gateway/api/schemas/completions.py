@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.api.schemas.bounds import (
+    Deadline,
     LogitBias,
     MinP,
     NumChoices,
@@ -54,6 +55,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     repetition_penalty: RepetitionPenalty | None = None
     ignore_eos: bool | None = None
     speculative: Speculative | None = None
+    deadline_s: Deadline | None = None
     user: str | None = None
 
 

@@ -25,12 +25,12 @@ int check(int32_t format, int64_t rows, int64_t columns, int64_t m, int32_t acti
     const int64_t row_bytes[] = {0, 0, 18, 20, 0, 0, 22, 24, 34, 36, 84, 110, 144, 176, 210, 292};
     std::vector<uint8_t> blocks(static_cast<size_t>(rows * columns / (format >= 10 ? 256 : 32) * row_bytes[format]));
     for (size_t i = 0; i < blocks.size(); i++) blocks[i] = static_cast<uint8_t>(i * 37 % 97);
-    Buffer packed(packed_bytes), scratch(hk_scratch_bytes(m, columns));
+    Buffer packed(packed_bytes), scratch(hk_scratch_bytes(format, m, columns));
     if (hk_pack(format, rows, columns, blocks.data(), packed.data) != 0) return 0;
     std::vector<float> x(static_cast<size_t>(m * columns), 0.5f), bias(static_cast<size_t>(rows), 1.0f);
     const int64_t outputs = activation ? rows / 2 : rows;
     std::vector<float> y(static_cast<size_t>(m * outputs)), residual(y.size(), 2.0f);
-    hk_activate(x.data(), m, columns, scratch.data, 0, m);
+    hk_activate(format, x.data(), m, columns, scratch.data, 0, m);
     const hk_weights weights{format, rows, columns, packed.data};
     const hk_epilogue epilogue{bias.data(), residual.data(), activation, nullptr, nullptr};
     hk_multiply(&weights, scratch.data, m, 0, hk_num_tiles(rows), y.data(), outputs, &epilogue);

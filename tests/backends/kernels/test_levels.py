@@ -80,7 +80,7 @@ def test_without_a_library_the_reason_is_told(tmp_path: Path, monkeypatch: pytes
         load_library(tmp_path / "text.so")
     old = tmp_path / "old.cpp"
     old.write_text('extern "C" __attribute__((visibility("default"))) int hk_abi_version() { return 0; }')
-    with pytest.raises(KernelsUnavailable, match="interface 0 and version 3 is expected; install hostelry again"):
+    with pytest.raises(KernelsUnavailable, match="interface 0 and version 4 is expected; install hostelry again"):
         load_library(build(tmp_path / "old.so", [old], "-shared"))
     monkeypatch.setenv("HOSTELRY_KERNELS", "0")
     with pytest.raises(KernelsUnavailable, match="switched off"):

@@ -12,19 +12,24 @@ import msgspec
 import numpy as np
 import pytest
 
-from backends.api import LoadableModel
+from backends.api import F32, LoadableModel
 from backends.kernels.library import KernelsUnavailable, Library, load_library
 from backends.loading import open_model
+from backends.models.spec import ModelSpec
 from backends.onnx import create_runner, tiles
 from backends.onnx.fused import FusedAttention
+from backends.onnx.graph import Graph
 from backends.onnx.linears import FORMATS, Weights
-from backends.onnx.recorder import record
+from backends.onnx.recorder import Recorder, record
+from backends.onnx.session import open_session, share_arrays
 from backends.onnx.tiles import find_kernels
 from backends.testing.models import FamilyName, ModelSizes, make_random_model, write_gguf_of
 from backends.testing.oracle import Oracle
+from backends.weights.decode import decode
+from backends.weights.formats import FORMATS as STORED
 from backends.weights.integers import SPLITTERS
 from backends.weights.tensor import StoredTensor
-from tests.backends.onnx.drive import Part, make_runner, run
+from tests.backends.onnx.drive import CPU, Part, make_runner, run
 from tests.backends.onnx.test_formats import random_tensor
 
 TOKENS = [11, 200, 45, 301, 7, 93, 128, 64, 5, 77]
@@ -66,6 +71,25 @@ def error_of(model: LoadableModel) -> float:
     return float(np.linalg.norm(logits - expected) / np.linalg.norm(expected))
 
 
+class NoAttention(FusedAttention):
+    """For a graph of linears alone."""
+
+    def __init__(self, spec: ModelSpec, graph: Graph) -> None:
+        pass
+
+
+def product_of(spec: ModelSpec, tensor: StoredTensor, x: F32, library: Library | None) -> F32:
+    """By the operator of the kernels, or without them by `MatMulNBits`."""
+    weights = Weights({"w": tensor}, exact=False, kernels=library, progress=lambda _: None)
+    recorder = Recorder(spec, weights, NoAttention, None)
+    graph, y = recorder.graph, recorder.product("embedded", ("w",))
+    graph.named("Identity", [y], [graph.output("y", ["T", tensor.shape[0]])])
+    shared = share_arrays(graph)
+    session = open_session(graph, CPU, threads=1, shared=shared, library=None if library is None else library.path)
+    made: F32 = session.run(["y"], {"embedded": x, "sel": np.zeros(0, np.int64)})[0]
+    return made
+
+
 def test_every_linear_is_one_operator(library: Library, quantized: LoadableModel) -> None:
     """q, k and v in one, gate and up in one with their activation, and nothing else around them."""
     operators = operators_of(quantized, library)
@@ -86,6 +110,23 @@ def test_every_format(library: Library, model: LoadableModel, name: str) -> None
 
     assert operators_of(mixed, library).get("QuantizedLinear") == 5
     assert error_of(mixed) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", SPLITTERS)
+def test_products_are_as_near_as_those_without(library: Library, model: LoadableModel, name: str) -> None:
+    """To those of float32 activations, also where these have outliers. The sums alone are rounded otherwise."""
+    rng, form = np.random.default_rng(6), STORED[name]
+    tensor = StoredTensor("w", name, (256, 1024), form.encode(rng.standard_normal((256, 1024), dtype=np.float32)))
+    x = rng.standard_normal((64, 1024), dtype=np.float32)
+    x[rng.random(x.shape) < 0.01] *= 20
+
+    ours, theirs = (
+        product_of(msgspec.structs.replace(model.spec, hidden_size=1024), tensor, x, kernels)
+        for kernels in (library, None)
+    )
+
+    expected = x @ decode(tensor).T
+    assert np.linalg.norm(ours - expected) <= 1.0001 * np.linalg.norm(theirs - expected)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma2", "gemma3", "olmo2", "phi3", "mixtral"])

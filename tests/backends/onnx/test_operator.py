@@ -14,6 +14,7 @@ import pytest
 from backends.api import F32
 from backends.errors import ModelError
 from backends.kernels.library import KernelsUnavailable, Library, load_library
+from backends.kernels.linear import Linear
 from backends.onnx.graph import HOSTELRY, Graph
 from backends.onnx.session import open_session, share_arrays
 from backends.weights.formats import FORMATS
@@ -21,7 +22,7 @@ from tests.backends.onnx.drive import CPU
 
 ROWS, COLUMNS = 96, 256
 TOLERANCE = 2e-2
-"""Relative; activations are rounded to int8 in blocks of 32."""
+"""Relative; activations are rounded to int8."""
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +41,11 @@ class Operator:
         library: Library,
         *,
         seed: int = 0,
+        name: str = "Q8_0",
         packed: npt.NDArray[np.uint8] | None = None,
         changes: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        form = FORMATS["Q8_0"]
+        form = FORMATS[name]
         rng = np.random.default_rng(seed)
         blocks = form.encode(rng.standard_normal((ROWS, COLUMNS), dtype=np.float32))
         self.values = form.decode(blocks)
@@ -105,6 +107,20 @@ def test_gated_activations(library: Library, activation: int, function: Callable
 
     turns = (x @ operator.values.T + operator.bias).reshape(5, -1, 2, 16)
     assert error_of(made, (function(turns[:, :, 0]) * turns[:, :, 1]).reshape(5, -1) + residual) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "Q6_K"])
+def test_the_bits_are_those_of_the_library(library: Library, name: str) -> None:
+    """Whatever the block of activations that a format takes."""
+    x, residual = (np.random.default_rng(3).standard_normal((9, size), dtype=np.float32) for size in (COLUMNS, ROWS))
+    operator = Operator(library, name=name)
+    linear = Linear(
+        library=library, ggml_type=FORMATS[name].ggml_type, rows=ROWS, columns=COLUMNS, packed=operator.tiles
+    )
+
+    made = operator.run(x, residual)
+
+    assert np.array_equal(made, linear.multiply(x, bias=operator.bias, residual=residual))
 
 
 def test_weights_are_read_where_they_lie(library: Library) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import httpx
 import pytest
 
@@ -176,3 +178,31 @@ async def test_backend_that_breaks_off() -> None:
 
     assert response.status_code == 500
     assert response.json()["error"]["code"] == "engine_failed"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [(PATH, chat(n=2)), ("/v1/completions", {"model": "demo", "prompt": ["a", "b"]})]
+)
+async def test_a_deadline_counts_from_arrival(
+    client: httpx.AsyncClient, house: House, path: str, body: dict[str, object]
+) -> None:
+    """Every choice must be there by then; without the field there is none."""
+    start = time.monotonic()
+    await client.post(path, json=body)
+    await client.post(path, json=body | {"deadline_s": 40})
+
+    *free, first, second = house.backend.requests
+    assert [request.deadline_at for request in free] == [None, None]
+    assert first.deadline_at == second.deadline_at
+    assert first.deadline_at is not None
+    assert start + 40 <= first.deadline_at <= time.monotonic() + 40
+
+
+async def test_an_answer_that_is_late_is_a_504() -> None:
+    """Nothing was sent yet, so the status tells; sending it again would not help."""
+    async with client_of(build(Script(failure=("deadline_exceeded", "late")))) as client:
+        response = await client.post(PATH, json=chat())
+
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
+    assert response.headers["x-should-retry"] == "false"
+    assert "retry-after" not in response.headers

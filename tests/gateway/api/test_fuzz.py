@@ -33,6 +33,7 @@ NAMES = [
     "presence_penalty",
     "repetition_penalty",
     "ignore_eos",
+    "deadline_s",
     "response_format",
     "tools",
     "tool_choice",

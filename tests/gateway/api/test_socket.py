@@ -191,6 +191,22 @@ async def test_failure_in_the_midst() -> None:
     assert await socket.close() == []
 
 
+async def test_a_deadline_passes() -> None:
+    """An error frame ends the request; the socket serves the next one."""
+    house = build(Script(pieces=("a", "b"), pause_before=1))
+    socket = await Socket(house.app).open()
+
+    socket.send(chat(deadline_s=0.1) | {"request_id": "d"})
+    while "error" not in (frame := await socket.frame()):
+        pass
+
+    assert (frame["error"]["code"], frame["request_id"]) == ("deadline_exceeded", "d")
+    house.backend.resume()
+    socket.send(chat() | {"request_id": "next"})
+    assert await socket.frames_until("done", "next")
+    assert await socket.close() == []
+
+
 async def test_missing_id_is_made(house: House) -> None:
     """A request without an id gets one, on every frame."""
     socket = await Socket(house.app).open()

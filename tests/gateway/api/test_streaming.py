@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.errors import ContextLengthExceeded, Overloaded
+from backends.errors import ContextLengthExceeded, DeadlineExceeded, Overloaded, TenantQueueFull, WaitTooLong
 from backends.generation import Delta, TokenLogprob
 from backends.testing.backend import Script
 from tests.gateway.api.asgi import Exchange
@@ -79,6 +79,9 @@ async def test_first_bytes_do_not_wait_for_tokens() -> None:
     [
         (ContextLengthExceeded("too long", param="messages"), 400, "context_length_exceeded"),
         (Overloaded("full", retry_after_s=2.5), 503, "engine_overloaded"),
+        (WaitTooLong("slow", retry_after_s=2.5), 503, "engine_overloaded"),
+        (TenantQueueFull("your own", retry_after_s=2.5), 429, "rate_limit_exceeded"),
+        (DeadlineExceeded("late"), 504, "deadline_exceeded"),
     ],
 )
 @pytest.mark.parametrize("n", [1, 2])
@@ -92,15 +95,17 @@ async def test_refusal_is_an_http_error(refusal: Exception, status: int, code: s
 
     assert found == status
     assert body["error"]["code"] == code
-    assert headers.get("retry-after") == ("3" if status == 503 else None)
-    assert headers.get("retry-after-ms") == ("2500" if status == 503 else None)
+    assert headers.get("retry-after") == ("3" if status in (429, 503) else None)
+    assert headers.get("retry-after-ms") == ("2500" if status in (429, 503) else None)
     assert house.metric("hostelry_requests_total", outcome="refused") == 1
+    assert house.metric("hostelry_refused_total", model="demo") == 1
 
 
 @pytest.mark.parametrize(
     ("script", "code"),
     [
         (Script(failure=("engine_failed", "the engine died")), "engine_failed"),
+        (Script(failure=("deadline_exceeded", "late")), "deadline_exceeded"),
         (Script(breaks_off=True), "engine_failed"),
         (Script(fault=ValueError("inside")), None),
     ],
@@ -122,6 +127,23 @@ async def test_failure_after_the_first_byte(script: Script, code: str | None) ->
     assert "[DONE]" not in wire
     assert '"finish_reason":"' not in wire
     assert house.metric("hostelry_requests_total", outcome="failed") == 1
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_a_deadline_passes_amid_a_stream(n: int) -> None:
+    """What came is there, then one error event; every choice is ended, and what came is counted."""
+    house = build(Script(pieces=("a", "b"), pause_before=1))
+    exchange = Exchange(house.app, chat(stream=True, n=n, deadline_s=0.2))
+
+    await exchange.start()
+    wire = (await exchange.rest()).decode()
+
+    *_, last, _ = wire.split("\n\n")
+    assert wire.count('"content":"a"') == n
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "deadline_exceeded"
+    assert "[DONE]" not in wire
+    assert house.backend.running == set()
+    assert house.metric("hostelry_completion_tokens_total") == n
 
 
 @pytest.mark.parametrize("stream", [True, False])

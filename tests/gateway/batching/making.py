@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from backends.api import KVLimit, LoadableModel
+from backends.api import AdapterWeights, KVLimit, LoadableModel
 from backends.generation import Sampling
 from backends.kv import BLOCK_TOKENS
 from backends.models.spec import ModelSpec
@@ -87,6 +87,7 @@ def make_paged_loop(
     max_step_tokens: int = 16,
     order: AdmissionOrder | None = None,
     has_prefixes: bool = True,
+    adapters: Mapping[str, AdapterWeights] | None = None,
 ) -> Loop:
     """Over blocks of 16 tokens, as many as four sequences of 64 tokens need."""
     runner = runner or FakeRunner(faults)
@@ -101,6 +102,7 @@ def make_paged_loop(
         rooms=Blocks(num_blocks=num_blocks, block_tokens=BLOCK_TOKENS, has_prefixes=has_prefixes),
         order=order or FirstComeFirstServed(),
         vocab_size=VOCAB,
+        adapters=adapters,
     )
 
 

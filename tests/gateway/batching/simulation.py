@@ -27,6 +27,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int = 20
     weight: float = 1.0
     priority: int = 0
+    deadline_s: float | None = None
 
 
 class Simulation:
@@ -87,5 +88,7 @@ class Simulation:
 
 def _sequence(number: int, job: Job) -> Sequence:
     add = make_add(number, prompt=range(job.num_prompt), max_tokens=job.max_tokens)
-    add = msgspec.structs.replace(add, tenant=job.tenant, weight=job.weight, priority=job.priority)
+    add = msgspec.structs.replace(
+        add, tenant=job.tenant, weight=job.weight, priority=job.priority, deadline_s=job.deadline_s
+    )
     return Sequence(add, arrival=number, vocab_size=VOCAB)

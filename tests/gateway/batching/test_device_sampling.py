@@ -7,7 +7,7 @@ from collections import deque
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.api import F32, RowSampling, RunnerCapabilities, Step, StepResult, Ticket
@@ -251,6 +251,7 @@ def test_a_failed_step_takes_those_behind_it_along(faults: FakeFaults) -> None:
         assert tokens_of(outputs, number) == solo_tokens(make_add(number, max_tokens=12, sampling=wish))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7), st.booleans()), max_size=40), st.integers(8, 32))
 def test_whatever_comes_and_goes_ahead(events: list[tuple[int, int, bool]], num_blocks: int) -> None:
     """Sequences come, leave and push each other out while steps are out: who stays gets its own tokens."""

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.batching.admission import AdmissionOrder, FirstComeFirstServed
-from gateway.batching.fair import PRIORITY_LEAD, FairShare
+from gateway.batching.fair import PRIORITY_LEAD, URGENT_LEAD, FairShare
+from gateway.batching.sequence import URGENT_WITHIN_S
 from tests.gateway.batching.simulation import Job, Simulation
 
 ORDERS: tuple[type[FairShare], type[FirstComeFirstServed]] = (FairShare, FirstComeFirstServed)
@@ -151,3 +152,57 @@ def test_the_bound_between_backlogged_tenants(sizes: list[tuple[int, int]], unti
     most = 8 * max(p + 2 * m for p, m in sizes)
 
     assert abs(simulation.served["a"] - simulation.served["b"]) <= 2 * most
+
+
+def starts(simulation: Simulation) -> list[int]:
+    """Jobs in the order of their first tokens."""
+    return sorted(simulation.first_token_s, key=lambda number: simulation.first_token_s[number])
+
+
+def test_a_near_deadline_overtakes_its_own_queue() -> None:
+    """By no more than the lead, so the others of its tenant are not left behind for ever."""
+    patient = [Job(tenant="a") for _ in range(200)]
+    simulation = simulate(FairShare(), [*patient, Job(tenant="a", deadline_s=0.0)])
+    place = starts(simulation).index(200)
+
+    assert 200 - URGENT_LEAD - 8 <= place <= 200 - URGENT_LEAD + 8
+
+
+def test_a_far_deadline_is_none() -> None:
+    """What has time waits its turn."""
+    patient = [Job(tenant="a") for _ in range(100)]
+    simulation = simulate(FairShare(), [*patient, Job(tenant="a", deadline_s=URGENT_WITHIN_S)])
+
+    assert starts(simulation)[-1] == 100
+
+
+def test_a_tenant_in_a_hurry_gets_a_bounded_lead() -> None:
+    """One that marks all of its requests urgent is ahead by a step of priority, and no further."""
+    jobs = [
+        Job(tenant=tenant, num_prompt=40, max_tokens=40, deadline_s=deadline_s)
+        for tenant, deadline_s in (("calm", None), ("hasty", 0.0))
+        for _ in range(600)
+    ]
+    longest = 40 + 2 * 40
+
+    for until in (5.0, 20.0, 60.0):
+        served = simulate(FairShare(), jobs, until=until).served
+        assert 0 < served["hasty"] - served["calm"] <= PRIORITY_LEAD + 2 * 8 * longest
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.one_of(st.none(), st.floats(0, 12)), st.integers(1, 30)),
+        min_size=1,
+        max_size=60,
+    )
+)
+def test_whatever_the_deadlines_all_are_served(jobs: list[tuple[str, float | None, int]]) -> None:
+    """Nothing is lost, and no place stays empty while somebody waits."""
+    simulation = simulate(
+        FairShare(), [Job(tenant=tenant, deadline_s=left, num_prompt=length) for tenant, left, length in jobs]
+    )
+
+    assert set(simulation.ended_at) == set(range(len(jobs)))
+    assert simulation.num_idle_places == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -41,7 +42,9 @@ def make_load(model_path: Path, *, max_batch: int = 4, max_context: int | None =
     )
 
 
-def make_options(model_path: Path, *, max_context: int | None = None, max_waiting: int = 8) -> EngineOptions:
+def make_options(
+    model_path: Path, *, max_context: int | None = None, max_waiting: int = 8, max_waiting_per_tenant: int | None = None
+) -> EngineOptions:
     return EngineOptions(
         name="fake",
         model_path=model_path,
@@ -49,6 +52,7 @@ def make_options(model_path: Path, *, max_context: int | None = None, max_waitin
         max_batch=4,
         max_context=max_context,
         max_waiting=max_waiting,
+        max_waiting_per_tenant=max_waiting if max_waiting_per_tenant is None else max_waiting_per_tenant,
         kv_bytes=1 << 30,
     )
 
@@ -116,6 +120,8 @@ def make_request(
     sampling: Sampling = GREEDY,
     stop: tuple[str, ...] = (),
     adapter: str | None = None,
+    deadline_s: float | None = None,
+    tenant: str = "default",
 ) -> GenerateRequest:
     return GenerateRequest(
         request_id="r",
@@ -125,6 +131,8 @@ def make_request(
         stop=stop,
         ignore_eos=True,
         adapter=adapter,
+        deadline_at=None if deadline_s is None else time.monotonic() + deadline_s,
+        tenant=tenant,
     )
 
 

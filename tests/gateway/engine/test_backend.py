@@ -9,7 +9,15 @@ import msgspec
 import pytest
 
 from backends.api import Backend
-from backends.errors import ContextLengthExceeded, ModelError, Overloaded, RequestError
+from backends.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    ModelError,
+    Overloaded,
+    RequestError,
+    TenantQueueFull,
+    WaitTooLong,
+)
 from backends.generation import (
     ChatPrompt,
     Delta,
@@ -222,6 +230,116 @@ async def test_full_queue_is_an_answer(model_path: Path) -> None:
         for events in running:
             await events.aclose()
         assert isinstance(end_of(await collect(backend, make_request())), Done)
+
+
+async def test_a_tenants_own_queue_is_its_own_affair(model_path: Path) -> None:
+    """Its next request is refused, with a code of its own; another tenant's waits its turn."""
+    options = make_options(model_path, max_waiting=4, max_waiting_per_tenant=1)
+    async with running_backend(options, start=inline()) as backend:
+        running = [backend.generate(make_request(max_tokens=FOREVER)) for _ in range(5)]
+        for events in running:
+            await anext(events)
+
+        with pytest.raises(TenantQueueFull, match="1 requests of this tenant wait") as refusal:
+            await collect(backend, make_request())
+
+        assert refusal.value.code == "rate_limit_exceeded"
+        other = await collect(backend, make_request(tenant="other"))
+        assert isinstance(end_of(other), Done)
+        for events in running:
+            await events.aclose()
+
+
+async def test_who_would_wait_too_long_is_told(model_path: Path) -> None:
+    """Four long answers run and one waits longer than the target already: the next is refused, until one has ended."""
+    options = msgspec.structs.replace(make_options(model_path, max_waiting=100), ttft_target_s=0.05)
+    async with running_backend(options, start=inline(FakeFaults(delay_s=0.002))) as backend:
+        running = [backend.generate(make_request(max_tokens=FOREVER)) for _ in range(4)]
+        for events in running:
+            await anext(events)
+            await anext(events)
+        waiting = asyncio.create_task(collect(backend, make_request()))
+        for _ in range(100):
+            await anext(running[0])
+
+        with pytest.raises(WaitTooLong, match="a first token would take about"):
+            await collect(backend, make_request())
+
+        for events in running:
+            await events.aclose()
+        assert isinstance(end_of(await waiting), Done)
+        assert isinstance(end_of(await collect(backend, make_request())), Done)
+
+
+async def test_a_finished_answer_keeps_nobody_out(model_path: Path) -> None:
+    """Readers who have not fetched their last events hold no place."""
+    async with running_backend(make_options(model_path, max_waiting=1), start=inline()) as backend:
+        slow = [backend.generate(make_request(max_tokens=1)) for _ in range(8)]
+        for events in slow:
+            await anext(events)
+            await anext(events)
+
+        assert isinstance(end_of(await collect(backend, make_request())), Done)
+        for events in slow:
+            await events.aclose()
+
+
+@pytest.mark.parametrize("num_before", [0, 4])
+async def test_a_deadline_ends_the_request(model_path: Path, num_before: int) -> None:
+    """Amid its answer or still queued: `Failed` with its code and what was offered so far, and the engine is free."""
+    async with running_backend(make_options(model_path), start=inline(FakeFaults(delay_s=0.002))) as backend:
+        others = [backend.generate(make_request(max_tokens=FOREVER)) for _ in range(num_before)]
+        for events in others:
+            await anext(events)
+            await anext(events)
+
+        late = await collect(backend, make_request(max_tokens=FOREVER, deadline_s=0.1))
+
+        end = end_of(late)
+        assert isinstance(end, Failed)
+        assert end.code == "deadline_exceeded"
+        shown = sum(len(event.token_ids) for event in late if isinstance(event, Delta))
+        assert end.usage == Usage(prompt_tokens=3, completion_tokens=shown)
+        assert (shown == 0) == (num_before > 0)
+        for other in others:
+            await other.aclose()
+        await collect(backend, make_request(max_tokens=2))
+        stats = backend.stats()
+        assert stats is not None
+        assert (stats.running, stats.waiting) == (0, 0)
+
+
+async def test_a_deadline_that_is_met_changes_nothing(model_path: Path) -> None:
+    """The same answer as without one."""
+    async with running_backend(make_options(model_path), start=inline()) as backend:
+        free = await collect(backend, make_request())
+
+        assert await collect(backend, make_request(deadline_s=60.0)) == free
+
+
+async def test_a_deadline_that_has_passed_begins_nothing(model_path: Path) -> None:
+    """Refused before it was accepted; the field is named."""
+    async with running_backend(make_options(model_path), start=inline()) as backend:
+        with pytest.raises(DeadlineExceeded) as refusal:
+            await collect(backend, make_request(deadline_s=-1.0))
+
+        assert refusal.value.param == "deadline_s"
+        assert backend.stats() is None
+
+
+async def test_steps_are_tallied(model_path: Path) -> None:
+    """One entry a step: its time, sequences and tokens; one a request for the time in the queue."""
+    async with running_backend(make_options(model_path), start=inline()) as backend:
+        await asyncio.gather(*(collect(backend, make_request(max_tokens=5)) for _ in range(3)))
+        stats, tallies = backend.stats(), backend.tallies
+
+    assert stats is not None
+    for tally in (tallies.step_seconds, tallies.step_sequences, tallies.step_tokens):
+        assert tally.buckets()[-1] == ("+Inf", stats.steps)
+    assert tallies.step_sequences.total == stats.batched_sequences
+    assert tallies.step_tokens.total == 3 * 3 + 3 * 5
+    assert tallies.step_seconds.total == pytest.approx(stats.step_time_s)
+    assert tallies.queue_seconds.buckets()[-1] == ("+Inf", 3.0)
 
 
 async def test_broken_row_fails_with_its_code(model_path: Path) -> None:

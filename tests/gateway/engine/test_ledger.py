@@ -80,6 +80,24 @@ async def test_closing_tells_the_engine_once() -> None:
     assert ledger.num_open == 0
 
 
+async def test_a_request_expires_once() -> None:
+    """The engine is told to forget it and its consumer why; one that has ended does not expire."""
+    ledger, sent = make_ledger(), list[ToEngine]()
+    ledger.engine_is_up(sent.append)
+    late, ended = ledger.submit(make_add()), ledger.submit(make_add())
+    ledger.deliver((Output(ended.add.id, (1,), finish_reason="length"),))
+
+    for _ in range(2):
+        late.expire()
+        ended.expire()
+    late.close()
+
+    (output,) = await late.get()
+    assert (output.error or "").startswith("deadline_exceeded: ")
+    assert [message for message in sent if not isinstance(message, Add)] == [Abort(late.add.id)]
+    assert [each.finish_reason for each in await ended.get()] == ["length"]
+
+
 async def test_silence_counts_only_while_something_is_owed() -> None:
     """An idle engine may be silent for ever."""
     now_s = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -15,6 +15,7 @@ from gateway.engine.messages import (
     Abort,
     Add,
     Died,
+    EngineStats,
     FrameBuffer,
     FromEngine,
     LoadFailed,
@@ -58,6 +59,11 @@ class Gateway:
             assert message is not None, f"the engine ended without {kind.__name__}"
         return message
 
+    def stepped(self) -> Stepped:
+        message = self.receive_until(Stepped)
+        assert isinstance(message, Stepped)
+        return message
+
     def end(self) -> int | None:
         self._socket.close()
         self._thread.join(PATIENCE_S)
@@ -94,6 +100,50 @@ def test_load_then_steps_then_idle(gateway: Gateway, model_path: Path) -> None:
     gateway.send(Stop())
     assert gateway.receive() is None
     assert gateway.end() == EXIT_OK
+
+
+LONG = 6400
+"""Tokens of a prompt that takes a hundred steps."""
+STAGES: dict[str, Callable[[EngineStats], bool]] = {
+    "queued": lambda stats: stats.waiting == 1,
+    "prefill": lambda stats: stats.running == 1 and 0 < stats.prefill_tokens < LONG,
+    "decode": lambda stats: stats.running == 1 and stats.generated_tokens > 2,
+}
+
+
+@pytest.mark.parametrize("gateway", [FakeFaults(delay_s=0.05)], indirect=True)
+@pytest.mark.parametrize("stage", STAGES)
+def test_abort_frees_within_one_step(gateway: Gateway, model_path: Path, stage: str) -> None:
+    """Queued, amid its prompt or amid its answer: after the step that runs nothing of it is left."""
+    gateway.send(make_load(model_path, max_batch=1))
+    prompt = (1,) * LONG if stage == "prefill" else (1, 2, 3)
+    before = (add(1, max_tokens=FOREVER),) if stage == "queued" else ()
+    gateway.send(*before, msgspec.structs.replace(make_add(prompt=prompt, max_tokens=FOREVER), id=2))
+    while not STAGES[stage](seen := gateway.stepped().stats):
+        pass
+
+    gateway.send(Abort(2))
+    while (message := gateway.stepped()).stats.waiting or message.stats.running > len(before):
+        pass
+
+    # The one that ran when the message came, and the one whose numbers were read last.
+    assert message.stats.steps <= seen.steps + 2
+    assert not [output for output in message.outputs if output.id == 2]
+    assert message.stats.kv_tokens == 0 or before
+
+
+@pytest.mark.parametrize("gateway", [FakeFaults(delay_s=0.05)], indirect=True)
+def test_first_output_tells_how_long_it_waited(gateway: Gateway, model_path: Path) -> None:
+    """One place: the second of two waits for the first, and says so once."""
+    gateway.send(make_load(model_path, max_batch=1), add(1, max_tokens=3), add(2, max_tokens=3))
+    outputs: list[Output] = []
+    while len(outputs) < 6:
+        outputs += gateway.stepped().outputs
+
+    queued = {number: [output.queued_s for output in outputs if output.id == number] for number in (1, 2)}
+    assert queued[1][0] < 0.05
+    assert queued[2][0] >= 0.15
+    assert queued[1][1:] == queued[2][1:] == [0.0, 0.0]
 
 
 def test_abort_while_running_is_seen_in_the_gauges(gateway: Gateway, model_path: Path) -> None:

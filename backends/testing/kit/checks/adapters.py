@@ -123,6 +123,32 @@ def _refused(subject: Subject, slot: int, adapter: AdapterWeights, *, when: str)
     )
 
 
+def check_lora_misfits(bench: Bench) -> None:
+    subject = bench.subject()
+    good, last = _adapter(subject, rank=1, seed=370), subject.runner.capabilities().lora_slots - 1
+    subject.runner.put_adapter(0, good)
+    for what, adapter in _misfits(good).items():
+        _refused(subject, last, adapter, when=f"an adapter with {what}")
+        if last:
+            _confirm_adapter(subject, 0, good, what=f"another adapter after one with {what} was refused")
+    subject.runner.put_adapter(last, good)
+    _confirm_adapter(subject, last, good, what="an adapter put where others were refused")
+
+
+def _misfits(good: AdapterWeights) -> dict[str, AdapterWeights]:
+    """What is wrong with it → an adapter whose last matrices do not fit; a runner may have taken the others by then."""
+    *_, (name, (a, b)) = good.matrices.items()
+    pairs = {
+        "a column too many in A": (np.pad(a, ((0, 0), (0, 1))), b),
+        "a row too many in B": (a, np.pad(b, ((0, 1), (0, 0)))),
+        "a row too few in B": (a, b[:-1]),
+        "A and B of a higher rank than it says": (np.repeat(a, 2, axis=0), np.repeat(b, 2, axis=1)),
+        "A and B of different ranks": (a, np.repeat(b, 2, axis=1)),
+        "A and B transposed": (a.T.copy(), b.T.copy()),
+    }
+    return {what: msgspec.structs.replace(good, matrices={**good.matrices, name: pair}) for what, pair in pairs.items()}
+
+
 def check_lora_undeclared(bench: Bench) -> None:
     if bench.capabilities.lora_slots:
         raise CheckSkipped("the runner declares LoRA")
@@ -180,6 +206,13 @@ CHECKS = (
         name="lora_refused",
         claim="Ranks, targets and slots beyond what is declared raise CapacityExceeded.",
         run=check_lora_refused,
+        needs="lora_slots",
+        layouts=(),
+    ),
+    Check(
+        name="lora_misfits",
+        claim="Matrices that fit no linear, or not the rank, raise CapacityExceeded.",
+        run=check_lora_misfits,
         needs="lora_slots",
         layouts=(),
     ),
