@@ -19,6 +19,7 @@ from gateway.app import create_app
 from gateway.config import Config, ConfigError, ModelConfig
 from gateway.drain import Drain
 from gateway.engine.backend import EngineBackend, EngineOptions, start_engine_backend
+from gateway.garbage import spare_what_is_there
 from gateway.hub import Progress, resolve_model
 from gateway.logs import configure_logs
 from gateway.metrics import Metrics
@@ -69,6 +70,7 @@ async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key
         console.print(f"listening {url}", soft_wrap=True)
         await stop.unless_sooner(_load_all(config.models, models, data_dir=data_dir))
         if not stop.wanted:
+            spare_what_is_there()
             announce_ready(url, model=next(iter(models)).name, key_hint=key_hint)
         await stop.wait(timeout_s=config.server.drain_timeout_s)
     return EXIT_OK
