@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from itertools import chain, pairwise
 
 import msgspec
 import numpy as np
@@ -130,8 +131,7 @@ class FakeRunner:
             time.sleep(self._faults.delay_s)
         self._fail_if_ordered(step)
         self._write(step)
-        logits = np.stack([self._logits_at(step, row) for row in step.logit_rows.tolist()] or [self._no_row()])
-        logits = logits[: len(step.logit_rows)]
+        logits = self._logits(step)
         if self._num_submitted in self._faults.nan_rows:
             logits[self._faults.nan_rows[self._num_submitted]] = np.nan
         return FakeTicket(logits)
@@ -171,17 +171,20 @@ class FakeRunner:
         """Hold the engine to the contract of `Step`. Raises `Fatal`."""
         if self._is_closed:
             raise Fatal("the runner is closed")
-        num_new = np.diff(step.q_start)
-        if step.num_sequences < 1 or num_new.min() < 1 or step.q_start[0] != 0 or step.q_start[-1] != step.num_tokens:
-            raise Fatal(f"q_start {step.q_start.tolist()} does not cut {step.num_tokens} tokens into sequences")
-        if len(set(step.slot.tolist())) != step.num_sequences:
-            raise Fatal(f"slots {step.slot.tolist()} are not distinct")
-        if step.kv_len.max() > self._kv.shape[1]:
-            raise Fatal(f"kv_len {step.kv_len.tolist()} exceeds {self._kv.shape[1]}")
-        ends = np.repeat(step.kv_len - step.q_start[1:], num_new)
-        if not np.array_equal(step.positions, ends + np.arange(step.num_tokens)):
+        # Lists: steps are small, and NumPy takes microseconds for each look at a few numbers.
+        starts, kv_len, slots = step.q_start.tolist(), step.kv_len.tolist(), step.slot.tolist()
+        num_new = [end - start for start, end in pairwise(starts)]
+        if step.num_sequences < 1 or min(num_new) < 1 or starts[0] != 0 or starts[-1] != step.num_tokens:
+            raise Fatal(f"q_start {starts} does not cut {step.num_tokens} tokens into sequences")
+        if len(set(slots)) != step.num_sequences:
+            raise Fatal(f"slots {slots} are not distinct")
+        if max(kv_len) > self._kv.shape[1]:
+            raise Fatal(f"kv_len {kv_len} exceeds {self._kv.shape[1]}")
+        leading = [range(end - count, end) for end, count in zip(kv_len, num_new, strict=True)]
+        if step.positions.tolist() != list(chain.from_iterable(leading)):
             raise Fatal("positions do not lead up to kv_len")
-        if step.token_ids.min() < 0 or step.token_ids.max() >= len(self._mixed_ids):
+        token_ids = step.token_ids.tolist()
+        if min(token_ids) < 0 or max(token_ids) >= len(self._mixed_ids):
             raise Fatal("a token id lies outside the vocabulary")
 
     def _fail_if_ordered(self, step: Step) -> None:
@@ -204,16 +207,18 @@ class FakeRunner:
         self._kv[self._slot_of_token(step), step.positions] = (hashed ^ (hashed >> np.uint64(29))) * _MIX_B
 
     def _slot_of_token(self, step: Step) -> npt.NDArray[np.int32]:
-        return np.repeat(step.slot, np.diff(step.q_start))
+        return np.repeat(step.slot, step.q_start[1:] - step.q_start[:-1])
 
-    def _logits_at(self, step: Step, row: int) -> F32:
-        """Logits after the token at `row` of the step, from the KV of its sequence up to there: [vocab]."""
-        sequence = int(np.searchsorted(step.q_start, row, side="right")) - 1
-        seen = self._kv[step.slot[sequence], : step.positions[row] + 1]
-        mixed = (self._mixed_ids ^ seen.sum(dtype=np.uint64)) * _MIX_A
+    def _logits(self, step: Step) -> F32:
+        """After the tokens at the step's `logit_rows`: [rows, vocab]."""
+        seen = [self._seen_at(step, row) for row in step.logit_rows.tolist()]
+        mixed = (self._mixed_ids ^ np.array(seen, dtype=np.uint64)[:, None]) * _MIX_A
         mixed = (mixed ^ (mixed >> np.uint64(31))) * _MIX_B
         logits: F32 = (mixed >> np.uint64(40)).astype(np.float32) * (_SPREAD / np.float32(1 << 24))
         return logits
 
-    def _no_row(self) -> F32:
-        return np.zeros(len(self._mixed_ids), dtype=np.float32)
+    def _seen_at(self, step: Step, row: int) -> np.uint64:
+        """The sum of what is stored for a sequence, up to the token at `row` of the step."""
+        sequence = int(step.q_start.searchsorted(row, side="right")) - 1
+        seen: np.uint64 = self._kv[step.slot[sequence], : step.positions[row] + 1].sum(dtype=np.uint64)
+        return seen
