@@ -17,6 +17,7 @@ from backends.errors import BackendError
 from gateway import __version__
 from gateway.app import create_app
 from gateway.config import Config, ConfigError, ModelConfig
+from gateway.corked import CorkedProtocol
 from gateway.drain import Drain
 from gateway.engine.backend import EngineBackend, EngineOptions, start_engine_backend
 from gateway.garbage import spare_what_is_there
@@ -213,12 +214,13 @@ async def _listening(services: Services, listener: socket.socket) -> AsyncIterat
     """Answer HTTP on the socket until the block ends."""
     config = uvicorn.Config(
         create_app(services),
-        http="httptools",
+        http=CorkedProtocol,
         ws="websockets-sansio",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody reads what they would change; the door looks at them itself
         timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
     )
     server = _Server(config)
