@@ -40,7 +40,12 @@ async def _post(services: Services, scope: HTTPScope, receive: Receive, send: Se
     body = await read_json_body(scope, receive, max_bytes=services.max_body_bytes)
     decoded = _decoder.decode(body)
     served = services.models.route(decoded.request.model, visit.guest.tenant)
-    room = services.limiter.room(visit.guest, served.name, served.price)
-    plan = plan_chat(decoded.request, served=served, caller=visit.guest, request_id=visit.request_id, room=room)
+    plan = plan_chat(
+        decoded.request,
+        served=served,
+        caller=visit.guest,
+        request_id=visit.request_id,
+        room=services.limiter.room,
+    )
     headers = ignored_header(decoded)
     await Answer(plan, services, send, request_id=visit.request_id, headers=headers).give(receive)
