@@ -17,8 +17,10 @@ from backends.errors import BackendError
 from gateway import __version__
 from gateway.app import create_app
 from gateway.config import Config, ConfigError, ModelConfig
+from gateway.corked import CorkedProtocol
 from gateway.drain import Drain
 from gateway.engine.backend import EngineBackend, EngineOptions, start_engine_backend
+from gateway.garbage import spare_what_is_there
 from gateway.hub import Progress, resolve_model
 from gateway.logs import configure_logs
 from gateway.metrics import Metrics
@@ -69,6 +71,7 @@ async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key
         console.print(f"listening {url}", soft_wrap=True)
         await stop.unless_sooner(_load_all(config.models, models, data_dir=data_dir))
         if not stop.wanted:
+            spare_what_is_there()
             announce_ready(url, model=next(iter(models)).name, key_hint=key_hint)
         await stop.wait(timeout_s=config.server.drain_timeout_s)
     return EXIT_OK
@@ -220,12 +223,13 @@ async def _listening(services: Services, listener: socket.socket) -> AsyncIterat
     """Answer HTTP on the socket until the block ends."""
     config = uvicorn.Config(
         create_app(services),
-        http="httptools",
+        http=CorkedProtocol,
         ws="websockets-sansio",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody reads what they would change; the door looks at them itself
         timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
     )
     server = _Server(config)
