@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from statistics import mean, median, quantiles
 
-import aiohttp
 import msgspec
 
-from e2e.harness.completions import WITHOUT_SPECIALS, completion_body, drawn_prompt, engine
+from e2e.harness.completions import WITHOUT_SPECIALS, completion_body, drawn_prompt, engine, wait_idle
 from e2e.harness.house import Known, Target
-from e2e.harness.live import Live, live_session
+from e2e.harness.live import Client, Live, live_client
 from e2e.harness.nonce import rng
 from e2e.harness.record import record
 
@@ -61,27 +60,29 @@ def check_b4_flow(target: Target, known: Known) -> None:
 
 
 async def _check_joins(target: Target) -> None:
-    async with live_session() as session:
+    async with live_client() as client:
+        wait_idle(target, "big")
         before = engine(target, "big")["generated_tokens"]
-        running = _live(target, session, prompt=8, tokens=LONG)
+        running = _live(target, client, prompt=8, tokens=LONG)
         await running.wait_for(1, within_s=JOINS_WITHIN_S)
         made = engine(target, "big")["generated_tokens"] - before
         assert made < LONG / 8, f"its first token was shown after {made:.0f} were made"
-        short = _live(target, session, prompt=8, tokens=SHORT)
+        short = _live(target, client, prompt=8, tokens=SHORT)
         await short.wait_end(within_s=JOINS_WITHIN_S)
         assert not running.is_ended, f"{LONG} tokens took no longer than {SHORT} that came later"
         await running.close()
+        wait_idle(target, "big")
 
 
 async def _flow(target: Target) -> Flow:
-    async with live_session() as session:
-        alone = [await _first_token_s(target, session)]
-        running = _live(target, session, prompt=8, tokens=LONG)
+    async with live_client() as client:
+        alone = [await _first_token_s(target, client)]
+        running = _live(target, client, prompt=8, tokens=LONG)
         await running.wait_for(ALONE, within_s=WITHIN_S)
-        await _live(target, session, prompt=8, tokens=SHORT).wait_end(within_s=WITHIN_S)
-        first_token_s = await _first_token_s(target, session)
+        await _live(target, client, prompt=8, tokens=SHORT).wait_end(within_s=WITHIN_S)
+        first_token_s = await _first_token_s(target, client)
         await running.wait_end(within_s=WITHIN_S)
-        alone.append(await _first_token_s(target, session))
+        alone.append(await _first_token_s(target, client))
     return Flow(
         prefill_alone_s=mean(alone),
         first_token_s=first_token_s,
@@ -91,9 +92,9 @@ async def _flow(target: Target) -> Flow:
     )
 
 
-async def _first_token_s(target: Target, session: aiohttp.ClientSession) -> float:
+async def _first_token_s(target: Target, client: Client) -> float:
     """Of a long prompt that nobody asked before."""
-    asked = _live(target, session, prompt=PROMPT, tokens=2)
+    asked = _live(target, client, prompt=PROMPT, tokens=2)
     await asked.wait_end(within_s=WITHIN_S)
     return asked.first_s
 
@@ -101,6 +102,6 @@ async def _first_token_s(target: Target, session: aiohttp.ClientSession) -> floa
 _draw = rng("joining")
 
 
-def _live(target: Target, session: aiohttp.ClientSession, *, prompt: int, tokens: int) -> Live:
+def _live(target: Target, client: Client, *, prompt: int, tokens: int) -> Live:
     body = completion_body(drawn_prompt(_draw, prompt), max_tokens=tokens, model="big") | WITHOUT_SPECIALS
-    return Live(session, f"{target.api}/completions", body, target.keys.acme)
+    return client.stream(f"{target.api}/completions", body, target.keys.acme)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 from e2e.harness.counters import Counters
 from e2e.harness.house import Target
@@ -39,6 +40,13 @@ def cached(answer: Json) -> int:
     found = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
     assert isinstance(found, int)
     return found
+
+
+def wait_idle(target: Target, model: str) -> None:
+    """Until nobody's tokens are computed any more, also for those who left."""
+    deadline = time.monotonic() + 10
+    while Counters(target.url).total("hostelry_engine_running", model=model):
+        assert time.monotonic() < deadline, f"{model} still computes"
 
 
 def engine(target: Target, model: str) -> dict[str, float]:

@@ -68,9 +68,27 @@ class Live:
             self._news.set()
 
 
+class Client:
+    """Streams at once, without limits of its own; those that are open at its end are left."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+        self._lives: list[Live] = []
+
+    def stream(self, url: str, body: Json, key: str) -> Live:
+        self._lives.append(Live(self._session, url, body, key))
+        return self._lives[-1]
+
+    async def close(self) -> None:
+        await asyncio.gather(*(live.close() for live in self._lives))
+
+
 @asynccontextmanager
-async def live_session() -> AsyncIterator[aiohttp.ClientSession]:
-    """A client without limits of its own."""
+async def live_client() -> AsyncIterator[Client]:
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as session:
-        yield session
+        client = Client(session)
+        try:
+            yield client
+        finally:
+            await client.close()
