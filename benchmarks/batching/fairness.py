@@ -33,15 +33,15 @@ def measure_fairness(scene: Scene) -> dict[str, object]:
 async def _measured(scene: Scene, hall: Hall) -> dict[str, object]:
     equal, weighted = Counter[str](), Counter[str]()
     ratios: list[float] = []
-    for _ in range(scene.effort.rounds):
-        fair = await _served(scene, hall, "fair", EQUAL)
-        first_come = await _served(scene, hall, "fcfs", EQUAL)
+    for number in range(scene.effort.rounds):
+        orders = ("fair", "fcfs") if number % 2 else ("fcfs", "fair")
+        served = {order: await _served(scene, hall, order, EQUAL) for order in orders}
+        ratios.append(served["fair"].total() / served["fcfs"].total())
+        equal += served["fair"]
         weighted += await _served(scene, hall, "fair", WEIGHTED)
-        ratios.append(fair.total() / first_come.total())
-        equal += fair
     return {
         "pieces": {"equal": dict(equal), "weighted": dict(weighted)},
-        "jain": round(_jain([equal[name] for name in EQUAL]), 4),
+        "jain": round(jain([equal[name] for name in EQUAL]), 4),
         "off_its_share": {name: round(_off(weighted, name), 4) for name in WEIGHTED},
         "over_first_come": round(statistics.median(ratios), 3),
     }
@@ -76,7 +76,7 @@ async def _ask_until(
             counted[target.label] += begin <= time.perf_counter() < end
 
 
-def _jain(values: list[int]) -> float:
+def jain(values: list[int]) -> float:
     """Jain, Chiu and Hawe (1984): 1 where all have the same, 1/n where one has everything."""
     return sum(values) ** 2 / (len(values) * sum(value * value for value in values))
 

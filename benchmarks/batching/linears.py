@@ -51,9 +51,14 @@ class Linears:
         self._run(x)
         return statistics.median(self._run(x) for _ in range(_RUNS))
 
+    def logits(self, x: F32) -> F32:
+        """`x`: [rows, hidden]; what it has become after all linears, [rows, vocab]."""
+        made: F32 = self._session.run(["logits"], {"embedded": x, "sel": np.arange(len(x))})[0]
+        return made
+
     def _run(self, x: F32) -> float:
         start = time.perf_counter()
-        self._session.run(["logits"], {"embedded": x, "sel": np.arange(len(x))})
+        self.logits(x)
         return time.perf_counter() - start
 
 

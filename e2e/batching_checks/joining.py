@@ -18,7 +18,7 @@ ALONE = 24
 """Tokens of the running answer before anybody joins."""
 SEVERAL_STEPS, SLOWEST = 3, 3
 JOINS_WITHIN_S, WITHIN_S = 8.0, 90.0
-TRIES = 2
+TRIES = 3
 
 
 class Flow(msgspec.Struct, frozen=True, kw_only=True):
