@@ -36,6 +36,10 @@ class Live:
     def gaps(self) -> list[float]:
         return [later - earlier for earlier, later in pairwise(self.arrivals)]
 
+    def gaps_within(self, begin: float, end: float) -> list[float]:
+        """Those that ended between two moments."""
+        return [later - earlier for earlier, later in pairwise(self.arrivals) if begin <= later <= end]
+
     async def wait_for(self, pieces: int, *, within_s: float) -> None:
         """Until so many pieces of text are there. Raises `TimeoutError`."""
         async with asyncio.timeout(within_s):
