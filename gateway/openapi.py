@@ -21,17 +21,19 @@ _REF = "#/components/schemas/{name}"
 _PROBLEMS = {
     400: "The request cannot be served as it stands; `param` names the field.",
     401: "No key, or an unknown one.",
-    403: "The tenant of this key is disabled, or the key lacks the scope.",
+    403: "The tenant of this key is disabled, the key lacks the scope, or a page of another site asks.",
     404: "No such route or entry, or no such model for this tenant.",
     409: "A name is taken, or the entry is declared in the configuration file.",
     405: "Another method; see `Allow`.",
     413: "The body is too large.",
     415: "The body is not plain JSON.",
+    421: "The `Host` header names another server; see `server.allowed_hosts`.",
+    429: "A limit or a budget is reached, or too many wrong keys came from this address; see `Retry-After`.",
     500: "A fault of the server; the message holds the request id.",
     503: "Overloaded, loading or shutting down; see `Retry-After`.",
 }
-_ALWAYS = (405, 500)
-_GUARDED = (401, 403, 503)
+_ALWAYS = (403, 405, 421, 500)
+_GUARDED = (401, 429, 503)
 _WITH_BODY = (400, 404, 413, 415)
 
 

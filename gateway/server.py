@@ -15,6 +15,7 @@ import uvloop
 
 from backends.errors import BackendError
 from gateway import __version__
+from gateway.api.hosts import hosts_of
 from gateway.app import create_app
 from gateway.config import Config, ConfigError, ModelConfig
 from gateway.drain import Drain
@@ -27,6 +28,7 @@ from gateway.routing import Models, ServedModel
 from gateway.services import Services
 from gateway.tenants.opening import open_tenancy
 from gateway.tenants.store.errors import StoreCorrupt, StoreError
+from gateway.tenants.wrong_keys import WrongKeys
 from gateway.terminal import LoadProgress, announce_ready, console, machine_facts
 
 EXIT_OK, EXIT_FAILED, EXIT_STORE_CORRUPT = 0, 1, 3
@@ -63,6 +65,8 @@ async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key
             limiter=tenancy.limiter,
             metrics=Metrics(),
             drain=stop.drain,
+            wrong_keys=WrongKeys(per_minute=config.server.max_wrong_keys_per_minute),
+            hosts=hosts_of(config.server.host, config.server.allowed_hosts),
             max_body_bytes=config.server.max_body_bytes,
         )
         await stack.enter_async_context(_engines(models))
@@ -219,6 +223,7 @@ async def _listening(services: Services, listener: socket.socket) -> AsyncIterat
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # or a client's X-Forwarded-For would be its address
         timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
     )
     server = _Server(config)

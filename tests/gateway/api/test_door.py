@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from gateway.api.door import LOCAL_PATHS, PUBLIC_PATHS
+from gateway.tenants.wrong_keys import WrongKeys
 from tests.gateway.api.asgi import KEY, Connection, Exchange, scope_of
 from tests.gateway.api.conftest import House, build, chat, client_of
 
@@ -65,6 +66,33 @@ async def test_no_entry(method: str, path: str, authorization: str | None, statu
     assert status == 403 or "Authorization: Bearer" in error["message"]
     assert answered["x-request-id"]
     assert house.backend.requests == []
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/admin/v1/tenants", "/nothing"])
+async def test_too_many_wrong_keys(path: str) -> None:
+    """429 for wrong ones of that address, whatever headers say of it, and no client tries again by itself; the right
+    key works, and so do wrong ones from elsewhere, and no key at all is none that is wrong."""
+    house = build(wrong_keys=WrongKeys(per_minute=5))
+    wrong = {"Authorization": "Bearer sk-wrong"}
+    statuses = [(await _ask(house, path, headers=wrong | {"X-Forwarded-For": f"10.0.0.{n}"}))[0] for n in range(8)]
+
+    status, headers, body = await _ask(house, path, headers=wrong)
+
+    assert statuses == [401] * 5 + [429] * 3
+    assert (status, json.loads(body)["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert 1 <= int(headers["retry-after"]) <= 61
+    assert headers["x-should-retry"] == "false"
+    assert (await _ask(house, path))[0] in (200, 403, 404)
+    assert (await _ask(house, path, headers={}))[0] == 401
+    assert (await _ask(house, path, headers=wrong, client=("203.0.113.7", 1)))[0] == 401
+    assert (await _ask(house, "/health/live", headers=wrong))[0] == 200
+
+
+async def test_no_key_is_not_wrong(house: House) -> None:
+    """A probe without a key is told so for ever."""
+    statuses = {(await _ask(house, "/v1/models", headers={}))[0] for _ in range(100)}
+
+    assert statuses == {401}
 
 
 async def test_two_keys_are_none(house: House) -> None:
