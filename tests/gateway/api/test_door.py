@@ -46,7 +46,9 @@ async def _ask(house: House, path: str, *, method: str = "GET", **scope: object)
         (f"Bearer {KEY[:15]}{'0' * (len(KEY) - 15)}", 401),
         (f"Bearer {KEY} {KEY}", 401),
         ("Bearer ' OR '1'='1' --", 401),
+        ("Bearer ' UNION SELECT digest FROM api_keys --", 401),
         ("Bearer %", 401),
+        ("Bearer _", 401),
         ('Bearer "', 401),
         ("Bearer schlüssel", 401),
         ("Bearer sk-closed-0123456789", 403),
@@ -93,6 +95,24 @@ async def test_no_key_is_not_wrong(house: House) -> None:
     statuses = {(await _ask(house, "/v1/models", headers={}))[0] for _ in range(100)}
 
     assert statuses == {401}
+
+
+@pytest.mark.parametrize("name", ["key", "api_key", "api-key", "access_token", "token", "authorization"])
+async def test_never_in_the_address(name: str, house: House) -> None:
+    """A key is no part of a URL, where logs and proxies keep it."""
+    status, _, _ = await _ask(house, "/v1/models", headers={}, query_string=f"{name}={KEY}".encode())
+
+    assert status == 401
+
+
+async def test_just_used_keys_help_nobody(house: House) -> None:
+    """Keys that share what a cache might look at with one that was right a moment ago."""
+    near = [KEY[:shared] + "x" * (len(KEY) - shared) for shared in range(len(KEY))]
+
+    good = [(await _ask(house, "/v1/models"))[0] for _ in range(3)]
+    bad = [(await _ask(house, "/v1/models", headers={"Authorization": f"Bearer {key}"}))[0] for key in near]
+
+    assert (set(good), set(bad)) == ({200}, {401})
 
 
 async def test_two_keys_are_none(house: House) -> None:
