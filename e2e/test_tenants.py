@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,24 @@ def test_a_budget(inn: Inn) -> None:
     assert caught.value.type == caught.value.code == "insufficient_quota"
     assert time.monotonic() - start < 2
     assert 100 < spent["prompt_tokens"] + spent["completion_tokens"] <= 150
+
+
+def test_a_default_adapter(inn: Inn) -> None:
+    """No engine serves adapters, so a tenant with one is answered 404, and never by the model alone."""
+    inn.json("tenants", "create", "adapted", "--set", "default_adapter=law")
+    (key,) = inn.json("keys", "create", "adapted")
+    client = inn.client(key["key"])
+
+    with pytest.raises(openai.NotFoundError, match="no adapter 'law', which is the default_adapter") as own:
+        ask(client)
+    with pytest.raises(openai.NotFoundError, match="no adapter 'tax'") as named:
+        client.completions.create(model=f"{MODEL}:tax", prompt="capital of Peru", max_tokens=1)
+    inn.json("tenants", "update", "adapted", "--set", "default_adapter=null")
+    answer = ask(client)
+
+    assert own.value.code == named.value.code == "model_not_found"
+    assert "Lima" in answer
+    assert [row["requests"] for row in inn.json("usage", "sum", "--tenant", "adapted")] == [1]
 
 
 def test_servers_share_a_limit(inns: tuple[Inn, Inn]) -> None:
@@ -339,3 +358,27 @@ def test_usage_survives_kills(tmp_path: Path) -> None:
     assert found.answered > 20
     assert found.is_exact, found
     assert found.unseen <= plan.kills * plan.clients
+
+
+def test_old_usage_is_forgotten(tmp_path: Path) -> None:
+    """Single requests older than `usage.keep_days` go in the background; their sums stay."""
+    config = tmp_path / "hostelry.toml"
+    config.write_text("[usage]\nkeep_days = 2\n")
+    arguments = ["--port", "0", "--data-dir", str(tmp_path), "--config", str(config)]
+    server = Server(arguments)
+    inn = Inn(server.wait_ready(), tmp_path)
+    with inn.client((tmp_path / "default.key").read_text().strip()) as client:
+        assert [_asked(client) for _ in range(3)] == [200] * 3
+    before = inn.json("usage", "sum")
+    server.stop()
+    with closing(sqlite3.connect(tmp_path / "hostelry.db")) as store, store:
+        store.execute("UPDATE usage SET ended_at = ended_at - 2 * 86400 WHERE rowid < 3")
+
+    server = Server(arguments)
+    try:
+        inn = Inn(server.wait_ready(), tmp_path)
+        _wait_until(lambda: len(inn.json("usage", "list")) == 1)
+        assert inn.json("usage", "sum") == before
+        assert before[0]["requests"] == 3
+    finally:
+        server.stop()

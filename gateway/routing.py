@@ -30,6 +30,13 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     price: Price = FREE
 
 
+class Route(msgspec.Struct, frozen=True):
+    """Who answers a request: a model, and the adapter of it that was asked for or is the tenant's own."""
+
+    served: ServedModel
+    adapter: str | None = None
+
+
 class Models:
     """All served models by name, in the order they were declared. They may still be loading."""
 
@@ -61,29 +68,57 @@ class Models:
         return [model for model in self if tenant.may_use(model.name)]
 
     def find(self, requested: str, tenant: Tenant) -> ServedModel:
-        """The model of that name. Raises `ModelNotFound` with the nearest names this tenant may use.
-
-        Raises `ModelNotReady` for a model that is expected.
+        """The model of that name, without any adapter. Raises `ModelNotFound` with the nearest names this tenant may
+        use, or `ModelNotReady` for a model that is expected.
         """
-        requested = tenant.model_of(requested)
-        model = self._by_name.get(requested)
-        if model is not None and tenant.may_use(model.name):
-            return model
-        if requested in self.missing and tenant.may_use(requested):
-            raise ModelNotReady(f"model {requested} is not ready yet; try again soon", param="model")
-        base, colon, adapter = requested.partition(":")
-        if colon and base in self._by_name and tenant.may_use(base):
-            raise ModelNotFound(f"model {base} has no adapter {adapter!r}; use {base} alone", param="model")
-        raise ModelNotFound(self._not_found(requested, tenant), param="model")
-
-    def route(self, requested: str, tenant: Tenant) -> ServedModel:
-        """The model of that name, ready to answer. Raises `ModelNotFound` or `ModelNotReady`."""
-        model = self.find(requested, tenant)
-        health = model.backend.health()
-        if not health.ready:
-            percent = f" ({health.progress:.0%} loaded)" if health.progress < 1 else ""
-            raise ModelNotReady(f"model {model.name} is not ready yet{percent}; try again soon", param="model")
+        base, adapter = self._parts(requested, tenant)
+        model = self._known(base, tenant)
+        if adapter is not None:
+            raise _no_adapter(base, adapter)
         return model
+
+    def route(self, requested: str, tenant: Tenant) -> Route:
+        """Who answers to that name now: a model, or `model:adapter`; without an adapter, with the tenant's own.
+
+        An adapter that the engine cannot serve is `ModelNotFound`, since the model alone would be another one. Raises
+        what `find` raises, too, and `ModelNotReady`.
+        """
+        base, adapter = self._parts(requested, tenant)
+        model = self._known(base, tenant)
+        _require_ready(model)
+        if adapter is None:
+            return self._with_own_adapter(model, tenant)
+        if not adapter or not model.backend.capabilities().adapters:
+            raise _no_adapter(base, adapter)
+        return Route(model, adapter)
+
+    def _parts(self, requested: str, tenant: Tenant) -> tuple[str, str | None]:
+        """Model and adapter. A name that is a model's, or begins with none that the tenant may use, is one whole."""
+        whole = tenant.model_of(requested)
+        base, colon, adapter = whole.partition(":")
+        if whole == requested:
+            base = tenant.model_of(base)
+        if not colon or whole in self._by_name or base not in self._by_name or not tenant.may_use(base):
+            return whole, None
+        return base, adapter
+
+    def _known(self, name: str, tenant: Tenant) -> ServedModel:
+        model = self._by_name.get(name)
+        if model is not None and tenant.may_use(name):
+            return model
+        if name in self.missing and tenant.may_use(name):
+            raise ModelNotReady(f"model {name} is not ready yet; try again soon", param="model")
+        raise ModelNotFound(self._not_found(name, tenant), param="model")
+
+    def _with_own_adapter(self, model: ServedModel, tenant: Tenant) -> Route:
+        adapter = tenant.policy.default_adapter
+        if adapter is not None and not model.backend.capabilities().adapters:
+            raise ModelNotFound(
+                f"model {model.name} has no adapter {adapter!r}, which is the default_adapter of tenant {tenant.name}: "
+                "its engine serves no adapters; ask the operator of this server to take it away",
+                param="model",
+            )
+        return Route(model, adapter)
 
     def _not_found(self, requested: str, tenant: Tenant) -> str:
         names = [model.name for model in self.visible_to(tenant)]
@@ -92,3 +127,14 @@ class Models:
         hint = f"did you mean {listed}?" if near else f"models you may use: {listed or 'none'}"
         shown = requested if len(requested) <= 128 else requested[:128] + "…"
         return f"model {shown!r} does not exist; {hint}"
+
+
+def _no_adapter(base: str, adapter: str) -> ModelNotFound:
+    return ModelNotFound(f"model {base} has no adapter {adapter[:128]!r}; use {base} alone", param="model")
+
+
+def _require_ready(model: ServedModel) -> None:
+    health = model.backend.health()
+    if not health.ready:
+        percent = f" ({health.progress:.0%} loaded)" if health.progress < 1 else ""
+        raise ModelNotReady(f"model {model.name} is not ready yet{percent}; try again soon", param="model")

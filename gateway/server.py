@@ -15,6 +15,7 @@ import uvloop
 
 from backends.errors import BackendError
 from gateway import __version__
+from gateway.api.hosts import hosts_of
 from gateway.app import create_app
 from gateway.config import Config, ConfigError, ModelConfig
 from gateway.corked import CorkedProtocol
@@ -29,6 +30,7 @@ from gateway.routing import Models, ServedModel
 from gateway.services import Services
 from gateway.tenants.opening import open_tenancy
 from gateway.tenants.store.errors import StoreCorrupt, StoreError
+from gateway.tenants.wrong_keys import WrongKeys
 from gateway.terminal import LoadProgress, announce_ready, console, machine_facts
 
 EXIT_OK, EXIT_FAILED, EXIT_STORE_CORRUPT = 0, 1, 3
@@ -52,7 +54,9 @@ def run(config: Config, *, source: str | None, data_dir: Path, key_hint: str, ad
 async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key_hint: str, admin_key: str) -> int:
     url = url_of(listener)
     models, stop = Models(), Stop()
-    opening = open_tenancy(config.tenants, url=config.database, data_dir=data_dir, admin_key=admin_key)
+    opening = open_tenancy(
+        config.tenants, url=config.database, data_dir=data_dir, admin_key=admin_key, usage=config.usage
+    )
     async with AsyncExitStack() as stack:
         tenancy = await stack.enter_async_context(opening)
         services = Services(
@@ -63,6 +67,8 @@ async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key
             limiter=tenancy.limiter,
             metrics=Metrics(),
             drain=stop.drain,
+            wrong_keys=WrongKeys(per_minute=config.server.max_wrong_keys_per_minute),
+            hosts=hosts_of(config.server.host, config.server.allowed_hosts),
             max_body_bytes=config.server.max_body_bytes,
         )
         await stack.enter_async_context(_engines(models))
@@ -229,7 +235,7 @@ async def _listening(services: Services, listener: socket.socket) -> AsyncIterat
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # nobody reads what they would change; the door looks at them itself
+        proxy_headers=False,  # or a client's X-Forwarded-For would be its address
         timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
     )
     server = _Server(config)

@@ -38,8 +38,13 @@ class FakeBackend:
     """Implements `backends.api.Backend`. Made and used on one event loop."""
 
     def __init__(
-        self, script: Script | Callable[[GenerateRequest], Script] | None = None, *, health: Health | None = None
+        self,
+        script: Script | Callable[[GenerateRequest], Script] | None = None,
+        *,
+        health: Health | None = None,
+        adapters: bool = False,
     ) -> None:
+        self._adapters = adapters
         self._script = script or Script()
         self.current_health = health or Health(ready=True)
         self.requests: list[GenerateRequest] = []
@@ -57,7 +62,7 @@ class FakeBackend:
         self._resumed = asyncio.Event()
 
     def capabilities(self) -> BackendCapabilities:
-        return BackendCapabilities(max_context=4096, chat=True)
+        return BackendCapabilities(max_context=4096, chat=True, adapters=self._adapters)
 
     def health(self) -> Health:
         return self.current_health

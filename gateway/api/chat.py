@@ -39,10 +39,10 @@ async def _post(services: Services, scope: HTTPScope, receive: Receive, send: Se
     visit = visit_of(scope)
     body = await read_json_body(scope, receive, max_bytes=services.max_body_bytes)
     decoded = _decoder.decode(body)
-    served = services.models.route(decoded.request.model, visit.guest.tenant)
+    route = services.models.route(decoded.request.model, visit.guest.tenant)
     plan = plan_chat(
         decoded.request,
-        served=served,
+        route=route,
         caller=visit.guest,
         request_id=visit.request_id,
         room=services.limiter.room,

@@ -40,9 +40,9 @@ async def _post(services: Services, scope: HTTPScope, receive: Receive, send: Se
     visit = visit_of(scope)
     body = await read_json_body(scope, receive, max_bytes=services.max_body_bytes)
     decoded = _decoder.decode(body)
-    served = services.models.route(decoded.request.model, visit.guest.tenant)
+    route = services.models.route(decoded.request.model, visit.guest.tenant)
     plan = plan_completion(
-        decoded.request, served=served, caller=visit.guest, request_id=visit.request_id, age_s=visit.age_s
+        decoded.request, route=route, caller=visit.guest, request_id=visit.request_id, age_s=visit.age_s
     )
     headers = ignored_header(decoded)
     await Answer(plan, services, send, request_id=visit.request_id, headers=headers).give(receive)

@@ -100,10 +100,10 @@ class Conversation:
             raise InvalidRequest(f"{MAX_RUNNING} requests already run on this socket; wait for one, or open another")
         wire = _requests.decode(text).request
         caller = self._visit.guest
-        served = self._services.models.route(wire.model, caller.tenant)
+        route = self._services.models.route(wire.model, caller.tenant)
         return plan_chat(
             wire,
-            served=served,
+            route=route,
             caller=caller,
             request_id=self._new_id(),
             room=self._services.limiter.room,

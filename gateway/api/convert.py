@@ -16,7 +16,7 @@ from gateway.api.schemas.chat import ChatCompletionRequest, ChatMessage
 from gateway.api.schemas.completions import CompletionRequest
 from gateway.api.unsupported import refuse_unless
 from gateway.errors import InvalidRequest, UnsupportedParameter
-from gateway.routing import ServedModel
+from gateway.routing import Route, ServedModel
 from gateway.tenants.bounds import Bounds, bounds_of
 from gateway.tenants.identity import Caller
 from gateway.tenants.prices import Price
@@ -50,7 +50,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def plan_chat(
     wire: ChatCompletionRequest,
     *,
-    served: ServedModel,
+    route: Route,
     caller: Caller,
     request_id: str,
     room: Callable[[Caller, str, Price], int | None],
@@ -67,14 +67,14 @@ def plan_chat(
     is_streamed = streams_by_default if wire.stream is None else wire.stream
     prompt = ChatPrompt(tuple(_message(message, index) for index, message in enumerate(wire.messages)))
     logprobs, max_tokens, n = _chat_logprobs(wire), _chat_max_tokens(wire), wire.n or 1
-    left = room(caller, served.name, served.price) if max_tokens is None else None
+    left = room(caller, route.served.name, route.served.price) if max_tokens is None else None
     bounds = bounds_of(caller, max_tokens=max_tokens, room=None if left is None else left // n)
     return Plan(
         kind="chat",
         id=f"chatcmpl-{secrets.token_hex(12)}",
         request_id=request_id,
         created=int(time.time()),
-        served=served,
+        served=route.served,
         caller=caller,
         model=wire.model,
         requests=_choices(
@@ -84,6 +84,7 @@ def plan_chat(
             sampling=_sampling(wire, logprobs),
             bounds=bounds,
             caller=caller,
+            adapter=route.adapter,
             request_id=request_id,
             age_s=age_s,
         ),
@@ -96,7 +97,7 @@ def plan_chat(
 
 
 def plan_completion(
-    wire: CompletionRequest, *, served: ServedModel, caller: Caller, request_id: str, age_s: float = 0.0
+    wire: CompletionRequest, *, route: Route, caller: Caller, request_id: str, age_s: float = 0.0
 ) -> Plan:
     """`age_s` is how long ago the request arrived.
 
@@ -111,7 +112,7 @@ def plan_completion(
         id=f"cmpl-{secrets.token_hex(12)}",
         request_id=request_id,
         created=int(time.time()),
-        served=served,
+        served=route.served,
         caller=caller,
         model=wire.model,
         requests=_choices(
@@ -121,6 +122,7 @@ def plan_completion(
             sampling=_sampling(wire, wire.logprobs),
             bounds=bounds_of(caller, max_tokens=max_tokens, room=None),
             caller=caller,
+            adapter=route.adapter,
             request_id=request_id,
             age_s=age_s,
             prompt_logprobs=wire.logprobs if wire.echo else None,
@@ -149,6 +151,7 @@ def _choices(
     sampling: Sampling,
     bounds: Bounds,
     caller: Caller,
+    adapter: str | None,
     request_id: str,
     age_s: float,
     prompt_logprobs: int | None = None,
@@ -166,6 +169,7 @@ def _choices(
             stop=stop,
             ignore_eos=bool(wire.ignore_eos),
             tenant=caller.tenant.name,
+            adapter=adapter,
             weight=caller.tenant.policy.weight,
             priority=caller.tenant.policy.priority,
             prefix_scope=caller.tenant.prefix_scope,

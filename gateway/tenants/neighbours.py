@@ -46,10 +46,9 @@ class Neighbours:
         self._told_at, self._told = time.monotonic(), standing.shares
         self._limiter.shares.take_over(standing.shares)
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            await self._pause()
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set; a meeting that has begun is ended."""
+        while await self._pause(stop):
             try:
                 await self.meet()
             except StoreError as error:
@@ -71,9 +70,12 @@ class Neighbours:
             self.id, board.peers, board.parts, wanted=wanted, heavy=limiter.heavy_users, used=limiter.used_share
         )
 
-    async def _pause(self) -> None:
-        wish = asyncio.create_task(self._limiter.shares.is_wanted.wait())
+    async def _pause(self, stop: asyncio.Event) -> bool:
+        """Whether there is to be another meeting."""
+        waits = [asyncio.create_task(event.wait()) for event in (stop, self._limiter.shares.is_wanted)]
         try:
-            await asyncio.wait([wish], timeout=MEETING_S)
+            await asyncio.wait(waits, timeout=MEETING_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            wish.cancel()
+            for wait in waits:
+                wait.cancel()
+        return not stop.is_set()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.config import TenantConfig
+from gateway.config import TenantConfig, UsageConfig
 from gateway.datadir import STORE_FILE
 from gateway.tenants.directory import Directory
 from gateway.tenants.limits import Limiter
@@ -21,8 +21,12 @@ from gateway.tenants.store.backup import back_up_daily
 from gateway.tenants.store.bootstrap import bootstrap
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreError
+from gateway.tenants.turns import beside
 from gateway.tenants.usage.bookkeeper import Bookkeeper
 from gateway.tenants.usage.journal import Journal
+from gateway.tenants.usage.retention import Retention
+
+_GOODBYE_S = 3.0
 
 
 class Tenancy(msgspec.Struct, frozen=True):
@@ -36,7 +40,12 @@ class Tenancy(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def open_tenancy(
-    declared: Iterable[TenantConfig], *, url: str | None, data_dir: Path, admin_key: str | None
+    declared: Iterable[TenantConfig],
+    *,
+    url: str | None,
+    data_dir: Path,
+    admin_key: str | None,
+    usage: UsageConfig = UsageConfig(),
 ) -> AsyncIterator[Tenancy]:
     """The store at `url`, or in the data directory, with what the configuration declares.
 
@@ -56,23 +65,23 @@ async def open_tenancy(
         await refresher.refresh()
         neighbours = Neighbours(database, limiter)
         await neighbours.meet()
-        tasks = [
-            asyncio.create_task(neighbours.run(), name="shares of limits"),
-            asyncio.create_task(refresher.run(), name="refresh of keys"),
-            asyncio.create_task(bookkeeper.run(), name="usage into the store"),
-        ]
+        retention = Retention(database, keep_days=usage.keep_days)
         try:
-            yield Tenancy(directory, Office(database, refresher), bookkeeper, limiter)
+            async with beside(neighbours.run, refresher.run, bookkeeper.run, retention.run):
+                yield Tenancy(directory, Office(database, refresher), bookkeeper, limiter)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            await bookkeeper.aclose()
-            await neighbours.leave()
-            with contextlib.suppress(StoreError):
-                await refresher.note_used()
+            await _say_goodbye(bookkeeper, neighbours, refresher)
     finally:
         await database.aclose()
+
+
+async def _say_goodbye(bookkeeper: Bookkeeper, neighbours: Neighbours, refresher: Refresher) -> None:
+    """What is new goes to the store. One that does not answer is not waited for: nothing in it depends on that."""
+    with contextlib.suppress(StoreError, TimeoutError):
+        async with asyncio.timeout(_GOODBYE_S):
+            await bookkeeper.aclose()
+            await neighbours.leave()
+            await refresher.note_used()
 
 
 def _journal(data_dir: Path) -> Journal:

@@ -38,6 +38,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Names this tenant may use; empty is all. Others do not exist for it."""
     aliases: dict[Name, str] = {}
     """Name the tenant says → model."""
+    default_adapter: Name | None = None
+    """Adapter that answers when this tenant names a model alone, whichever model; None is the model alone."""
     limits: Limits = NO_LIMITS
     """Of all keys together."""
     model_limits: dict[str, Limits] = {}

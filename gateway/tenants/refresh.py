@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
+from itertools import count
 
 from gateway.tenants.directory import Changes, Directory
 from gateway.tenants.limits import Limiter
@@ -15,6 +16,7 @@ from gateway.tenants.store.keys import note_used
 from gateway.tenants.store.snapshot import changes_since
 from gateway.tenants.store.spending import read_spending
 from gateway.tenants.subjects import Subject, all_subjects, key_subject
+from gateway.tenants.turns import pause
 
 _log = logging.getLogger(__name__)
 
@@ -43,11 +45,11 @@ class Refresher:
         self._budgets.learn(unknown, spent)
         self._directory.apply(changes)
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        for turn in range(10**18):
-            await asyncio.sleep(INTERVAL_S)
-            await self._turn(notes=turn % _NOTE_EVERY == 0)
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set; a turn that has begun is ended."""
+        turns = count()
+        while await pause(stop, seconds=INTERVAL_S):
+            await self._turn(notes=next(turns) % _NOTE_EVERY == 0)
 
     async def note_used(self) -> None:
         used = self._directory.take_used()

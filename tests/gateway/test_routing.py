@@ -7,23 +7,24 @@ import pytest
 from backends.api import Health
 from backends.testing.backend import FakeBackend
 from gateway.errors import ModelNotFound, ModelNotReady
-from gateway.routing import Models, ServedModel
+from gateway.routing import Models, Route, ServedModel
 from gateway.tenants.identity import Tenant
 from gateway.tenants.policy import Policy
 
 ACME = Tenant(name="acme")
+LAWYER = Tenant(name="lawyer", policy=Policy(default_adapter="law", aliases={"best": "llama", "poet": "llama:verse"}))
 NARROW = Tenant(name="narrow", policy=Policy(models=("qwen",)))
 
 
-def _served(name: str, *, ready: bool = True) -> ServedModel:
-    return ServedModel(name=name, backend=FakeBackend(health=Health(ready=ready, progress=0.5)))
+def _served(name: str, *, ready: bool = True, adapters: bool = False) -> ServedModel:
+    return ServedModel(name=name, backend=FakeBackend(health=Health(ready=ready, progress=0.5), adapters=adapters))
 
 
 def test_finds_by_name() -> None:
     """The exact name, in declared order for lists."""
     models = Models([_served("qwen"), _served("llama")])
 
-    assert models.route("llama", ACME).name == "llama"
+    assert models.route("llama", ACME) == Route(models.find("llama", ACME))
     assert [model.name for model in models.visible_to(ACME)] == ["qwen", "llama"]
     assert [model.name for model in models.visible_to(NARROW)] == ["qwen"]
 
@@ -52,6 +53,44 @@ def test_unknown_adapter() -> None:
         models.route("llama:law", ACME)
     with pytest.raises(ModelNotFound, match="does not exist"):
         models.route("llama:law", NARROW)
+
+
+@pytest.mark.parametrize(
+    ("requested", "adapter"),
+    [("llama", "law"), ("best", "law"), ("llama:tax", "tax"), ("best:tax", "tax"), ("poet", "verse"), ("a:b", "law")],
+)
+def test_adapters(requested: str, adapter: str) -> None:
+    """The one that is named, also behind or within an alias, else the tenant's own. A whole name comes first."""
+    models = Models([_served("llama", adapters=True), _served("a:b", adapters=True), _served("a", adapters=True)])
+
+    route = models.route(requested, LAWYER)
+
+    assert route.adapter == adapter
+    assert route.served.name == ("a:b" if requested == "a:b" else "llama")
+
+
+@pytest.mark.parametrize("requested", ["llama", "best", "llama:law", "poet", "llama:", "best:tax"])
+def test_never_without_the_adapter(requested: str) -> None:
+    """An engine that serves none does not answer with the model alone, which is another one."""
+    models = Models([_served("llama")])
+
+    with pytest.raises(ModelNotFound, match="model llama has no adapter"):
+        models.route(requested, LAWYER)
+
+
+def test_own_adapter_is_told() -> None:
+    """Who named none learns where it comes from."""
+    with pytest.raises(ModelNotFound, match="'law', which is the default_adapter of tenant lawyer"):
+        Models([_served("llama")]).route("llama", LAWYER)
+
+
+def test_a_name_is_one_alias_at_most() -> None:
+    """What an alias stands for is no alias again."""
+    tenant = Tenant(name="t", policy=Policy(aliases={"a": "llama", "llama": "qwen"}))
+    models = Models([_served("qwen"), _served("llama")])
+
+    assert models.route("a", tenant).served.name == "llama"
+    assert models.route("llama", tenant).served.name == "qwen"
 
 
 def test_not_ready() -> None:

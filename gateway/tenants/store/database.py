@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from gateway.drain import Drain
 from gateway.tenants.store.errors import Conflict, StoreCorrupt, StoreError, StoreUnavailable, UnknownEntry
+from gateway.tenants.store.session import UnbrokenSession
+from gateway.tenants.store.unbroken import unbroken
 
 LATEST = "0004"
 """Newest migration; a test holds it against the folder."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _LOCK_TIMEOUT_S = 2.0
+_CLOSE_WITHIN_S = 3.0
 _MIGRATION_LOCK = 4_706_115
 """Of PostgreSQL's advisory locks: one gateway migrates, the others wait."""
 
@@ -35,11 +40,12 @@ class Database:
             raise StoreError(
                 "database: use a URL such as postgresql://user@host/hostelry, or sqlite:////path/to/hostelry.db"
             ) from None
+        self._sessions = Drain()
         self.url = parsed.set(drivername=driver)
         self.file = Path(self.url.database) if self.is_sqlite and self.url.database else None
         self._config = SQLAlchemyAsyncConfig(
             connection_string=self.url.render_as_string(hide_password=False),
-            session_config=AsyncSessionConfig(expire_on_commit=False),
+            session_config=AsyncSessionConfig(expire_on_commit=False, class_=UnbrokenSession),
             engine_config=EngineConfig(pool_pre_ping=True) if not self.is_sqlite else EngineConfig(),
         )
         try:
@@ -65,20 +71,31 @@ class Database:
             self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._check_header(self.file)
         with self._translated():
-            async with self._engine.begin() as connection:
-                if self.file is not None:
-                    await self._check_pages(connection)
-                await connection.run_sync(_migrate)
+            await unbroken(self._prepare())
+
+    async def _prepare(self) -> None:
+        async with self._engine.begin() as connection:
+            if self.file is not None:
+                await self._check_pages(connection)
+            await connection.run_sync(_migrate)
 
     async def aclose(self) -> None:
-        await self._engine.dispose()
+        """Wait, not for long, until the last session has ended, and close all connections."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_WITHIN_S):
+                await self._sessions.wait_empty()
+        await unbroken(self._engine.dispose())
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
         """A transaction, committed at the end of the block. Raises `StoreUnavailable` or `Conflict`."""
-        with self._translated():
-            async with self._new_session() as session, session.begin():
+        with self._sessions.request(), self._translated():
+            session = self._new_session()
+            try:
                 yield session
+                await session.commit()
+            finally:
+                await session.close()
 
     @contextmanager
     def _translated(self) -> Any:  # Any: a context manager of nothing

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 import msgspec
-from sqlalchemy import BigInteger, ColumnElement, Table, func, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Table, delete, func, select, tuple_
 from sqlalchemy import cast as cast_type
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -92,6 +92,13 @@ async def list_usage(session: AsyncSession, span: Span, *, after: str, limit: in
             raise UnknownEntry(f"there is no usage {after!r}")
         statement = statement.where(tuple_(*order) > (last.ended_at, last.id))
     return [_record(row) for row in await session.scalars(statement.order_by(*order).limit(limit))]
+
+
+async def forget_usage(session: AsyncSession, *, before: float, limit: int) -> int:
+    """Delete the oldest requests that ended before that Unix second, so many at most; sums stay. How many they were."""
+    oldest = select(UsageRow.id).where(UsageRow.ended_at < before).order_by(UsageRow.ended_at, UsageRow.id).limit(limit)
+    gone = await session.scalars(delete(UsageRow).where(UsageRow.id.in_(oldest)).returning(UsageRow.id))
+    return len(gone.all())
 
 
 async def _insert(session: AsyncSession, entries: dict[str, UsageEntry]) -> list[UsageEntry]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from itertools import count
 
 from gateway.errors import UsageUnavailable
 from gateway.tenants.limits import Limiter
@@ -12,6 +13,7 @@ from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreError
 from gateway.tenants.store.spending import forget_spending, read_spending
 from gateway.tenants.store.usage import record_usage
+from gateway.tenants.turns import pause
 from gateway.tenants.usage.entry import UsageEntry
 from gateway.tenants.usage.journal import Journal, read_journal
 
@@ -29,6 +31,7 @@ class Bookkeeper:
         self._limiter = limiter
         self._database = database
         self._draining = asyncio.Lock()
+        self._syncing = asyncio.Lock()
         self._is_lost = False
 
     async def open(self) -> None:
@@ -46,20 +49,21 @@ class Bookkeeper:
         """To be called once a request, before the last byte of its answer leaves."""
         self.journal.append(entry)
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        for turn in range(10**18):
-            await asyncio.sleep(SYNC_S)
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set; a turn that has begun is ended."""
+        turns = count()
+        while await pause(stop, seconds=SYNC_S):
             self.journal.retry()
-            await asyncio.to_thread(self.journal.sync)
-            if turn % _DRAIN_EVERY == 0:
+            await self._sync()
+            if next(turns) % _DRAIN_EVERY == 0:
                 await self._drain_quietly()
 
     async def drain(self) -> None:
         """Bring everything that is written into the store. Raises `StoreError`, and loses nothing."""
         async with self._draining:
-            self._limiter.budgets.begin_drain()
-            self.journal.rotate()
+            async with self._syncing:
+                self._limiter.budgets.begin_drain()
+                self.journal.rotate()
             finished = self.journal.finished()
             for path in finished:
                 entries = await asyncio.to_thread(read_journal, path)
@@ -72,10 +76,17 @@ class Bookkeeper:
 
     async def aclose(self) -> None:
         """Drain once more. What the store does not take now, the next start finds."""
-        self.journal.retry()
-        self.journal.sync()
-        await self._drain_quietly()
-        self.journal.close()
+        try:
+            self.journal.retry()
+            self.journal.sync()
+            await self._drain_quietly()
+        finally:
+            self.journal.close()
+
+    async def _sync(self) -> None:
+        """In a thread. Until it is done the file must not change: one that is closed meanwhile still seems in use."""
+        async with self._syncing:
+            await asyncio.to_thread(self.journal.sync)
 
     async def _read_back(self) -> None:
         """What budgets have left, by all gateways. What waits in memory is not in the store."""

@@ -15,6 +15,7 @@ from gateway.tenants.policy import Limits, Policy
 from gateway.tenants.shares import WHOLE
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.shares import LIFETIME_S
+from gateway.tenants.turns import beside
 
 LIMIT = 40
 CALLER = Caller(
@@ -59,12 +60,9 @@ async def test_equal_parts(gates: list[Gate]) -> None:
 
 async def test_the_limit_holds_over_all(gates: list[Gate]) -> None:
     """However unequally they are asked, all together grant the limit, also all of it by one."""
-    running = [asyncio.create_task(gate.neighbours.run()) for gate in gates]
-    alone = await gates[0].ask(LIMIT * 2)
-    others = await asyncio.gather(gates[1].ask(2), gates[2].ask(2))
-    for task in running:
-        task.cancel()
-    await asyncio.wait(running)
+    async with beside(*(gate.neighbours.run for gate in gates)):
+        alone = await gates[0].ask(LIMIT * 2)
+        others = await asyncio.gather(gates[1].ask(2), gates[2].ask(2))
 
     assert alone == LIMIT
     assert sum(others) == 0

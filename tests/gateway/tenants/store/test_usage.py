@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -17,8 +19,11 @@ from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreUnavailable, UnknownEntry
 from gateway.tenants.store.tables import UsageHourRow, UsageRow
 from gateway.tenants.store.usage import Span, list_usage, record_usage, sum_usage
+from gateway.tenants.turns import beside
+from gateway.tenants.usage import retention as retention_module
 from gateway.tenants.usage.bookkeeper import Bookkeeper
 from gateway.tenants.usage.journal import Journal
+from gateway.tenants.usage.retention import DAY_S, Retention
 from tests.gateway.tenants.usage.making import entry
 
 EVERYTHING = Span()
@@ -159,14 +164,116 @@ async def test_what_cannot_be_written_down_is_not_served(
     with pytest.raises(UsageUnavailable, match="nothing is served"):
         bookkeeper.admit()
     monkeypatch.undo()
-    running = asyncio.create_task(bookkeeper.run())
-    await asyncio.sleep(0.2)
-    running.cancel()
+    async with beside(bookkeeper.run):
+        await asyncio.sleep(0.2)
 
     bookkeeper.admit()
     await bookkeeper.drain()
     async with database.session() as session:
         assert [each.id for each in await list_usage(session, EVERYTHING, after="", limit=9)] == ["chatcmpl-1"]
+
+
+async def test_a_slow_disk(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for while the journal is on its way to the disk is complete none the less."""
+    bookkeeper = Bookkeeper(Journal(tmp_path), database, Limiter())
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(file: int) -> None:
+        held = os.dup(file)  # as the kernel does until it is done
+        begun.set()
+        go_on.wait()
+        os.close(held)
+
+    monkeypatch.setattr("gateway.tenants.usage.journal.os.fsync", slow)
+    bookkeeper.record(entry(1))
+    async with beside(bookkeeper.run):
+        await asyncio.to_thread(begun.wait)
+        asked = asyncio.create_task(bookkeeper.drain())
+        await asyncio.sleep(0)
+        go_on.set()
+        await asked
+
+        assert await _left(database) == [1]
+
+
+async def test_old_requests_are_forgotten(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest first, a batch a turn, until none is too old; younger ones and all sums stay."""
+    monkeypatch.setattr(retention_module, "BATCH", 4)
+    ages = [10.5, 0.5, 3.0, 2.5, 2.0 + 1e-4, 9.0, 8.0, 1.0, 2.0 - 1e-4]
+    now = 1000 * DAY_S
+    async with database.session() as session:
+        await record_usage(session, [entry(n, ended_at=now - age * DAY_S) for n, age in enumerate(ages)])
+        before = await sum_usage(session, EVERYTHING, ["hour"])
+    retention = Retention(database, keep_days=2, wall_clock=lambda: now)
+
+    turns, left = [await retention.turn()], await _left(database)
+    turns += [await retention.turn(), await retention.turn()]
+
+    assert turns == [True, False, False]
+    assert left == [1, 3, 4, 7, 8]
+    assert await _left(database) == [1, 7, 8]
+    async with database.session() as session:
+        assert await sum_usage(session, EVERYTHING, ["hour"]) == before
+
+
+async def test_gateways_forget_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another writes; together they leave what one would."""
+    monkeypatch.setattr(retention_module, "BATCH", 10)
+    async with database.session() as session:
+        await record_usage(session, [entry(number, ended_at=float(number)) for number in range(60)])
+    sides = [Retention(database, keep_days=1, wall_clock=lambda: DAY_S + 50.0) for _ in range(3)]
+
+    async def forget(side: Retention) -> None:
+        while await side.turn():
+            continue
+
+    async def write() -> None:
+        async with database.session() as session:
+            await record_usage(session, [entry(number, ended_at=float(number)) for number in range(60, 90)])
+
+    await asyncio.gather(*map(forget, sides), write())
+    await forget(sides[0])
+
+    assert await _left(database) == list(range(50, 90))
+
+
+async def test_forgetting_in_the_background(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goes on by itself, and no days mean for ever."""
+    monkeypatch.setattr(retention_module, "BUSY_S", 0.0)
+    monkeypatch.setattr(retention_module, "IDLE_S", 0.0)
+    async with database.session() as session:
+        await record_usage(session, [entry(1, ended_at=1.0), entry(2, ended_at=2.5 * DAY_S)])
+    for_ever, for_a_day = (Retention(database, keep_days=days, wall_clock=lambda: 3.0 * DAY_S) for days in (0, 1))
+
+    async with beside(for_ever.run):
+        kept = [await _left(database) for _ in range(20)]
+    async with beside(for_a_day.run):
+        while await _left(database) != [2]:
+            continue
+
+    assert kept == [[1, 2]] * 20
+
+
+async def test_forgetting_waits_for_the_store(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    """Told once, and done when it is back."""
+    async with database.session() as session:
+        await record_usage(session, [entry(1, ended_at=1.0)])
+        await session.execute(_rename("usage", "gone"))
+    retention = Retention(database, keep_days=1)
+    turns = [await retention.turn() for _ in range(3)]
+    async with database.session() as session:
+        await session.execute(_rename("gone", "usage"))
+    await retention.turn()
+
+    assert turns == [False, False, False]
+    assert len(caplog.records) == 1
+    assert await _left(database) == []
+
+
+async def _left(database: Database) -> list[int]:
+    async with database.session() as session:
+        rows = await list_usage(session, EVERYTHING, after="", limit=1000)
+    return sorted(int(row.id.removeprefix("chatcmpl-")) for row in rows)
 
 
 def _rename(old: str, new: str) -> TextClause:
