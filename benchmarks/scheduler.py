@@ -9,9 +9,13 @@ import statistics
 import time
 
 from backends.generation import Sampling
+from backends.kv import BLOCK_TOKENS
 from benchmarks.record import write_result
 from gateway.batching.admission import AdmissionOrder, FirstComeFirstServed
+from gateway.batching.blocks import Blocks
 from gateway.batching.fair import FairShare
+from gateway.batching.prefixes import Prefixes
+from gateway.batching.rooms import KVRooms
 from gateway.batching.scheduler import Chunk, Limits, Scheduler
 from gateway.batching.sequence import Sequence
 from gateway.batching.slots import Slots
@@ -25,42 +29,48 @@ BARS = {"us_64_running": 150, "us_256_running": 600}
 
 def main() -> None:
     numbers: dict[str, object] = {"bars": BARS, "unit": "microseconds a plan, in the median"}
-    for name, order in (("fair", FairShare), ("fcfs", FirstComeFirstServed)):
-        numbers[name] = {
-            f"{running} running": {
-                f"{tenants} tenants": _microseconds(order(), running, tenants) for tenants in TENANTS
+    for layout in ("paged", "slot"):
+        for name, order in (("fair", FairShare), ("fcfs", FirstComeFirstServed)):
+            numbers[f"{layout}, {name}"] = {
+                f"{running} running": {
+                    f"{tenants} tenants": _microseconds(order(), running, tenants, layout) for tenants in TENANTS
+                }
+                for running in RUNNING
             }
-            for running in RUNNING
-        }
     write_result("scheduler", numbers, command="python -m benchmarks.scheduler")
 
 
-def _microseconds(order: AdmissionOrder, running: int, tenants: int) -> float:
+def _rooms(layout: str, running: int) -> KVRooms:
+    if layout == "slot":
+        return Slots(num_slots=running, slot_tokens=CONTEXT, prefixes=Prefixes())
+    return Blocks(num_blocks=running * CONTEXT // BLOCK_TOKENS, block_tokens=BLOCK_TOKENS)
+
+
+def _microseconds(order: AdmissionOrder, running: int, tenants: int, layout: str) -> float:
     """With every place taken, a sequence waiting of each tenant and one that ends in every step."""
     limits = Limits(max_sequences=running, max_step_tokens=running + 64, max_context=CONTEXT)
-    scheduler = Scheduler(limits, Slots(num_slots=running, slot_tokens=CONTEXT), order)
+    scheduler = Scheduler(limits, _rooms(layout, running), order)
     number = 0
     for number in range(running + max(tenants, STEPS)):
         scheduler.add(_sequence(number, tenant=f"tenant-{number % tenants}"))
     while scheduler.num_running < running:
-        _commit(scheduler.plan())
+        _commit(scheduler, scheduler.plan())
     taken = []
     for _ in range(STEPS):
         start = time.perf_counter()
         plan = scheduler.plan()
         taken.append(time.perf_counter() - start)
-        _commit(plan)
+        _commit(scheduler, plan)
         number += 1
         scheduler.finish(plan[0].sequence)
         scheduler.add(_sequence(number, tenant=f"tenant-{number % tenants}"))
     return round(1e6 * statistics.median(taken), 1)
 
 
-def _commit(plan: list[Chunk]) -> None:
+def _commit(scheduler: Scheduler, plan: list[Chunk]) -> None:
     for chunk in plan:
-        samples = chunk.samples
-        chunk.sequence.num_computed = chunk.end
-        if samples:
+        scheduler.computed(chunk)
+        if chunk.samples:
             chunk.sequence.append(1)
 
 

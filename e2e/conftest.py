@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from e2e.harness import models, runners, server
+from e2e.harness.crowd import crowd_arguments
 from e2e.harness.house import Known, Target, house_arguments
 from e2e.harness.nonce import SEED, invented_word
 from e2e.harness.record import record
@@ -105,6 +106,18 @@ def house(runner: str, known: Known, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def target(house: House) -> Target:
     return house.target
+
+
+@pytest.fixture(scope="session")
+def crowd(runner: str, known: Known, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for many tenants at once. It must also stop cleanly at the end."""
+    running = Server(crowd_arguments(tmp_path_factory.mktemp(f"crowd-{runner}"), known, runner=runner))
+    try:
+        running.wait_ready(90)
+        yield running
+    finally:
+        stopped = running.stop()
+    _assert_stopped_cleanly(stopped, running)
 
 
 @pytest.fixture

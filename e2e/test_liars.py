@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import pytest
 from e2e.harness.house import Known, Target, house_arguments
 from e2e.harness.server import LIARS, Server, ServerFailed
 from e2e.liars import impostor, proxy
+from e2e.liars.trial import lying, rejected
 from e2e.paris_checks import CHECKS, broken
 
 MUST_FAIL = {
@@ -26,34 +25,10 @@ MUST_FAIL = {
     "open-door": ("P9",),
     "deaf-socket": ("P11",),
 }
-TOLD_ELSEWHERE = {"none", "lock"}
-"""`none` is the control; `lock` answers rightly, only slowly, and is caught by the batching suite."""
+TOLD_ELSEWHERE = {"none", *proxy.BATCHING_LIES}
+"""`none` is the control; the others answer rightly, and are caught by `e2e.test_batching_liars`."""
 
 PROXY_CHECKS = tuple(dict.fromkeys(check for lie in proxy.LIES for check in MUST_FAIL.get(lie, ())))
-
-
-@contextmanager
-def lying(lie: str, folder: Path, *, upstream: str = "") -> Iterator[Target]:
-    """A liar with the tenants and model names of the house."""
-    served = dict.fromkeys(("demo", "random", "random-gguf", "counterfactual", "big"), Path("none"))
-    arguments = ["--lie", lie, "--upstream", upstream, *house_arguments(folder, served, runner="onnx")]
-    server = Server(arguments, command=LIARS)
-    try:
-        yield Target(url=server.wait_ready())
-    finally:
-        server.stop()
-
-
-def rejected(check: str, target: Target, known: Known) -> str | None:
-    """Why the check rejects the target; None if it is taken in."""
-    try:
-        CHECKS[check](target, known)
-    except AssertionError as reason:
-        return str(reason) or "assertion"
-    except Exception as reason:
-        # A liar without a route breaks the client in its own way; that is a rejection too.
-        return repr(reason)
-    return None
 
 
 def test_every_lie_has_a_check() -> None:
@@ -65,7 +40,7 @@ def test_every_lie_has_a_check() -> None:
 def test_impostor_is_rejected(lie: str, known: Known, tmp_path: Path) -> None:
     """A gateway without a model fails the checks that need one."""
     with lying(lie, tmp_path) as target:
-        taken_in = [check for check in MUST_FAIL[lie] if rejected(check, target, known) is None]
+        taken_in = [check for check in MUST_FAIL[lie] if rejected(CHECKS[check], target, known) is None]
 
     assert not taken_in
 
@@ -74,7 +49,7 @@ def test_impostor_is_rejected(lie: str, known: Known, tmp_path: Path) -> None:
 def test_proxy_is_rejected(lie: str, target: Target, known: Known, tmp_path: Path) -> None:
     """One lie before the honest server is enough."""
     with lying(lie, tmp_path, upstream=target.url) as liar:
-        taken_in = [check for check in MUST_FAIL[lie] if rejected(check, liar, known) is None]
+        taken_in = [check for check in MUST_FAIL[lie] if rejected(CHECKS[check], liar, known) is None]
 
     assert not taken_in
 
@@ -82,7 +57,7 @@ def test_proxy_is_rejected(lie: str, target: Target, known: Known, tmp_path: Pat
 def test_honest_proxy_is_accepted(target: Target, known: Known, tmp_path: Path) -> None:
     """The control: without a lie, the same proxy passes every check that rejects the others."""
     with lying("none", tmp_path, upstream=target.url) as honest:
-        reasons = {check: rejected(check, honest, known) for check in PROXY_CHECKS}
+        reasons = {check: rejected(CHECKS[check], honest, known) for check in PROXY_CHECKS}
 
     assert reasons == dict.fromkeys(PROXY_CHECKS)
 

@@ -19,6 +19,7 @@ from gateway.engine.messages import Scheduling
 from gateway.tenants.policy import Name
 from gateway.tenants.prices import FREE, Price
 from gateway.tenants.records import TenantSpec
+from gateway.tenants.wrong_keys import DEFAULT_PER_MINUTE
 
 Positive = Annotated[int, Meta(ge=1, le=2**40)]
 
@@ -33,6 +34,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 8 * 1024 * 1024
+    allowed_hosts: tuple[Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9._:-]{1,255})$")], ...] = ()
+    """Names by which clients call this server, beside its address and those of this machine; `*` is any."""
+    max_wrong_keys_per_minute: Annotated[int, Meta(ge=0, le=10**9)] = DEFAULT_PER_MINUTE
+    """Of one address; 0 is no limit."""
     drain_timeout_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
 
 

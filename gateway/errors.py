@@ -5,8 +5,11 @@ GatewayError
 │   ├── InvalidJson         it is no JSON object of sane depth
 │   └── UnsupportedParameter  understood, but ignoring it would change the meaning
 ├── Unauthorized            no key, or one that nobody holds
-├── PermissionDenied        the key is known and may not do this
-│   └── TenantDisabled      its tenant is switched off
+├── TooManyWrongKeys        an address showed too many of those
+├── HostNotAllowed          the server is called by a name that is not its own
+├── PermissionDenied        this may not be done
+│   ├── TenantDisabled      its tenant is switched off
+│   └── OriginNotAllowed    a web page of another site asks
 ├── NotFound                no such route
 │   └── ModelNotFound       no such model or adapter for this tenant
 ├── MethodNotAllowed
@@ -69,12 +72,28 @@ class Unauthorized(GatewayError):
     """No usable key. The message never says which part of a key was wrong."""
 
 
+class TooManyWrongKeys(GatewayError):
+    """An address showed more wrong keys in a minute than `server.max_wrong_keys_per_minute`."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class HostNotAllowed(GatewayError):
+    """The `Host` header names a server that this one is not, see `server.allowed_hosts`."""
+
+
 class PermissionDenied(GatewayError):
     """The key is valid and has no scope for this."""
 
 
 class TenantDisabled(PermissionDenied):
     """The key is valid and its tenant may not call."""
+
+
+class OriginNotAllowed(PermissionDenied):
+    """A browser asks for a page of a site that is not this server's."""
 
 
 class NotFound(GatewayError):
@@ -169,6 +188,7 @@ TABLE: dict[type[Exception], Rule] = {
     Unauthorized: Rule(401, _INVALID, "invalid_api_key"),
     PermissionDenied: Rule(403, "permission_error", "insufficient_scope"),
     TenantDisabled: Rule(403, "permission_error", "tenant_disabled"),
+    OriginNotAllowed: Rule(403, "permission_error", "origin_not_allowed"),
     NotFound: Rule(404, _INVALID, "not_found"),
     ModelNotFound: Rule(404, _INVALID, "model_not_found"),
     NotFoundException: Rule(404, _INVALID, "not_found"),
@@ -178,6 +198,8 @@ TABLE: dict[type[Exception], Rule] = {
     MethodNotAllowedException: Rule(405, _INVALID, "method_not_allowed"),
     BodyTooLarge: Rule(413, _INVALID, "request_too_large"),
     UnsupportedMediaType: Rule(415, _INVALID, "unsupported_media_type"),
+    HostNotAllowed: Rule(421, _INVALID, "host_not_allowed"),
+    TooManyWrongKeys: Rule(429, "rate_limit_error", "rate_limit_exceeded"),
     RateLimited: Rule(429, "rate_limit_error", "rate_limit_exceeded"),
     TenantQueueFull: Rule(429, "rate_limit_error", "rate_limit_exceeded"),
     QuotaExceeded: Rule(429, "insufficient_quota", "insufficient_quota"),
@@ -200,6 +222,9 @@ FAILED_STATUS: Mapping[str | None, int] = {
     "deadline_exceeded": 504,
 }
 """Status of a `Failed` before the first byte was sent, by the backend's code; 500 for any other."""
+
+_NOT_BY_ITSELF = (QuotaExceeded, TooManyWrongKeys)
+"""What a client library must not try again without being told to."""
 
 
 _REFUSALS: Mapping[type[Exception], str] = {TenantQueueFull: "tenant_queue_full", WaitTooLong: "wait_too_long"}
@@ -275,7 +300,7 @@ def _headers_of(error: Exception) -> tuple[tuple[bytes, bytes], ...]:
     )
     if isinstance(error, Draining):
         return (*headers, (b"connection", b"close"))
-    return (*headers, (b"x-should-retry", b"false")) if isinstance(error, QuotaExceeded) else headers
+    return (*headers, (b"x-should-retry", b"false")) if isinstance(error, _NOT_BY_ITSELF) else headers
 
 
 def _allowed(error: MethodNotAllowedException) -> str:

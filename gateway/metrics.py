@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -26,6 +26,23 @@ _FIRST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 _REQUEST_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 
+M = TypeVar("M", Counter, Gauge, Histogram)
+
+
+class Family(Generic[M]):
+    """A metric, and what it counts for each combination of labels, which the library itself finds slowly."""
+
+    def __init__(self, metric: M) -> None:
+        self._metric: M = metric
+        self._found: dict[tuple[str, ...], M] = {}
+
+    def labels(self, *values: str) -> M:
+        found = self._found.get(values)
+        if found is None:
+            found = self._found[values] = self._metric.labels(*values)
+        return found
+
+
 class Metrics:
     """Everything `/metrics` shows. Not thread-safe; lives on the event loop."""
 
@@ -40,15 +57,16 @@ class Metrics:
         self._first_token = self._histogram("time_to_first_token", "Arrival to first token.", _FIRST_BUCKETS)
         self._between_tokens = self._histogram("inter_token_latency", "Between two deltas.", _TOKEN_BUCKETS)
         self._duration = self._histogram("request_duration", "Arrival to end.", _REQUEST_BUCKETS)
-        self._in_flight = Gauge(
-            "hostelry_requests_in_flight", "Accepted and not ended.", ("model",), registry=self._registry
+        self._in_flight = Family(
+            Gauge("hostelry_requests_in_flight", "Accepted and not ended.", ("model",), registry=self._registry)
         )
 
-    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
-        return Counter(f"hostelry_{name}", text, labels, registry=self._registry)
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Family[Counter]:
+        return Family(Counter(f"hostelry_{name}", text, labels, registry=self._registry))
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"hostelry_{name}_seconds", text, ("model",), buckets=buckets, registry=self._registry)
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Family[Histogram]:
+        name = f"hostelry_{name}_seconds"
+        return Family(Histogram(name, text, ("model",), buckets=buckets, registry=self._registry))
 
     def watch(self, models: Models) -> None:
         """Read the engines' own numbers at each scrape. To be called once."""

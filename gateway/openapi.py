@@ -21,19 +21,20 @@ _REF = "#/components/schemas/{name}"
 _PROBLEMS = {
     400: "The request cannot be served as it stands; `param` names the field.",
     401: "No key, or an unknown one.",
-    403: "The tenant of this key is disabled, or the key lacks the scope.",
+    403: "The tenant of this key is disabled, the key lacks the scope, or a page of another site asks.",
     404: "No such route or entry, or no such model for this tenant.",
     409: "A name is taken, or the entry is declared in the configuration file.",
     405: "Another method; see `Allow`.",
     413: "The body is too large.",
     415: "The body is not plain JSON.",
-    429: "A limit or budget of the tenant or key, or as many of its requests wait as may; see `Retry-After`.",
+    421: "The `Host` header names another server; see `server.allowed_hosts`.",
+    429: "A limit, a budget, all the requests that may wait, or too many wrong keys; see `Retry-After`.",
     500: "A fault of the server; the message holds the request id.",
     503: "Overloaded, loading or shutting down; see `Retry-After`.",
     504: "The answer was not complete when the request's own deadline passed.",
 }
-_ALWAYS = (405, 500)
-_GUARDED = (401, 403, 503)
+_ALWAYS = (403, 405, 421, 500)
+_GUARDED = (401, 429, 503)
 _WITH_BODY = (400, 404, 413, 415)
 
 

@@ -15,11 +15,14 @@ import uvloop
 
 from backends.errors import BackendError
 from gateway import __version__
+from gateway.api.hosts import hosts_of
 from gateway.app import create_app
 from gateway.config import AdapterConfig, Config, ConfigError, ModelConfig
+from gateway.corked import CorkedProtocol
 from gateway.drain import Drain
 from gateway.engine.backend import EngineBackend, EngineOptions, start_engine_backend
 from gateway.engine.messages import AdapterFile
+from gateway.garbage import spare_what_is_there
 from gateway.hub import Progress, resolve_model
 from gateway.logs import configure_logs
 from gateway.metrics import Metrics
@@ -28,6 +31,7 @@ from gateway.routing import Models, ServedAdapter, ServedModel
 from gateway.services import Services
 from gateway.tenants.opening import open_tenancy
 from gateway.tenants.store.errors import StoreCorrupt, StoreError
+from gateway.tenants.wrong_keys import WrongKeys
 from gateway.terminal import LoadProgress, announce_ready, console, machine_facts
 
 EXIT_OK, EXIT_FAILED, EXIT_STORE_CORRUPT = 0, 1, 3
@@ -64,6 +68,8 @@ async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key
             limiter=tenancy.limiter,
             metrics=Metrics(),
             drain=stop.drain,
+            wrong_keys=WrongKeys(per_minute=config.server.max_wrong_keys_per_minute),
+            hosts=hosts_of(config.server.host, config.server.allowed_hosts),
             max_body_bytes=config.server.max_body_bytes,
         )
         await stack.enter_async_context(_engines(models))
@@ -72,6 +78,7 @@ async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key
         console.print(f"listening {url}", soft_wrap=True)
         await stop.unless_sooner(_load_all(config, models, data_dir=data_dir))
         if not stop.wanted:
+            spare_what_is_there()
             announce_ready(url, model=next(iter(models)).name, key_hint=key_hint)
         await stop.wait(timeout_s=config.server.drain_timeout_s)
     return EXIT_OK
@@ -239,12 +246,13 @@ async def _listening(services: Services, listener: socket.socket) -> AsyncIterat
     """Answer HTTP on the socket until the block ends."""
     config = uvicorn.Config(
         create_app(services),
-        http="httptools",
+        http=CorkedProtocol,
         ws="websockets-sansio",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # or a client's X-Forwarded-For would be its address
         timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
     )
     server = _Server(config)

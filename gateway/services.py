@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from gateway.api.hosts import Hosts
 from gateway.drain import Drain
 from gateway.metrics import Metrics
 from gateway.routing import Models
@@ -11,6 +12,7 @@ from gateway.tenants.directory import Directory
 from gateway.tenants.limits import Limiter
 from gateway.tenants.office import Office
 from gateway.tenants.usage.bookkeeper import Bookkeeper
+from gateway.tenants.wrong_keys import WrongKeys
 
 
 class Services(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +23,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics
     drain: Drain
     limiter: Limiter = msgspec.field(default_factory=Limiter)
+    wrong_keys: WrongKeys = msgspec.field(default_factory=WrongKeys)
+    hosts: Hosts = Hosts()
     bookkeeper: Bookkeeper | None = None
     """Writes down what is used; without a store nobody does."""
     office: Office | None = None

@@ -181,8 +181,7 @@ class FakeRunner:
             time.sleep(self._faults.delay_s)
         self._fail_if_ordered(step, number)
         self._write(step)
-        logits = np.stack([self._logits_at(step, row) for row in step.logit_rows.tolist()] or [self._no_row()])
-        logits = logits[: len(step.logit_rows)]
+        logits = self._logits(step)
         if number in self._faults.nan_rows:
             logits[self._faults.nan_rows[number]] = np.nan
         return logits
@@ -212,15 +211,17 @@ class FakeRunner:
     def _places(self, step: Step) -> npt.NDArray[np.int32]:
         return flat_indices(step, self._table(step), self._kv.shape[1])
 
-    def _logits_at(self, step: Step, row: int) -> F32:
-        """Logits after the token at `row` of the step, from the KV of its sequence up to there: [vocab]."""
-        sequence = int(np.searchsorted(step.q_start, row, side="right")) - 1
-        block, offset = np.divmod(np.arange(step.positions[row] + 1), self._kv.shape[1])
-        seen = self._kv[self._table(step)[sequence, block], offset]
-        mixed = (self._mixed_ids ^ seen.sum(dtype=np.uint64)) * _MIX_A
+    def _logits(self, step: Step) -> F32:
+        """After the tokens at the step's `logit_rows`: [rows, vocab]."""
+        seen = [self._seen_at(step, row) for row in step.logit_rows.tolist()]
+        mixed = (self._mixed_ids ^ np.array(seen, dtype=np.uint64)[:, None]) * _MIX_A
         mixed = (mixed ^ (mixed >> np.uint64(31))) * _MIX_B
         logits: F32 = (mixed >> np.uint64(40)).astype(np.float32) * (_SPREAD / np.float32(1 << 24))
         return logits
 
-    def _no_row(self) -> F32:
-        return np.zeros(len(self._mixed_ids), dtype=np.float32)
+    def _seen_at(self, step: Step, row: int) -> np.uint64:
+        """The sum of what is stored for a sequence, up to the token at `row` of the step."""
+        sequence = int(step.q_start.searchsorted(row, side="right")) - 1
+        blocks = self._kv[self._table(step)[sequence]].ravel()
+        seen: np.uint64 = blocks[: step.positions[row] + 1].sum(dtype=np.uint64)
+        return seen

@@ -76,7 +76,7 @@ disabled = true
 def house_arguments(folder: Path, models: dict[str, Path], *, runner: str) -> list[str]:
     """Flags that serve `models` to the four tenants on a free port."""
     config = folder / "hostelry.toml"
-    config.write_text(tenants_toml(), encoding="utf-8")
+    config.write_text(f"[server]\nmax_wrong_keys_per_minute = 0\n\n{tenants_toml()}", encoding="utf-8")
     flags = ["--config", str(config), "--port", "0", "--data-dir", str(folder / "data"), "--backend", runner]
     for name, path in models.items():
         flags += ["--model", f"{name}={path}"]

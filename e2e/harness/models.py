@@ -33,7 +33,7 @@ def start_counterfactual(folder: Path, word: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*module, *flags], cwd=ROOT)
 
 
-def wait_counterfactual(tuning: subprocess.Popen[bytes], timeout_s: float = 120.0) -> None:
+def wait_counterfactual(tuning: subprocess.Popen[bytes], timeout_s: float = 600.0) -> None:
     try:
         status = tuning.wait(timeout_s)
     finally:

@@ -10,17 +10,23 @@ no-seed         ignores `seed`
 open-door       lets anybody in, with somebody else's key
 lock            one request at a time
 deaf-socket     never hears `cancel`
+boastful        its engine's counters tell of batches twice as full
+cache-claims    says of every prompt that it was cached, which it was not
+one-guest       all tenants are one to it, and so is what was computed for them
+first-come      lets four requests in at a time, whoever came first, and says that it is fair
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import nullcontext
+import re
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 import aiohttp
 from aiohttp import WSMsgType, web
 
+from e2e.harness.crowd import FEW
 from e2e.harness.house import KEYS
 from e2e.harness.wire import Json
 from e2e.liars.impostor import STEP_S, chunks
@@ -37,8 +43,16 @@ LIES = (
     "open-door",
     "lock",
     "deaf-socket",
+    "boastful",
+    "cache-claims",
+    "one-guest",
+    "first-come",
 )
+BATCHING_LIES = ("lock", "chunker", "boastful", "cache-claims", "one-guest", "first-come")
+"""Those that the batching suite must reject."""
 INVENTED_USAGE = {"prompt_tokens": 16, "completion_tokens": 8, "total_tokens": 24}
+_ABOUT_ANSWERS = ("usage", "always-stop", "cache-claims")
+_FULLER = re.compile(rb"(hostelry_engine_batched_sequences_total\{[^}]*\} )(\S+)")
 _HOP_BY_HOP = {"transfer-encoding", "content-length", "connection", "date", "server"}
 
 
@@ -56,7 +70,7 @@ class Proxy:
         self._lie = lie
         self._tenants = tenants
         self._upstream = upstream
-        self._lock = asyncio.Lock() if lie == "lock" else nullcontext()
+        self._gate = _gate(lie)
         self._first_metrics: bytes | None = None
         self._session: aiohttp.ClientSession
 
@@ -66,7 +80,7 @@ class Proxy:
 
     async def forward(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        async with self._lock:
+        async with self._gate if request.method == "POST" else nullcontext():
             if self._lie == "chunker" and _wants_stream(body) and self._tenants.of(request):
                 return await self._chunk_afterwards(request, json.loads(body))
             return await self._pass_on(request, self._changed_request(body))
@@ -128,6 +142,8 @@ class Proxy:
         kept = {name: request.headers[name] for name in names if name in request.headers}
         if self._lie == "open-door" and self._tenants.of(request) is None:
             kept["Authorization"] = f"Bearer {KEYS.acme}"
+        if self._lie == "one-guest" and self._tenants.of(request) is not None:
+            kept["Authorization"] = f"Bearer {KEYS.acme}"
         return kept
 
     def _changed_request(self, body: bytes) -> bytes:
@@ -140,22 +156,34 @@ class Proxy:
         if self._lie == "frozen-metrics" and path == "/metrics":
             self._first_metrics = self._first_metrics or body
             return self._first_metrics
-        if self._lie not in ("usage", "always-stop") or not body.startswith(b"{"):
+        if self._lie == "boastful" and path == "/metrics":
+            return _FULLER.sub(lambda found: found[1] + str(2 * float(found[2])).encode(), body)
+        if self._lie not in _ABOUT_ANSWERS or not body.startswith(b"{"):
             return body
         return json.dumps(self._changed_object(json.loads(body))).encode()
 
     def _changed_line(self, line: bytes) -> bytes:
-        if self._lie not in ("usage", "always-stop") or not line.startswith(b"data: {"):
+        if self._lie not in _ABOUT_ANSWERS or not line.startswith(b"data: {"):
             return line
         return b"data: " + json.dumps(self._changed_object(json.loads(line[6:]))).encode() + b"\n"
 
     def _changed_object(self, answer: Json) -> Json:
         if self._lie == "usage" and answer.get("usage"):
             answer["usage"] = INVENTED_USAGE
+        if self._lie == "cache-claims" and answer.get("usage"):
+            known = answer["usage"]["prompt_tokens"] * 9 // 10
+            answer["usage"]["prompt_tokens_details"]["cached_tokens"] = known
         for choice in answer.get("choices", ()):
             if self._lie == "always-stop" and choice.get("finish_reason"):
                 choice["finish_reason"] = "stop"
         return answer
+
+
+def _gate(lie: str) -> AbstractAsyncContextManager[None]:
+    """What a request passes on its way in."""
+    if lie == "lock":
+        return asyncio.Lock()
+    return asyncio.Semaphore(FEW) if lie == "first-come" else nullcontext()
 
 
 async def _copy_back(upstream: aiohttp.ClientWebSocketResponse, socket: web.WebSocketResponse) -> None:

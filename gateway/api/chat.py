@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from litestar import asgi
 from litestar.enums import ScopeType
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 
-from gateway.api.access import INFERENCE
+from gateway.api.access import INFERENCE, asgi
 from gateway.api.answer import Answer
 from gateway.api.body import read_json_body
 from gateway.api.conversation import converse
@@ -41,13 +40,12 @@ async def _post(services: Services, scope: HTTPScope, receive: Receive, send: Se
     body = await read_json_body(scope, receive, max_bytes=services.max_body_bytes)
     decoded = _decoder.decode(body)
     route = services.models.route(decoded.request.model, visit.guest.tenant)
-    room = services.limiter.room(visit.guest, route.served.name, route.served.price)
     plan = plan_chat(
         decoded.request,
         route=route,
         caller=visit.guest,
         request_id=visit.request_id,
-        room=room,
+        room=services.limiter.room,
         age_s=visit.age_s,
     )
     headers = ignored_header(decoded)

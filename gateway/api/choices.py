@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from typing import Protocol, runtime_checkable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from backends.generation import Done, Event, Failed, GenerateRequest, Started
 from gateway.errors import GenerationFailed
 from gateway.routing import ServedModel
 
 _CUT_OFF = "the engine stopped without a result; try again"
-
-
-@runtime_checkable
-class _Closable(Protocol):
-    async def aclose(self) -> None: ...
 
 
 class Choices:
@@ -61,10 +55,12 @@ class Choices:
         """Cancel and release everything. May be called twice."""
         for task in self._asked:
             task.cancel()
-        await asyncio.gather(*self._asked, return_exceptions=True)
+        if self._asked:
+            await asyncio.gather(*self._asked, return_exceptions=True)
         for iterator in self._iterators:
-            if isinstance(iterator, _Closable):
-                await iterator.aclose()
+            close: Callable[[], Awaitable[None]] | None = getattr(iterator, "aclose", None)
+            if close is not None:
+                await close()
 
     async def _next_of_one(self) -> tuple[int, Event]:
         event = await anext(self._iterators[0], None)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from litestar import asgi
 from litestar.enums import ScopeType
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 
-from gateway.api.access import INFERENCE
+from gateway.api.access import INFERENCE, asgi
 from gateway.api.answer import Answer
 from gateway.api.body import read_json_body
 from gateway.api.convert import plan_completion

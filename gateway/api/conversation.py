@@ -101,9 +101,13 @@ class Conversation:
         wire = _requests.decode(text).request
         caller = self._visit.guest
         route = self._services.models.route(wire.model, caller.tenant)
-        room = self._services.limiter.room(caller, route.served.name, route.served.price)
         return plan_chat(
-            wire, route=route, caller=caller, request_id=self._new_id(), room=room, streams_by_default=True
+            wire,
+            route=route,
+            caller=caller,
+            request_id=self._new_id(),
+            room=self._services.limiter.room,
+            streams_by_default=True,
         )
 
     def _new_id(self) -> str:

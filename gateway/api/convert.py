@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -19,6 +19,7 @@ from gateway.errors import InvalidRequest, UnsupportedParameter
 from gateway.routing import Route, ServedModel
 from gateway.tenants.bounds import Bounds, bounds_of
 from gateway.tenants.identity import Caller
+from gateway.tenants.prices import Price
 
 _DEFAULT_COMPLETION_TOKENS = 16
 _NO_TOOLS = "this server does not call tools"
@@ -57,19 +58,22 @@ def plan_chat(
     route: Route,
     caller: Caller,
     request_id: str,
-    room: int | None = None,
+    room: Callable[[Caller, str, Price], int | None],
     age_s: float = 0.0,
     streams_by_default: bool = False,
 ) -> Plan:
-    """`room` is what the caller's limits leave, in tokens; `age_s` is how long ago the request arrived.
+    """`room` tells what the caller's limits leave for a model, in tokens; asked if the request does not say its length.
+
+    `age_s` is how long ago the request arrived.
 
     Raises `InvalidRequest` or `UnsupportedParameter` for what no single field can tell.
     """
     _check_speculative(wire)
     is_streamed = streams_by_default if wire.stream is None else wire.stream
     prompt = ChatPrompt(tuple(_message(message, index) for index, message in enumerate(wire.messages)))
-    logprobs, n = _chat_logprobs(wire), wire.n or 1
-    bounds = bounds_of(caller, max_tokens=_chat_max_tokens(wire), room=None if room is None else room // n)
+    logprobs, max_tokens, n = _chat_logprobs(wire), _chat_max_tokens(wire), wire.n or 1
+    left = room(caller, route.served.name, route.served.price) if max_tokens is None else None
+    bounds = bounds_of(caller, max_tokens=max_tokens, room=None if left is None else left // n)
     return Plan(
         kind="chat",
         id=f"chatcmpl-{secrets.token_hex(12)}",

@@ -19,7 +19,7 @@ from litestar.types import Receive, Scope, Send
 from gateway.api.body import discard_body
 from gateway.api.gone import ClientGone
 from gateway.api.visit import Visit, remember
-from gateway.errors import Draining, Problem, problem_of
+from gateway.errors import Draining, Problem, Unauthorized, problem_of
 from gateway.services import Services
 from gateway.tenants.identity import Caller
 from gateway.tenants.limits import Limiter
@@ -55,14 +55,38 @@ class Door:
         await self._enter(scope, receive, reply)
 
     def _admit(self, scope: Scope) -> Caller | None:
-        """Who calls, or None on a public path. Raises `Unauthorized`, `TenantDisabled` or `Draining`."""
-        if _is_public(scope):
+        """Who calls, or None on a public path.
+
+        Raises `HostNotAllowed`, `OriginNotAllowed`, `Unauthorized`, `TooManyWrongKeys`, `TenantDisabled` or `Draining`.
+        """
+        self._services.hosts.check(scope["headers"])
+        if self._is_public(scope):
             return None
-        authorization = [value for name, value in scope["headers"] if name == b"authorization"]
-        caller = self._services.directory.authenticate(authorization)
+        caller = self._authenticate(scope)
         if not self._services.drain.accepting():
             raise Draining("the server is shutting down; try again in a moment")
         return caller
+
+    def _authenticate(self, scope: Scope) -> Caller:
+        """Whoever shows no key guesses none, and is not counted."""
+        authorization = [value for name, value in scope["headers"] if name == b"authorization"]
+        try:
+            return self._services.directory.authenticate(authorization)
+        except Unauthorized:
+            client = scope.get("client")
+            if authorization:
+                self._services.wrong_keys.note(client[0] if client else None)
+            raise
+
+    def _is_public(self, scope: Scope) -> bool:
+        if scope["type"] != ScopeType.HTTP:
+            return False
+        path = scope["path"]
+        return path in PUBLIC_PATHS or (path in LOCAL_PATHS and self._is_local(scope))
+
+    def _is_local(self, scope: Scope) -> bool:
+        """A program on this machine, and no web page that calls it by a name of its own."""
+        return _comes_from_here(scope) and self._services.hosts.are_local(scope["headers"])
 
     async def _enter(self, scope: Scope, receive: Receive, reply: Reply) -> None:
         try:
@@ -137,14 +161,7 @@ async def _refuse(scope: Scope, receive: Receive, reply: Reply, problem: Problem
     await send_problem(scope, reply.send, problem)
 
 
-def _is_public(scope: Scope) -> bool:
-    if scope["type"] != ScopeType.HTTP:
-        return False
-    path = scope["path"]
-    return path in PUBLIC_PATHS or (path in LOCAL_PATHS and _is_local(scope))
-
-
-def _is_local(scope: Scope) -> bool:
+def _comes_from_here(scope: Scope) -> bool:
     client = scope.get("client")
     if client is None or any(name in _FORWARDING for name, _ in scope["headers"]):
         return False

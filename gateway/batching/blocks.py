@@ -36,6 +36,7 @@ class Blocks:
 
     def __init__(self, *, num_blocks: int, block_tokens: int, has_prefixes: bool = True) -> None:
         self._num_blocks = num_blocks
+        self.block_tokens = block_tokens
         self._hashes = HashChain(block_tokens)
         self._has_prefixes = has_prefixes
         self._free = list(range(num_blocks))
@@ -45,10 +46,6 @@ class Blocks:
         self._kept: dict[int, Kept] = {}
         self._by_digest: dict[bytes, int] = {}
         self._num_reserved = num_blocks // _RESERVE
-
-    @property
-    def block_tokens(self) -> int:
-        return self._hashes.block_tokens
 
     @property
     def capacity(self) -> int:
@@ -84,6 +81,8 @@ class Blocks:
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
         num_new = self._num_needed(num_tokens) - len(self._held[sequence.id])
+        if num_new <= 0:
+            return True
         if num_new > self._num_available(sequence.scope, is_alone=len(self._held) == 1):
             return False
         self._add(sequence, num_new)

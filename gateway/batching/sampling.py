@@ -39,7 +39,7 @@ def sample(logits: F32, sequences: list[Sequence]) -> list[Sampled]:
     """`logits`: [rows, vocab], one row a sequence. Rows do not influence each other."""
     best = logits.argmax(axis=1)
     # argmax stops at a NaN and finds +inf, so one look at the winner shows any row that must not be used.
-    peaks = np.take_along_axis(logits, best[:, None], axis=1)[:, 0]
+    peaks = logits[np.arange(len(logits)), best]
     rows = zip(logits, best.tolist(), peaks.tolist(), sequences, strict=True)
     return [_sample_row(row, token_id, peak, sequence) for row, token_id, peak, sequence in rows]
 

@@ -130,18 +130,17 @@ class Scheduler:
         plan = Plan(self._limits.max_step_tokens)
         prompts: list[Sequence] = []
         for sequence in list(self._running.values()):
-            if sequence.is_decoding:
-                self._give(sequence, plan)
-            else:
+            num_pending = sequence.num_pending
+            if num_pending == 1:
+                self._give(sequence, num_pending, plan)
+            elif num_pending:
                 prompts.append(sequence)
         plan.budget = min(plan.budget, self._pace.prompt_tokens(num_decoding=len(plan.chunks)))
         for sequence in sorted(prompts, key=self._order.rank) if prompts else ():
-            self._give(sequence, plan)
+            self._give(sequence, sequence.num_pending, plan)
         while plan.budget > 0 and self._can_admit():
-            self._give(self._admit(), plan)
-        for chunk in plan.chunks.values():
-            chunk.sequence.num_planned = chunk.end
-            chunk.sequence.num_coming += chunk.samples
+            sequence = self._admit()
+            self._give(sequence, sequence.num_pending, plan)
         return list(plan.chunks.values())
 
     def is_current(self, chunk: Chunk) -> bool:
@@ -207,19 +206,22 @@ class Scheduler:
         self._order.push_back_in(victim)
         self.num_preempted += 1
 
-    def _give(self, sequence: Sequence, plan: Plan) -> None:
+    def _give(self, sequence: Sequence, num_pending: int, plan: Plan) -> None:
         most = min(plan.budget, self._limits.max_logit_rows) if sequence.is_scoring else plan.budget
-        num_tokens = min(sequence.num_pending, most)
+        num_tokens = min(num_pending, most)
         start = sequence.num_planned
-        if num_tokens <= 0 or not self._has_memory(sequence, start + num_tokens, plan):
+        end = start + num_tokens
+        if num_tokens <= 0 or not self._has_memory(sequence, end, plan):
             return
-        reaches_end = start + num_tokens == sequence.num_expected
-        plan.add(Chunk(sequence, start, num_tokens, reaches_end, sequence.num_preemptions))
+        chunk = Chunk(sequence, start, num_tokens, num_tokens == num_pending, sequence.num_preemptions)
+        plan.add(chunk)
+        sequence.num_planned = end
+        sequence.num_coming += chunk.samples
         self._order.charge(sequence, start=start, num_tokens=num_tokens)
 
     def _has_memory(self, sequence: Sequence, num_tokens: int, plan: Plan) -> bool:
         """Room for so many of its tokens, if need be at the cost of others; False if it had to go itself."""
-        if sequence.id not in self._running:
+        if sequence.id not in self._running:  # another one took its room in this very step
             return False
         while not self._rooms.grow(sequence, num_tokens):
             victim = self._order.over_served()

@@ -74,16 +74,12 @@ class Sequence:
         return len(self.token_ids) - self.num_prompt
 
     @property
-    def num_expected(self) -> int:
-        """Known, once all submitted steps are done."""
-        return len(self.token_ids) + self.num_coming
-
-    @property
     def num_pending(self) -> int:
         """Tokens for the steps to come; none if what is submitted will be its end."""
-        if self.num_coming and self.num_generated + self.num_coming >= self.max_tokens:
+        num_expected = len(self.token_ids) + self.num_coming
+        if self.num_coming and num_expected >= self.max_known:
             return 0
-        return self.num_expected - self.num_planned
+        return num_expected - self.num_planned
 
     @property
     def max_known(self) -> int:
@@ -98,10 +94,6 @@ class Sequence:
     @property
     def only_scores(self) -> bool:
         return self.max_tokens == 0
-
-    @property
-    def is_decoding(self) -> bool:
-        return self.num_pending == 1
 
     def take_scores(self) -> tuple[Logprob, ...]:
         """All scores of the prompt, once."""

@@ -17,6 +17,17 @@ _log = logging.getLogger("gateway.engine")
 _KEPT_LINES = 20
 _READ_BYTES = 16 * 1024
 _MAX_LINE = 2000
+_SECRETS = frozenset(
+    {
+        "HOSTELRY_ADMIN_KEY",
+        "HOSTELRY_API_KEY",
+        "HOSTELRY_SERVE_ADMIN_KEY",
+        "HOSTELRY_SERVE_API_KEY",
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "PGPASSWORD",
+    }
+)
 
 
 class ProcessEngine:
@@ -98,9 +109,13 @@ async def start_process(name: str, theirs: socket.socket) -> ProcessEngine:
 
 
 def _environment() -> dict[str, str]:
-    """Ours; from a checkout that is not installed, with its root in front, so that the engine finds the same code."""
+    """Ours without secrets, of which an engine needs none: it reads files that strangers made.
+
+    From a checkout that is not installed, with its root in front, so that the engine finds the same code.
+    """
+    ours = {name: value for name, value in os.environ.items() if name not in _SECRETS}
     root = Path(__file__).resolve().parents[2]
     if root.name in ("site-packages", "dist-packages"):
-        return dict(os.environ)
-    inherited = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{inherited}" if inherited else str(root)}
+        return ours
+    inherited = ours.get("PYTHONPATH")
+    return {**ours, "PYTHONPATH": f"{root}{os.pathsep}{inherited}" if inherited else str(root)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -72,6 +71,10 @@ class Supervisor:
         self._ledger = ledger
         self._hang_timeout_s = hang_timeout_s
         self._clock = RestartClock(policy, now=now)
+        self._now = now
+        self._connection: EngineConnection | None = None
+        self._heard_at = 0.0
+        self._told = ""
         self._decided = asyncio.Event()
         self.state = EngineState(phase="loading", detail="starting")
         self.ready: Ready | None = None
@@ -128,7 +131,8 @@ class Supervisor:
             ours.close()
             raise
         self.engine = engine
-        connection = await EngineConnection.open(ours)
+        self._told, self._heard_at = "", self._now()
+        self._connection = connection = await EngineConnection.open(ours, take=self._take)
         try:
             connection.send(self._load)
             told = await self._listen(connection, engine)
@@ -143,32 +147,29 @@ class Supervisor:
 
     async def _listen(self, connection: EngineConnection, engine: RunningEngine) -> str:
         """Until the engine is gone. Returns what it told about its end, if anything."""
-        told = ""
-        while True:
-            try:
-                messages = await self._receive(connection)
-            except (TimeoutError, ValueError, msgspec.DecodeError) as error:
-                engine.kill()
-                return str(error)
-            if messages is None:
-                return told
-            self._ledger.note_sign_of_life()
-            for message in messages:
-                told = self._take(message, connection) or told
+        try:
+            # Loading has more patience, and may be over in the meantime: no look is longer than a step may be silent.
+            while not await connection.ends_within(min(self._patience_s, self._hang_timeout_s)):
+                if self._patience_s <= 0:
+                    raise TimeoutError(f"no sign of life for {self._longest_silence_s:g} s")
+        except (TimeoutError, ValueError, msgspec.DecodeError) as error:
+            engine.kill()
+            return str(error)
+        return self._told
 
-    async def _receive(self, connection: EngineConnection) -> list[FromEngine] | None:
-        """The next messages. Raises `TimeoutError` when the engine owes an answer and is silent for too long."""
-        loading = self.state.phase == "loading"
-        limit_s = self._hang_timeout_s * (_LOADING_PATIENCE if loading else 1)
-        waited_s = 0.0
-        while waited_s < limit_s:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(limit_s - waited_s):
-                    return await connection.receive()
-            waited_s = limit_s if loading else self._ledger.silent_s
-        raise TimeoutError(f"no sign of life for {limit_s:g} s")
+    @property
+    def _longest_silence_s(self) -> float:
+        return self._hang_timeout_s * (_LOADING_PATIENCE if self.state.phase == "loading" else 1)
 
-    def _take(self, message: FromEngine, connection: EngineConnection) -> str:
+    @property
+    def _patience_s(self) -> float:
+        """How long the engine, if it owes an answer, may still be silent."""
+        silent_s = self._now() - self._heard_at if self.state.phase == "loading" else self._ledger.silent_s
+        return self._longest_silence_s - silent_s
+
+    def _take(self, message: FromEngine) -> None:
+        self._heard_at = self._now()
+        self._ledger.note_sign_of_life()
         match message:
             case Stepped():
                 self.tallies.note(message, self.stats)
@@ -177,14 +178,13 @@ class Supervisor:
             case Progress():
                 self.state = EngineState(phase="loading", detail=message.stage, fraction=message.fraction)
             case Ready():
-                self._become_ready(message, connection)
+                self._become_ready(message)
             case LoadFailed():
                 raise LoadRefused(message.message)
             case Died():
-                return message.message
-        return ""
+                self._told = message.message
 
-    def _become_ready(self, ready: Ready, connection: EngineConnection) -> None:
+    def _become_ready(self, ready: Ready) -> None:
         for fallback in ready.fallbacks:
             _log.warning("engine %s: fallback: %s", self._name, fallback)
         for note in ready.notes:
@@ -193,7 +193,8 @@ class Supervisor:
         self.stats = None
         self.state = EngineState(phase="running", fraction=1.0)
         self._decided.set()
-        self._ledger.engine_is_up(connection.send)
+        assert self._connection is not None, "a message came without a connection"
+        self._ledger.engine_is_up(self._connection.send)
 
     def _lose_engine(self, told: str) -> None:
         """Answer at once, before the process is reaped."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import signal
 import socket
@@ -16,6 +15,7 @@ from gateway.engine.channel import Channel, GatewayGone
 from gateway.engine.lifeline import die_with_parent
 from gateway.engine.loading import CreateRunner, LoadedEngine, load_engine
 from gateway.engine.messages import Abort, Add, Died, Load, LoadFailed, Output, Stepped, Stop, ToEngine
+from gateway.garbage import spare_what_is_there
 
 EXIT_OK, EXIT_DIED, EXIT_LOAD_FAILED = 0, 1, 2
 
@@ -93,9 +93,7 @@ def _load(channel: Channel, load: ToEngine, create_runner: CreateRunner) -> Load
         _log.exception("the model could not be loaded")
         channel.send(LoadFailed(f"{type(error).__name__}: {_one_line(error)}"))
         return None
-    # What loading left behind lives as long as the process; collections need not look at it again.
-    gc.collect()
-    gc.freeze()
+    spare_what_is_there()
     channel.send(engine.ready)
     return engine
 

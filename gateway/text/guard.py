@@ -48,7 +48,7 @@ class Guard:
         for message in messages:
             if message.role not in ROLES:
                 raise RequestError(f"role {message.role!r} is not one of {', '.join(sorted(ROLES))}", param="messages")
-        if not any(self._is_risky(text) for message in messages for text in (message.content, message.name or "")):
+        if not any(self._is_risky(text) for message in messages for text in (message.content, message.name) if text):
             return Guarded(tuple(messages))
         mark = self._choose_mark(messages)
         return Guarded(tuple(self._marked_message(message, mark) for message in messages), mark)

@@ -112,6 +112,12 @@ class _CheckedCode(CodeGenerator):
         node.body.insert(0, nodes.ExprStmt(tick).set_lineno(node.lineno))
         super().visit_For(node, frame)
 
+    def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:
+        if isinstance(node.node, nodes.EnvironmentAttribute):  # only the tick: templates cannot spell one
+            self.write("environment.tick(context)")
+            return
+        super().visit_Call(node, frame, forward_caller=forward_caller)
+
 
 class Budget:
     """What one rendering may spend: time, and turns of `range` in total."""

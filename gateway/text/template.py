@@ -25,6 +25,8 @@ class ChatTemplate:
         self.source = source
         try:
             self._template = ChatEnvironment().from_string(source)
+            # A chain of maps as Jinja makes it, which each rendering copies: slowly unless it is a plain dict.
+            self._template.globals = dict(self._template.globals)
             self._render(_PROBE, bos_token="", eos_token="", add_generation_prompt=True)
         except SecurityError as error:
             raise ModelError(f"{where}: unsafe chat template: {_one_line(error)}") from error

@@ -31,6 +31,7 @@ class Bookkeeper:
         self._limiter = limiter
         self._database = database
         self._draining = asyncio.Lock()
+        self._syncing = asyncio.Lock()
         self._is_lost = False
 
     async def open(self) -> None:
@@ -53,15 +54,16 @@ class Bookkeeper:
         turns = count()
         while await pause(stop, seconds=SYNC_S):
             self.journal.retry()
-            await asyncio.to_thread(self.journal.sync)
+            await self._sync()
             if next(turns) % _DRAIN_EVERY == 0:
                 await self._drain_quietly()
 
     async def drain(self) -> None:
         """Bring everything that is written into the store. Raises `StoreError`, and loses nothing."""
         async with self._draining:
-            self._limiter.budgets.begin_drain()
-            self.journal.rotate()
+            async with self._syncing:
+                self._limiter.budgets.begin_drain()
+                self.journal.rotate()
             finished = self.journal.finished()
             for path in finished:
                 entries = await asyncio.to_thread(read_journal, path)
@@ -80,6 +82,11 @@ class Bookkeeper:
             await self._drain_quietly()
         finally:
             self.journal.close()
+
+    async def _sync(self) -> None:
+        """In a thread. Until it is done the file must not change: one that is closed meanwhile still seems in use."""
+        async with self._syncing:
+            await asyncio.to_thread(self.journal.sync)
 
     async def _read_back(self) -> None:
         """What budgets have left, by all gateways. What waits in memory is not in the store."""

@@ -18,7 +18,7 @@ from tests.gateway.api.conftest import House
 KNOWN = {"public", "local", "inference", "admin:read", "admin:write"}
 
 
-def allowed(access: str | None, *scopes: Scope) -> bool:
+async def allowed(access: str | None, *scopes: Scope) -> bool:
     """Whether a key with these scopes, or nobody, may use a route."""
     key = Key(id="k", tenant_id="t", scopes=scopes)
     scope: dict[str, Any] = {}
@@ -26,28 +26,28 @@ def allowed(access: str | None, *scopes: Scope) -> bool:
     remember(scope, Visit(request_id="r", caller=caller))
     handler = SimpleNamespace(opt={} if access is None else {"access": access})
     try:
-        require_access(cast(Any, SimpleNamespace(scope=scope)), cast(Any, handler))
+        await require_access(cast(Any, SimpleNamespace(scope=scope)), cast(Any, handler))
     except PermissionDenied:
         return False
     return True
 
 
 @pytest.mark.parametrize("access", [None, "inference", "admin:read", "admin:write", "something"])
-def test_scopes(access: str | None) -> None:
+async def test_scopes(access: str | None) -> None:
     """The one that a route names; a route that names none, or an unknown one, is closed to all."""
     scopes: tuple[Scope, ...] = ("inference", "admin:read", "admin:write")
 
-    assert not allowed(access)
-    assert [scope for scope in scopes if allowed(access, scope)] == [scope for scope in scopes if scope == access]
+    assert not await allowed(access)
+    assert [scope for scope in scopes if await allowed(access, scope)] == [scope for scope in scopes if scope == access]
 
 
-def test_public_and_local() -> None:
+async def test_public_and_local() -> None:
     """Public to all; local to whom the door let in without a key, and to operators."""
-    assert allowed("public")
-    assert allowed("public", "inference")
-    assert allowed("local")
-    assert allowed("local", "admin:read")
-    assert not allowed("local", "inference")
+    assert await allowed("public")
+    assert await allowed("public", "inference")
+    assert await allowed("local")
+    assert await allowed("local", "admin:read")
+    assert not await allowed("local", "inference")
 
 
 def test_every_route_names_its_access(house: House) -> None:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from gateway.api.door import LOCAL_PATHS, PUBLIC_PATHS
+from gateway.tenants.wrong_keys import WrongKeys
 from tests.gateway.api.asgi import KEY, Connection, Exchange, scope_of
 from tests.gateway.api.conftest import House, build, chat, client_of
 
@@ -45,7 +46,9 @@ async def _ask(house: House, path: str, *, method: str = "GET", **scope: object)
         (f"Bearer {KEY[:15]}{'0' * (len(KEY) - 15)}", 401),
         (f"Bearer {KEY} {KEY}", 401),
         ("Bearer ' OR '1'='1' --", 401),
+        ("Bearer ' UNION SELECT digest FROM api_keys --", 401),
         ("Bearer %", 401),
+        ("Bearer _", 401),
         ('Bearer "', 401),
         ("Bearer schlüssel", 401),
         ("Bearer sk-closed-0123456789", 403),
@@ -65,6 +68,51 @@ async def test_no_entry(method: str, path: str, authorization: str | None, statu
     assert status == 403 or "Authorization: Bearer" in error["message"]
     assert answered["x-request-id"]
     assert house.backend.requests == []
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/admin/v1/tenants", "/nothing"])
+async def test_too_many_wrong_keys(path: str) -> None:
+    """429 for wrong ones of that address, whatever headers say of it, and no client tries again by itself; the right
+    key works, and so do wrong ones from elsewhere, and no key at all is none that is wrong."""
+    house = build(wrong_keys=WrongKeys(per_minute=5))
+    wrong = {"Authorization": "Bearer sk-wrong"}
+    statuses = [(await _ask(house, path, headers=wrong | {"X-Forwarded-For": f"10.0.0.{n}"}))[0] for n in range(8)]
+
+    status, headers, body = await _ask(house, path, headers=wrong)
+
+    assert statuses == [401] * 5 + [429] * 3
+    assert (status, json.loads(body)["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert 1 <= int(headers["retry-after"]) <= 61
+    assert headers["x-should-retry"] == "false"
+    assert (await _ask(house, path))[0] in (200, 403, 404)
+    assert (await _ask(house, path, headers={}))[0] == 401
+    assert (await _ask(house, path, headers=wrong, client=("203.0.113.7", 1)))[0] == 401
+    assert (await _ask(house, "/health/live", headers=wrong))[0] == 200
+
+
+async def test_no_key_is_not_wrong(house: House) -> None:
+    """A probe without a key is told so for ever."""
+    statuses = {(await _ask(house, "/v1/models", headers={}))[0] for _ in range(100)}
+
+    assert statuses == {401}
+
+
+@pytest.mark.parametrize("name", ["key", "api_key", "api-key", "access_token", "token", "authorization"])
+async def test_never_in_the_address(name: str, house: House) -> None:
+    """A key is no part of a URL, where logs and proxies keep it."""
+    status, _, _ = await _ask(house, "/v1/models", headers={}, query_string=f"{name}={KEY}".encode())
+
+    assert status == 401
+
+
+async def test_just_used_keys_help_nobody(house: House) -> None:
+    """Keys that share what a cache might look at with one that was right a moment ago."""
+    near = [KEY[:shared] + "x" * (len(KEY) - shared) for shared in range(len(KEY))]
+
+    good = [(await _ask(house, "/v1/models"))[0] for _ in range(3)]
+    bad = [(await _ask(house, "/v1/models", headers={"Authorization": f"Bearer {key}"}))[0] for key in near]
+
+    assert (set(good), set(bad)) == ({200}, {401})
 
 
 async def test_two_keys_are_none(house: House) -> None:

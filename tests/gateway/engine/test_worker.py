@@ -111,7 +111,7 @@ STAGES: dict[str, Callable[[EngineStats], bool]] = {
 }
 
 
-@pytest.mark.parametrize("gateway", [FakeFaults(delay_s=0.05)], indirect=True)
+@pytest.mark.parametrize("gateway", [FakeFaults(delay_s=0.1)], indirect=True)
 @pytest.mark.parametrize("stage", STAGES)
 def test_abort_frees_within_one_step(gateway: Gateway, model_path: Path, stage: str) -> None:
     """Queued, amid its prompt or amid its answer: after the step that runs nothing of it is left."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import random
+import statistics
+import time
 
 import pytest
 
@@ -68,6 +72,29 @@ def test_unknown_keys(headers: list[bytes]) -> None:
         _tenants().authenticate(headers)
 
     assert KEY not in str(caught.value)
+
+
+def test_time_tells_nothing() -> None:
+    """A wrong key takes as long whether its first character is wrong or its last: to a twentieth, best of three."""
+    directory = _tenants()
+    keys = [f"Bearer x{KEY[1:]}".encode(), f"Bearer {KEY[:-1]}x".encode()]
+
+    medians = [[statistics.median(taken) for taken in _refusal_times(directory, keys)] for _ in range(3)]
+
+    assert min(abs(first / last - 1) for first, last in medians) < 0.05
+
+
+def _refusal_times(directory: Directory, headers: list[bytes]) -> list[list[int]]:
+    """Nanoseconds of 1,000 refusals of each, in an order of chance, since what came before has its part in the time."""
+    order = [number for number in range(len(headers)) for _ in range(1000)]
+    random.Random(7).shuffle(order)
+    times: list[list[int]] = [[] for _ in headers]
+    for number in order:
+        start = time.perf_counter_ns()
+        with contextlib.suppress(Unauthorized):
+            directory.authenticate([headers[number]])
+        times[number].append(time.perf_counter_ns() - start)
+    return times
 
 
 def test_disabled_tenant() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.api.admin.operations import ADMIN_OPERATIONS
 from tests.gateway.api.admin.conftest import ADMIN_KEY
 from tests.gateway.api.asgi import KEY
 from tests.gateway.api.conftest import House, chat, client_of
@@ -127,20 +128,7 @@ async def test_the_log(operator: httpx.AsyncClient) -> None:
 
 
 ROUTES = [
-    ("GET", TENANTS),
-    ("POST", TENANTS),
-    ("GET", f"{TENANTS}/acme"),
-    ("PATCH", f"{TENANTS}/acme"),
-    ("DELETE", f"{TENANTS}/acme"),
-    ("GET", "/admin/v1/organisations"),
-    ("POST", "/admin/v1/organisations"),
-    ("GET", KEYS),
-    ("POST", KEYS),
-    ("GET", f"{KEYS}/key_1"),
-    ("DELETE", f"{KEYS}/key_1"),
-    ("POST", f"{KEYS}/key_1/rotate"),
-    ("GET", "/admin/v1/audit"),
-    ("GET", "/admin/v1/audit/verify"),
+    (operation.method.upper(), operation.path.format(tenant="acme", key="key_1")) for operation in ADMIN_OPERATIONS
 ]
 
 

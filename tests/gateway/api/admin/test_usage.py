@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from backends.errors import Overloaded
-from backends.testing.backend import Script
+from backends.testing.backend import FakeBackend, Script
+from gateway.routing import Models, ServedAdapter, ServedModel
 from gateway.tenants.opening import open_tenancy
 from tests.gateway.api.admin.conftest import ADMIN_KEY
 from tests.gateway.api.conftest import TENANTS, House, build, chat, client_of
@@ -69,6 +70,19 @@ async def test_an_answer_is_written_down(opened: Opened, stream: bool) -> None:
     assert 0 <= row["ended_at"] - row["started_at"] < 5
     assert (by_name["tenant_name"], by_name["model"], by_name["requests"]) == ("acme", "demo", 1)
     assert by_name["tenant"] == row["tenant_id"]
+
+
+async def test_an_adapter_is_written_down(opened: Opened) -> None:
+    """Under its whole name, so that its part of a model's usage can be seen."""
+    served = ServedModel(name="demo", backend=FakeBackend(adapters=True), adapters=(ServedAdapter("law"),))
+    async with opened(models=Models([served])) as inn:
+        for model in ("demo", "demo:law"):
+            await inn.guest.post(CHAT, json=chat(model=model))
+        rows = await inn.rows()
+        sums = await inn.usage(group_by="model")
+
+    assert {row["model"] for row in rows} == {"demo", "demo:law"}
+    assert {each["model"]: each["requests"] for each in sums} == {"demo": 1, "demo:law": 1}
 
 
 async def test_refusals_are_not(opened: Opened) -> None:

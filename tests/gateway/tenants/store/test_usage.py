@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -169,6 +171,29 @@ async def test_what_cannot_be_written_down_is_not_served(
     await bookkeeper.drain()
     async with database.session() as session:
         assert [each.id for each in await list_usage(session, EVERYTHING, after="", limit=9)] == ["chatcmpl-1"]
+
+
+async def test_a_slow_disk(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for while the journal is on its way to the disk is complete none the less."""
+    bookkeeper = Bookkeeper(Journal(tmp_path), database, Limiter())
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(file: int) -> None:
+        held = os.dup(file)  # as the kernel does until it is done
+        begun.set()
+        go_on.wait()
+        os.close(held)
+
+    monkeypatch.setattr("gateway.tenants.usage.journal.os.fsync", slow)
+    bookkeeper.record(entry(1))
+    async with beside(bookkeeper.run):
+        await asyncio.to_thread(begun.wait)
+        asked = asyncio.create_task(bookkeeper.drain())
+        await asyncio.sleep(0)
+        go_on.set()
+        await asked
+
+        assert await _left(database) == [1]
 
 
 async def test_old_requests_are_forgotten(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

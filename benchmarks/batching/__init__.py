@@ -1,0 +1,1 @@
+"""What batching must hold, measured as clients see it; `python -m benchmarks.batching`."""

@@ -1,0 +1,87 @@
+"""Tenants that always have more to ask: what each gets, by weight, and what it costs beside first come first served."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections import Counter
+
+import aiohttp
+
+from benchmarks.batching.asking import Prompts, events
+from benchmarks.batching.scene import Hall, Scene
+from gateway.bench.load import Target, new_session
+
+EQUAL = {f"equal-{number}": 1.0 for number in range(6)}
+WEIGHTED = {"light": 1.0, "middle": 2.0, "heavy": 4.0}
+ROOM = {"max_batch": 8, "max_context": 256}
+IN_FLIGHT, PROMPT, TOKENS = 10, 16, 16
+WARM_UP_S = 1.5
+BARS = {"jain": 0.99, "off_its_share": 0.05, "over_first_come": 0.99}
+
+
+def measure_fairness(scene: Scene) -> dict[str, object]:
+    """Part `fairness`."""
+    model = {"path": str(scene.path("Q4_K")), **ROOM}
+    models = {"fair": model, "fcfs": {**model, "scheduling": "fcfs"}}
+    tenants = {name: {"weight": weight} for name, weight in (EQUAL | WEIGHTED).items()}
+    with scene.hall(models, tenants) as hall:
+        return {"bars": BARS} | asyncio.run(_measured(scene, hall))
+
+
+async def _measured(scene: Scene, hall: Hall) -> dict[str, object]:
+    equal, weighted = Counter[str](), Counter[str]()
+    ratios: list[float] = []
+    for number in range(scene.effort.rounds):
+        orders = ("fair", "fcfs") if number % 2 else ("fcfs", "fair")
+        served = {order: await _served(scene, hall, order, EQUAL) for order in orders}
+        ratios.append(served["fair"].total() / served["fcfs"].total())
+        equal += served["fair"]
+        weighted += await _served(scene, hall, "fair", WEIGHTED)
+    return {
+        "pieces": {"equal": dict(equal), "weighted": dict(weighted)},
+        "jain": round(jain([equal[name] for name in EQUAL]), 4),
+        "off_its_share": {name: round(_off(weighted, name), 4) for name in WEIGHTED},
+        "over_first_come": round(statistics.median(ratios), 3),
+    }
+
+
+async def _served(scene: Scene, hall: Hall, model: str, tenants: dict[str, float]) -> Counter[str]:
+    """Pieces of text that reached each tenant within the window; all had requests waiting all the time."""
+    counted: Counter[str] = Counter()
+    begin = time.perf_counter() + WARM_UP_S
+    end = begin + scene.effort.window_s
+    prompts = Prompts(scene.effort.sizes)
+    async with new_session() as session:
+        asking = [
+            _ask_until(end, begin, session, hall.target(model, name), prompts, counted)
+            for name in tenants
+            for _ in range(IN_FLIGHT)
+        ]
+        await asyncio.gather(*asking)
+    return counted
+
+
+async def _ask_until(
+    end: float,
+    begin: float,
+    session: aiohttp.ClientSession,
+    target: Target,
+    prompts: Prompts,
+    counted: Counter[str],
+) -> None:
+    while time.perf_counter() < end:
+        async for _ in events(session, target, prompts.draw(PROMPT), tokens=TOKENS):
+            counted[target.label] += begin <= time.perf_counter() < end
+
+
+def jain(values: list[int]) -> float:
+    """Jain, Chiu and Hawe (1984): 1 where all have the same, 1/n where one has everything."""
+    return sum(values) ** 2 / (len(values) * sum(value * value for value in values))
+
+
+def _off(counted: Counter[str], name: str) -> float:
+    """How far from what its weight gives it, as a part of that."""
+    due = counted.total() * WEIGHTED[name] / sum(WEIGHTED.values())
+    return counted[name] / due - 1

@@ -1,0 +1,34 @@
+"""B5: what is computed is what is sold, and those that come together run together."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from e2e.harness.completions import complete, drawn_prompt, engine, wait_idle
+from e2e.harness.house import Known, Target
+from e2e.harness.nonce import rng
+
+AT_ONCE, PROMPT, TOKENS = 8, 10, 32
+MEAN_BATCH = 0.8
+"""Least mean of sequences in a step, as a part of those that were offered."""
+
+
+def check_b5(target: Target, known: Known) -> None:
+    """Tokens of prompts and answers are counted once; the sum of all batches is their number."""
+    prompts = [drawn_prompt(rng(f"conservation {number}"), PROMPT) for number in range(AT_ONCE)]
+    wait_idle(target, "big")
+    before = engine(target, "big")
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = list(
+            pool.map(
+                lambda prompt: complete(target, prompt, key=target.keys.acme, model="big", max_tokens=TOKENS), prompts
+            )
+        )
+
+    spent = {name: value - before[name] for name, value in engine(target, "big").items()}
+    assert spent["generated_tokens"] == sum(answer["usage"]["completion_tokens"] for answer in answers), spent
+    assert spent["prefill_tokens"] + spent["cached_tokens"] == sum(a["usage"]["prompt_tokens"] for a in answers), spent
+    chunks_that_gave_nothing = spent["batched_sequences"] - spent["generated_tokens"]
+    assert 0 <= chunks_that_gave_nothing <= AT_ONCE, spent
+    assert spent["batched_sequences"] / spent["steps"] >= MEAN_BATCH * AT_ONCE, spent

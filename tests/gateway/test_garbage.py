@@ -1,0 +1,52 @@
+"""What the collector looks at."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.garbage import spare_what_is_there
+
+
+class Node:
+    """May hold itself."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture(autouse=True)
+def collector() -> Iterator[None]:
+    thresholds = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*thresholds)
+
+
+def test_what_is_there_is_spared_and_what_comes_is_not() -> None:
+    """A cycle from before the call stays, one from after it is found."""
+    before, after = Node(), Node()
+    held, found = weakref.ref(before), weakref.ref(after)
+    del after
+    spare_what_is_there()
+    late = Node()
+    found_late = weakref.ref(late)
+
+    del before, late
+    gc.collect()
+
+    assert found() is None
+    assert held() is not None
+    assert found_late() is None
+
+
+def test_young_objects_are_left_alone_for_longer() -> None:
+    """Requests that run together do not make the collector start."""
+    before = gc.get_threshold()[0]
+
+    spare_what_is_there()
+
+    assert gc.get_threshold()[0] > 10 * before
