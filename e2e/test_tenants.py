@@ -174,7 +174,7 @@ def test_a_budget(inn: Inn) -> None:
 
 
 def test_a_default_adapter(inn: Inn) -> None:
-    """No engine serves adapters, so a tenant with one is answered 404, and never by the model alone."""
+    """The model has no such adapter, so a tenant with one is answered 404, and never by the model alone."""
     inn.json("tenants", "create", "adapted", "--set", "default_adapter=law")
     (key,) = inn.json("keys", "create", "adapted")
     client = inn.client(key["key"])
