@@ -60,7 +60,7 @@ def test_a_full_queue_says_when_to_come_again(inn: Target, known: Known) -> None
 
 
 def test_little_memory_makes_requests_wait(inn: Target, known: Known) -> None:
-    """B9: twelve requests of 248 tokens where 1,024 fit into memory: every answer comes and is right."""
+    """B9: ten requests of 248 tokens where 1,024 fit into memory: every answer comes and is right."""
     shortage.check_b9_memory(inn, known)
 
 
