@@ -8,6 +8,7 @@ import pytest
 
 from e2e.batching_checks import CHECKS
 from e2e.harness.house import Known
+from e2e.harness.runners import TIMED
 from e2e.harness.server import Server
 from e2e.liars.proxy import BATCHING_LIES
 from e2e.liars.trial import lying, rejected
@@ -25,8 +26,8 @@ MUST_FAIL = {
 @pytest.fixture
 def upstream(crowd: Server, runner: str) -> str:
     """What the liars stand before; one engine is enough."""
-    if runner != "onnx":
-        pytest.skip("the liars stand before the onnx engine")
+    if runner != TIMED:
+        pytest.skip(f"the liars stand before {TIMED}")
     return crowd.wait_ready()
 
 

@@ -18,7 +18,7 @@ LONG, SHORT, PROMPT = 512, 16, 1000
 ALONE = 24
 """Tokens of the running answer before anybody joins."""
 SEVERAL_STEPS, SLOWEST = 3, 3
-JOINS_WITHIN_S, WITHIN_S = 8.0, 90.0
+JOINS_WITHIN_S, WITHIN_S = 20.0, 90.0
 TRIES = 3
 
 

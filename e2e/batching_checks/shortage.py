@@ -14,7 +14,7 @@ from e2e.harness.shape import assert_error
 from e2e.harness.wire import post
 
 AT_ONCE = 40
-LONG, PROMPT, TOKENS = 12, 200, 48
+LONG, PROMPT, TOKENS = 10, 224, 24
 
 
 def check_b9_queue(target: Target, known: Known, *, num_wait: int) -> None:

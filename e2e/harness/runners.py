@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from backends.registry import runner_names
 
 REQUIRED = ("onnx",)
+TIMED = "onnx"
+"""The one that batching's times are held to on a CPU: what `auto` takes there."""
 OPTIONAL = {"torch": "torch", "mlx": "mlx", "cuda": "torch", "metal": "mlx"}
 """Runner and the package without which it cannot run."""
 
