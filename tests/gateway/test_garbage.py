@@ -10,7 +10,6 @@ import pytest
 
 from gateway.garbage import spare_what_is_there
 
-
 PYTHONS_OWN = (700, 10, 10)
 
 
