@@ -212,6 +212,8 @@ _TOTALS = {
     "generated_tokens": "Tokens generated.",
     "cached_tokens": "Prompt tokens found in the prefix cache.",
     "preempted": "Sequences sent back to wait, for memory or for another tenant.",
+    "adapter_hits": "Sequences that found their adapter in a slot of the runner.",
+    "adapter_loads": "Adapters brought into a slot of the runner.",
 }
 _GAUGES = {
     "running": "Sequences in the batch.",

@@ -24,7 +24,7 @@ class AdapterSlots:
         self._holders: Counter[str] = Counter()
         self._placements: list[Placement] = []
         self.num_hits = 0
-        self.num_evictions = 0
+        self.num_loads = 0
 
     def can_hold(self, adapter: str | None) -> bool:
         """Whether `hold` would succeed now."""
@@ -67,11 +67,11 @@ class AdapterSlots:
             raise RuntimeError(f"adapter slots lost or doubled: {self._slots}, free {self._free}, {self._holders}")
 
     def _place(self, adapter: str) -> None:
+        self.num_loads += 1
         slot = self._free.pop() if self._free else self._evict()
         self._slots[adapter] = slot
         self._placements.append(Placement(adapter, slot))
 
     def _evict(self) -> int:
-        self.num_evictions += 1
         idle = next(each for each in self._slots if each not in self._holders)
         return self._slots.pop(idle)

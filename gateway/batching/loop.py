@@ -129,6 +129,8 @@ class Loop:
             step_time_s=self._step_time_s,
             preempted=self._scheduler.num_preempted,
             cached_tokens=self._scheduler.num_cached_tokens,
+            adapter_hits=self._adapter_slots.num_hits,
+            adapter_loads=self._adapter_slots.num_loads,
         )
 
     def check_integrity(self) -> None:

@@ -43,7 +43,8 @@ _log = logging.getLogger("gateway.engine")
 
 _LARGE_PROMPT_BYTES = 8 * 1024
 """Prompts above this take the tokenizer more than a millisecond or so and go to a thread."""
-_NEARLY_ALL = 0.9
+_MOST = 0.5
+"""Of KV memory: a quarter may be kept for prefixes, and blocks are not full."""
 _RESTART_RETRY_S = 2.0
 _LOADING_RETRY_S = 5.0
 _FAILED_RETRY_S = 60.0
@@ -277,7 +278,9 @@ async def start_engine_backend(options: EngineOptions, *, start: StartEngine = s
 
 def _is_short_of_memory(stats: EngineStats | None, facts: Ready) -> bool:
     """The engine runs fewer sequences than it could, because their keys and values fill its memory."""
-    return stats is not None and stats.waiting > 0 and stats.kv_tokens >= _NEARLY_ALL * facts.kv_tokens > 0
+    if stats is None or not stats.waiting or stats.running >= facts.max_sequences:
+        return False
+    return stats.kv_tokens >= _MOST * facts.kv_tokens > 0
 
 
 async def _encode(served: ServedText, prompt: Prompt) -> tuple[list[int], str]:

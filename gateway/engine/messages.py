@@ -149,6 +149,10 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     """Sequences that were sent back to wait, for memory or for a tenant that ran nothing."""
     cached_tokens: int = 0
     """Prompt tokens that the prefix cache had."""
+    adapter_hits: int = 0
+    """Sequences that found their adapter in a slot of the runner."""
+    adapter_loads: int = 0
+    """Adapters that were brought into a slot for one."""
 
 
 class Stepped(msgspec.Struct, frozen=True, tag="stepped"):

@@ -91,6 +91,7 @@ def test_an_adapter_that_stays_is_put_once() -> None:
         run(loop, [adapted(number, "a")])
 
     assert runner.num_put == 1
+    assert (loop.stats().adapter_hits, loop.stats().adapter_loads) == (3, 1)
 
 
 def test_an_adapter_sees_no_keys_of_another() -> None:
@@ -129,7 +130,7 @@ def test_held_adapters_stay() -> None:
         slots.hold("c")
     slots.release("a")
     slots.hold("c")
-    assert (slots.slot_of("c"), slots.num_evictions) == (0, 1)
+    assert (slots.slot_of("c"), slots.num_loads) == (0, 3)
 
 
 @settings(deadline=None)
