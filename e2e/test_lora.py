@@ -171,7 +171,8 @@ def test_company_of_other_adapters_changes_nothing(house: House) -> None:
 
 def engine(house: House) -> dict[str, float]:
     counters = Counters(house.target.url)
-    return {n: counters.total(f"hostelry_engine_{n}_total", model="random") for n in ("steps", "batched_sequences")}
+    names = ("steps", "batched_sequences", "adapter_hits", "adapter_loads")
+    return {name: counters.total(f"hostelry_engine_{name}_total", model="random") for name in names}
 
 
 def test_others_do_not_see_it(house: House) -> None:
@@ -230,10 +231,12 @@ def test_default_adapter(house: House) -> None:
 
 
 def test_more_adapters_than_slots(house: House) -> None:
-    """L10: all at once, twice, each with its own answer."""
+    """L10: all at once, twice, each with its own answer; each is found in its slot or brought there."""
     (prompt,) = prompts_for(house.of[""], "slots", 1, 16)
     known = {name: reference.greedy(prompt, 16, ignore_eos=True) for name, reference in house.crowd.items()}
     steady = [name for name, answer in known.items() if answer.min_gap > 1e-4]
+
+    before = engine(house)
 
     with ThreadPoolExecutor(2 * len(CROWD)) as pool:
         said = list(pool.map(lambda name: complete(house, model_of(name), prompt, max_tokens=16), (*steady, *steady)))
@@ -241,6 +244,9 @@ def test_more_adapters_than_slots(house: House) -> None:
     assert len(steady) > 8
     assert said == [known[name].text for name in (*steady, *steady)]
     assert len(set(said)) == len(steady)
+    spent = {name: value - before[name] for name, value in engine(house).items()}
+    assert spent["adapter_loads"] >= len(steady) - 8
+    assert spent["adapter_hits"] + spent["adapter_loads"] >= 2 * len(steady)
 
 
 def test_a_base_from_gguf(house: House) -> None:
