@@ -6,6 +6,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Protocol
 
+import msgspec
+
 from backends.api import KVLimit, LoadableModel, Runner, RunnerCapabilities
 from backends.testing.kit import contract
 from backends.testing.kit.expect import Tolerances, expect_quiet
@@ -85,7 +87,11 @@ class Bench:
 
     def plan(self, subject: Subject, *, num_sequences: int = SEQUENCES, context: int = CONTEXT) -> None:
         """Plan anew, long enough for three blocks, and warm up."""
-        subject.plan_memory(self.limit(num_sequences=num_sequences, context=context))
+        layouts = subject.runner.capabilities().kv_layouts
+        # An exact runner may declare less than the one that the case was chosen for.
+        layout = self.layout if self.layout in layouts else layouts[0]
+        limit = self.limit(num_sequences=num_sequences, context=context)
+        subject.plan_memory(msgspec.structs.replace(limit, layout=layout))
         if 3 * subject.plan.block_tokens > context and subject.is_paged:
             longer = 3 * subject.plan.block_tokens
             subject.plan_memory(self.limit(num_sequences=num_sequences, context=longer))
