@@ -13,23 +13,24 @@ from e2e.harness.house import Known, Target
 from e2e.harness.wire import TIMEOUT, TLS, ask, delta_text, headers
 
 CLIENTS = 10
-FREE_WITHIN_S = 0.25
+FREE_WITHIN_S, STEPS, PATIENCE_S = 0.25, 2, 3.0
 
 
 def check_b7(target: Target, known: Known) -> None:
     """Ten clients vanish amid their streams; within two steps their places are free, and no token is made more."""
-    before = engine(target, "big")
     _vanish_amid_streams(target)
     left = time.monotonic()
+    before = engine(target, "big")
     wait_idle(target, "big")
     freed = time.monotonic() - left
 
     after = engine(target, "big")
-    step_s = (after["step_seconds"] - before["step_seconds"]) / (after["steps"] - before["steps"])
     time.sleep(0.2)  # for tokens that must not come
     assert engine(target, "big")["generated_tokens"] == after["generated_tokens"]
     assert Counters(target.url).total("hostelry_engine_kv_tokens", model="big") == 0
-    assert freed <= max(FREE_WITHIN_S, 2 * step_s), f"{freed:.2f} s"
+    # A step takes as long as it takes, on a slow engine with new shapes half a second.
+    assert freed <= FREE_WITHIN_S or after["steps"] - before["steps"] <= STEPS, f"{freed:.2f} s"
+    assert freed <= PATIENCE_S, f"{freed:.2f} s"
 
 
 def _vanish_amid_streams(target: Target) -> None:

@@ -25,6 +25,10 @@ class AdmissionOrder(Protocol):
         """The next one, left where it is; None if nobody waits."""
         ...
 
+    def head_rank(self) -> float:
+        """Of the head, to be compared with `rank`. Raises `IndexError` if nobody waits."""
+        ...
+
     def pop(self) -> Sequence:
         """Take the next one out. Raises `IndexError` if nobody waits."""
         ...
@@ -73,6 +77,9 @@ class FirstComeFirstServed:
 
     def head(self) -> Sequence | None:
         return self._waiting[0] if self._waiting else None
+
+    def head_rank(self) -> float:
+        return self._waiting[0].arrival
 
     def pop(self) -> Sequence:
         sequence = self._waiting.popleft()

@@ -90,6 +90,12 @@ class FairShare:
         tenant = self._next()
         return tenant.waiting[0] if tenant is not None else None
 
+    def head_rank(self) -> float:
+        tenant = self._next()
+        if tenant is None:
+            raise IndexError("nobody waits")
+        return tenant.rank
+
     def pop(self) -> Sequence:
         tenant = self._next()
         if tenant is None:

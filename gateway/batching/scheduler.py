@@ -82,7 +82,7 @@ class Plan:
 
 
 class Scheduler:
-    """Running decodes first, then running prefill chunks, then admission; each until `planned == expected`.
+    """Running decodes first, then prompts, those that run and newcomers in their order; each until all is planned.
 
     No prefill or decode phase: one step may hold both. A sequence that is running has a room.
     """
@@ -136,12 +136,16 @@ class Scheduler:
             elif num_pending:
                 prompts.append(sequence)
         plan.budget = min(plan.budget, self._pace.prompt_tokens(num_decoding=len(plan.chunks)))
-        for sequence in sorted(prompts, key=self._order.rank) if prompts else ():
-            self._give(sequence, sequence.num_pending, plan)
-        while plan.budget > 0 and self._can_admit():
-            sequence = self._admit()
-            self._give(sequence, sequence.num_pending, plan)
+        prompts.sort(key=self._order.rank, reverse=True)
+        while plan.budget > 0 and (prompt := self._next_prompt(prompts)) is not None:
+            self._give(prompt, prompt.num_pending, plan)
         return list(plan.chunks.values())
+
+    def _next_prompt(self, prompts: list[Sequence]) -> Sequence | None:
+        """The last of the running ones, which stand there by falling rank, or a newcomer whose turn is before it."""
+        if self._can_admit() and (not prompts or self._order.head_rank() < self._order.rank(prompts[-1])):
+            return self._admit()
+        return prompts.pop() if prompts else None
 
     def is_current(self, chunk: Chunk) -> bool:
         """Whether its sequence still runs as it did when the chunk was planned."""
