@@ -20,6 +20,8 @@ PRIORITY_LEAD = 4096.0
 A request with a deadline gives its tenant up to one step more while it is the next one."""
 URGENT_LEAD = 64
 """Requests of its own tenant that the most urgent one may overtake."""
+CLAIM_LAG = 256.0
+"""Service that one which waited all along must be behind to push another out; until then places that become free do."""
 _MOST_PREEMPTIONS = 4
 """Of one sequence in favour of others, so that it ends."""
 _FEW_TENANTS = 1024
@@ -28,10 +30,12 @@ _FEW_TENANTS = 1024
 class Tenant:
     """One that waits, runs, or has received more than the least served one."""
 
-    __slots__ = ("counter", "listed", "priority", "running", "waiting", "weight")
+    __slots__ = ("counter", "has_come", "listed", "priority", "running", "waiting", "weight")
 
     def __init__(self) -> None:
         self.counter = 0.0
+        self.has_come = True
+        """From idling, and got no place yet."""
         self.listed: float | None = None
         """Its lowest rank in the heap, if it is there."""
         self.weight = 1.0
@@ -104,6 +108,7 @@ class FairShare:
         del self._waiting[sequence.id]
         self._floor = max(self._floor, tenant.counter)
         tenant.running[sequence.id] = sequence
+        tenant.has_come = False
         self._running[sequence.id] = tenant
         return sequence
 
@@ -138,7 +143,8 @@ class FairShare:
         """Whom to send back so that the head may run: the youngest of the tenant that is furthest over its share.
 
         Only a tenant that runs nothing may claim, and one place only: what it gets beyond comes with the places that
-        others leave, so that tenants which compete for long do not push each other out.
+        others leave. One that comes from idling claims at once; among those that compete for long places become free
+        anyway, and pushing each other out would be work done twice, so they claim when they lag.
         """
         claimant = self._next()
         if claimant is None or claimant.running:
@@ -146,6 +152,8 @@ class FairShare:
         tenants = set(self._running.values())
         over = max(tenants, key=lambda tenant: len(tenant.running) - self._share(tenant, places), default=None)
         if over is None or len(over.running) - 1 < max(1, math.floor(self._share(over, places))):
+            return None
+        if not claimant.has_come and over.counter - claimant.counter < CLAIM_LAG:
             return None
         movable = (each for each in reversed(over.running.values()) if each.num_preemptions < _MOST_PREEMPTIONS)
         return next(movable, None)
@@ -167,6 +175,7 @@ class FairShare:
             self._total_weight -= tenant.weight
         else:
             tenant.counter = max(tenant.counter, self._least())
+            tenant.has_come = True
         tenant.weight, tenant.priority = sequence.weight, sequence.priority
         self._total_weight += tenant.weight
         return tenant

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.batching.admission import AdmissionOrder, FirstComeFirstServed
-from gateway.batching.fair import PRIORITY_LEAD, URGENT_LEAD, FairShare
+from gateway.batching.fair import CLAIM_LAG, PRIORITY_LEAD, URGENT_LEAD, FairShare
 from gateway.batching.sequence import URGENT_WITHIN_S
 from tests.gateway.batching.simulation import Job, Simulation
 
@@ -206,3 +207,23 @@ def test_whatever_the_deadlines_all_are_served(jobs: list[tuple[str, float | Non
 
     assert set(simulation.ended_at) == set(range(len(jobs)))
     assert simulation.num_idle_places == 0
+
+
+def test_tenants_that_compete_for_long_do_not_push_each_other_out() -> None:
+    """Places become free often enough, so nearly nothing is computed twice; and they get the same all the while."""
+    jobs = [Job(tenant=tenant, num_prompt=16, max_tokens=16) for _ in range(100) for tenant in "abcdef"]
+    simulation = simulate(FairShare(), jobs, until=20.0)
+
+    assert simulation.scheduler.num_preempted <= 6
+    assert jain([simulation.served[tenant] for tenant in "abcdef"]) >= 0.999
+
+
+def test_who_lags_pushes_one_out() -> None:
+    """A tenant that waited all along gets a place from one whose answers do not end, once it is behind."""
+    long = [Job(tenant="a", num_prompt=4, max_tokens=1000) for _ in range(20)]
+    short = [Job(tenant="b", at=0.1, num_prompt=4, max_tokens=4) for _ in range(10)]
+    simulation = simulate(FairShare(), [*long, *short])
+
+    ended = [simulation.ended_at[number] for number in range(20, 30)]
+    steps_to_lag = CLAIM_LAG / (2 * 8)
+    assert max(late - early for early, late in pairwise(sorted(ended))) <= 3 * steps_to_lag * 0.016
