@@ -125,6 +125,7 @@ def _http(client: HTTPConnection, tokens: int) -> float:
 @contextmanager
 def _server(model: Path, data_dir: Path) -> Iterator[HTTPConnection]:
     arguments = ["--port", "0", "--model", f"{MODEL}={model}", "--data-dir", str(data_dir), "--api-key", KEY]
+    arguments.append("--no-prefix-cache")  # the bare engine computes the prompt each time
     command = [sys.executable, "-m", "gateway.cli", "serve", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
