@@ -6,7 +6,7 @@ LEAST_TOKENS = 8
 """Of prompts in every step, whatever it costs: prompts must not starve either."""
 _WEIGHT = 0.2
 """Of the newest step in the averages."""
-_MARGIN = 0.85
+_MARGIN = 0.75
 """Of the time that is allowed, what is planned for: steps vary."""
 
 
