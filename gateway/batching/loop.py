@@ -280,7 +280,9 @@ class Loop:
         return Output(sequence.id, (), error=error)
 
     def _shrink(self, error: CapacityExceeded) -> list[Output]:
-        """Preempt one. One that fails alone again and again gets the error."""
+        """Preempt one, if any runs that was in the step. One that fails alone again and again gets the error."""
+        if not self._scheduler.num_running:  # all have left since the step was submitted
+            return []
         was_alone = self._scheduler.num_running == 1
         victim = self._scheduler.shrink()
         if not was_alone:

@@ -251,6 +251,18 @@ def test_a_failed_step_takes_those_behind_it_along(faults: FakeFaults) -> None:
         assert tokens_of(outputs, number) == solo_tokens(make_add(number, max_tokens=12, sampling=wish))
 
 
+def test_a_step_may_run_out_of_memory_when_all_have_left() -> None:
+    """Nobody is there who could be sent back to wait, and the engine goes on."""
+    loop, _ = make_device_loop(FakeFaults(capacity_at=(1,)))
+    loop.add(make_add(1, prompt=[1, 2]))
+    loop.step()
+    loop.abort(1)
+
+    assert loop.step() == []
+    loop.add(make_add(2))
+    assert tokens_of(run_all(loop), 2) == solo_tokens(make_add(2))
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7), st.booleans()), max_size=40), st.integers(8, 32))
 def test_whatever_comes_and_goes_ahead(events: list[tuple[int, int, bool]], num_blocks: int) -> None:
