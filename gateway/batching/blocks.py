@@ -61,18 +61,15 @@ class Blocks:
 
     def can_reserve(self, sequence: Sequence) -> bool:
         """Besides its own, a block for each that runs is left, so that it is not preempted at once."""
-        found = self._find(sequence)
-        num_new = self._num_needed(sequence.num_known) - len(found)
-        num_taken = sum(block in self._resting for block in found)
-        available = self._num_available(sequence.scope, is_alone=not self._held)
-        return num_new + len(self._held) <= available - num_taken
+        return self._fits_behind(self._find(sequence), sequence)
 
     def reserve(self, sequence: Sequence) -> int:
         if sequence.id in self._held:
             raise ValueError(f"sequence {sequence.id} already has blocks {self._held[sequence.id]}")
-        if not self.can_reserve(sequence):
+        found = self._find(sequence)
+        if not self._fits_behind(found, sequence):
             raise ValueError(f"no blocks for {sequence.num_known} tokens: {self.num_free} free of {self._num_blocks}")
-        found = self._held[sequence.id] = self._find(sequence)
+        self._held[sequence.id] = found
         for block in found:
             self._hold(block)
         num_found = len(found)
@@ -126,6 +123,12 @@ class Blocks:
         if {kept.digest: block for block, kept in self._kept.items()} != self._by_digest:
             raise RuntimeError("hashes do not name the blocks that keep them")
         self._resting.check_integrity()
+
+    def _fits_behind(self, found: list[int], sequence: Sequence) -> bool:
+        num_new = self._num_needed(sequence.num_known) - len(found)
+        num_taken = sum(block in self._resting for block in found)
+        available = self._num_available(sequence.scope, is_alone=not self._held)
+        return num_new + len(self._held) <= available - num_taken
 
     def _num_needed(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_tokens)

@@ -29,11 +29,6 @@ class KVRooms(Protocol):
         """Tokens of a block, where rooms are made of blocks; None where a room is one slot."""
         ...
 
-    @property
-    def capacity(self) -> int:
-        """Tokens that all rooms together hold."""
-        ...
-
     def can_ever_reserve(self, num_tokens: int) -> bool:
         """Whether a sequence may come to hold so many tokens with nobody else there."""
         ...

@@ -41,10 +41,6 @@ class Slots:
     def block_tokens(self) -> None:
         return None
 
-    @property
-    def capacity(self) -> int:
-        return self._num_slots * self._slot_tokens
-
     def can_ever_reserve(self, num_tokens: int) -> bool:
         return num_tokens <= self._slot_tokens and self._num_slots > 0
 
