@@ -1,15 +1,9 @@
-"""HTTP connections whose writes of one turn of the event loop leave in one.
-
-uvicorn writes the head of an answer, its body and each chunk one by one, and each would be a system call, a segment on
-its way and a wake-up of the client.
-"""
+"""A transport whose writes of one turn of the event loop leave in one: one system call, one waking of the other end."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
-
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from typing import Any
 
 
 class Corked:
@@ -37,11 +31,3 @@ class Corked:
         unsent, self._unsent = self._unsent, []
         if unsent and not self._transport.is_closing():
             self._transport.write(b"".join(unsent))
-
-
-class CorkedProtocol(HttpToolsProtocol):
-    """uvicorn's own, over a corked transport."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        corked = Corked(cast("asyncio.Transport", transport))
-        super().connection_made(cast("asyncio.Transport", corked))

@@ -18,7 +18,7 @@ from gateway import __version__
 from gateway.api.hosts import hosts_of
 from gateway.app import create_app
 from gateway.config import AdapterConfig, Config, ConfigError, ModelConfig
-from gateway.corked import CorkedProtocol
+from gateway.corked_http import CorkedProtocol
 from gateway.drain import Drain
 from gateway.engine.backend import EngineBackend, EngineOptions, start_engine_backend
 from gateway.engine.messages import AdapterFile

@@ -10,6 +10,7 @@ from typing import cast
 
 import msgspec
 
+from gateway.corked import Corked
 from gateway.engine.messages import FrameBuffer, FromEngine, ToEngine, encode_frame
 
 Take = Callable[[FromEngine], None]
@@ -20,10 +21,8 @@ class EngineConnection(asyncio.Protocol):
 
     def __init__(self, take: Take) -> None:
         self._take = take
-        self._loop = asyncio.get_running_loop()
         self._frames = FrameBuffer()
         self._decoder = msgspec.msgpack.Decoder(FromEngine)
-        self._unsent: list[bytes] = []
         self._problem: Exception | None = None
         self._has_ended = asyncio.Event()
         self._has_closed = asyncio.Event()
@@ -43,9 +42,7 @@ class EngineConnection(asyncio.Protocol):
 
         What is queued in one turn of the event loop leaves in one write: the engine wakes once and finds one batch.
         """
-        if not self._unsent:
-            self._loop.call_soon(self._flush)
-        self._unsent.append(encode_frame(message))
+        self._transport.write(encode_frame(message))
 
     async def ends_within(self, seconds: float) -> bool:
         """Wait until the engine is gone, at most so long; whether it is.
@@ -60,12 +57,11 @@ class EngineConnection(asyncio.Protocol):
         return self._has_ended.is_set()
 
     async def aclose(self) -> None:
-        self._flush()
         self._transport.close()
         await self._has_closed.wait()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = Corked(cast(asyncio.Transport, transport))
 
     def data_received(self, data: bytes) -> None:
         if self._problem is not None:
@@ -81,8 +77,3 @@ class EngineConnection(asyncio.Protocol):
         del exc  # it is gone, and its process tells how
         self._has_ended.set()
         self._has_closed.set()
-
-    def _flush(self) -> None:
-        unsent, self._unsent = self._unsent, []
-        if unsent and not self._transport.is_closing():
-            self._transport.write(b"".join(unsent))
