@@ -5,7 +5,12 @@ DEV := .venv-dev
 PIP_FLAGS := --quiet --disable-pip-version-check
 KERNELS := setup.py $(wildcard backends/kernels/source/*)
 
-.PHONY: quickstart test lint types unit e2e kernels openapi bench clean
+JOBS ?= $(shell nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)
+WITHOUT ?=
+SUITE := HOSTELRY_TEST_WITHOUT="$(WITHOUT)" $(DEV)/bin/pytest -q -n $(JOBS) --dist loadgroup -m "not timed"
+COVERAGE := --cov=gateway --cov=adapters --cov=backends --cov-report=
+
+.PHONY: quickstart test lint types machine unit e2e test-timing kernels openapi bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
@@ -22,7 +27,9 @@ $(DEV)/.installed: pyproject.toml constraints.txt $(KERNELS)
 quickstart: $(VENV)/.installed
 	$(VENV)/bin/hostelry quickstart $(ARGS)
 
-test: lint types unit e2e
+test: lint types machine
+	$(SUITE) tests e2e $(COVERAGE) --durations=25
+	$(DEV)/bin/coverage report --format=total | sed 's/^/coverage of lines, per cent: /'
 
 lint: $(DEV)/.installed
 	$(DEV)/bin/ruff check .
@@ -32,12 +39,19 @@ lint: $(DEV)/.installed
 types: $(DEV)/.installed
 	$(DEV)/bin/mypy
 
-unit: $(DEV)/.installed
-	$(DEV)/bin/pytest tests -q
-	HOSTELRY_KERNELS=0 $(DEV)/bin/pytest tests/backends/onnx tests/contract/test_runners.py -q -k onnx
+# Says in one sentence what this machine lacks; WITHOUT="postgresql" leaves out what needs it.
+machine: $(DEV)/.installed
+	HOSTELRY_TEST_WITHOUT="$(WITHOUT)" $(DEV)/bin/python -m tests.machine
 
-e2e: $(DEV)/.installed
-	$(DEV)/bin/pytest e2e -q
+unit: machine
+	$(SUITE) tests
+
+e2e: machine
+	$(SUITE) e2e
+
+# Ratios against their thresholds, to the letter; they want the machine for themselves.
+test-timing: machine
+	$(DEV)/bin/pytest tests e2e -q -m timed --durations=25
 
 # An editable install builds them, when their sources have changed too.
 kernels: $(DEV)/.installed

@@ -1,0 +1,33 @@
+"""Skips that may happen, each with its reason. Any other fails the run: a green one says what was verified.
+
+What a machine lacks can be excused by HOSTELRY_TEST_WITHOUT (or `make test WITHOUT="postgresql network"`); CI excuses
+nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+WITHOUT = frozenset(os.environ.get("HOSTELRY_TEST_WITHOUT", "").split())
+"""What this machine is excused for: names of `MISSING`."""
+
+ALWAYS = {
+    r"not verified: runner (cuda|metal) is not present on this machine": "no such device in CI",
+    r"not verified: needs CUDA.*": "no such device in CI",
+}
+"""Pattern of the whole reason → why it is allowed on every machine."""
+
+MISSING = {
+    "postgresql": r"not verified on PostgreSQL: it is not installed",
+    "compiler": r".*(compiler|the kernels).*",
+    "mlx": r".*runner mlx.*",
+    "network": r"not verified: the package index cannot be reached",
+}
+"""What may be missing → pattern of the reason that tests give then."""
+
+
+def is_allowed(reason: str) -> bool:
+    """Whether a test may be skipped for that reason on this machine."""
+    patterns = [*ALWAYS, *(pattern for name, pattern in MISSING.items() if name in WITHOUT)]
+    return any(re.fullmatch(pattern, reason) for pattern in patterns)
