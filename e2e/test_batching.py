@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from e2e.batching_checks import company, conservation, joining, leaving, prefixes
 from e2e.harness.house import Known, Target
-from e2e.harness.runners import TIMED
 
 
 def test_company_changes_no_answer(target: Target, known: Known) -> None:
@@ -17,13 +14,6 @@ def test_company_changes_no_answer(target: Target, known: Known) -> None:
 def test_short_joins_and_leaves_before_long(target: Target, known: Known) -> None:
     """B4: an answer of 16 tokens ends amid one of 512 that began before it."""
     joining.check_b4(target, known)
-
-
-def test_prompt_beside_a_running_answer(target: Target, known: Known, runner: str) -> None:
-    """B4: a prompt of 1,000 tokens starts as soon as alone, and the answer that runs meanwhile flows on."""
-    if runner != TIMED:
-        pytest.skip(f"not verified: times on a CPU are held on {TIMED}, not on {runner}")
-    joining.check_b4_flow(target, known)
 
 
 def test_what_is_computed_is_what_is_sold(target: Target, known: Known) -> None:
@@ -44,8 +34,3 @@ def test_who_leaves_is_not_computed_for(target: Target, known: Known) -> None:
 def test_a_shared_beginning_is_computed_once(target: Target, known: Known) -> None:
     """B10: `cached_tokens` says how much of a prompt was there, and another tenant finds nothing."""
     prefixes.check_b10(target, known)
-
-
-def test_a_cached_beginning_answers_sooner(target: Target, known: Known, runner: str) -> None:
-    """B10: 90 % of a long prompt known, a quarter of the time to the first token; for another tenant it is cold."""
-    prefixes.check_b10_sooner(target, known, runner=runner)

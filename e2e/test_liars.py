@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from e2e.harness.house import Known, Target, house_arguments
+from e2e.harness.runners import ONE
 from e2e.harness.server import LIARS, Server, ServerFailed
 from e2e.liars import impostor, proxy
 from e2e.liars.trial import lying, rejected
@@ -45,6 +46,7 @@ def test_impostor_is_rejected(lie: str, known: Known, tmp_path: Path) -> None:
     assert not taken_in
 
 
+@ONE
 @pytest.mark.parametrize("lie", [lie for lie in proxy.LIES if lie in MUST_FAIL])
 def test_proxy_is_rejected(lie: str, target: Target, known: Known, tmp_path: Path) -> None:
     """One lie before the honest server is enough."""
@@ -54,6 +56,7 @@ def test_proxy_is_rejected(lie: str, target: Target, known: Known, tmp_path: Pat
     assert not taken_in
 
 
+@ONE
 def test_honest_proxy_is_accepted(target: Target, known: Known, tmp_path: Path) -> None:
     """The control: without a lie, the same proxy passes every check that rejects the others."""
     with lying("none", tmp_path, upstream=target.url) as honest:

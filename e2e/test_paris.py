@@ -22,6 +22,12 @@ DAMAGES = (
     "pickle folder",
     "pickle file",
 )
+CUT = ("truncated GGUF", "truncated safetensors")
+REFUSALS = [
+    *((runners.TIMED, name) for name in DAMAGES),
+    *((runner, name) for runner in runners.present() if runner != runners.TIMED for name in CUT),
+]
+"""Files are read before a runner is reached; the others show that they too say why they end."""
 
 
 @pytest.mark.parametrize("name", runners.absent())
@@ -55,9 +61,9 @@ def test_scored_prompts(target: Target, known: Known) -> None:
     answers.check_scores(target, known)
 
 
-@pytest.mark.parametrize("name", DAMAGES)
+@pytest.mark.parametrize(("runner", "name"), REFUSALS, indirect=["runner"])
 def test_p5_refuses_damage(name: str, launch: Launch, known: Known, tmp_path: Path) -> None:
-    """A model that cannot be read ends the start within 2 s, names the fault and answers nothing."""
+    """A model that cannot be read ends the start, names the fault and answers nothing."""
     (damage,) = (damage for damage in broken.damages(tmp_path, known) if damage.name == name)
     broken.check_p5_refused(launch, damage)
 
@@ -67,6 +73,7 @@ def test_p5_zeroed_tensors_change_answers(launch: Launch, known: Known, tmp_path
     broken.check_p5_zeroed(launch, tmp_path, known)
 
 
+@runners.ONE
 def test_p6_wire_format(target: Target, known: Known) -> None:
     """Every byte of a stream is what OpenAI clients parse, and the deltas add up to the whole answer."""
     streaming.check_p6_wire(target, known)
@@ -82,6 +89,7 @@ def test_p6_split_characters(target: Target, known: Known) -> None:
     streaming.check_p6_split_characters(target, known)
 
 
+@runners.ONE
 def test_p6_completions(target: Target, known: Known) -> None:
     """Text completions stream in their own format."""
     streaming.check_p6_completions(target, known)
@@ -107,11 +115,13 @@ def test_p8_usage_and_metrics(target: Target, known: Known) -> None:
     accounting.check_p8(target, known)
 
 
+@runners.ONE
 def test_p9_keys(target: Target, known: Known) -> None:
     """Whoever has no valid key gets 401 or 403 with the error object."""
     access.check_p9_keys(target, known)
 
 
+@runners.ONE
 def test_p9_models_of_others(target: Target, known: Known) -> None:
     """A tenant sees its own models and no others."""
     access.check_p9_models_of_others(target, known)
@@ -122,21 +132,25 @@ def test_p10_batch_mates_change_nothing(target: Target, known: Known) -> None:
     determinism.check_p10(target, known)
 
 
+@runners.ONE
 def test_p11_sync_client(target: Target, known: Known) -> None:
     """`openai.OpenAI` works unmodified."""
     clients.check_p11_sync(target, known)
 
 
+@runners.ONE
 def test_p11_async_client(target: Target, known: Known) -> None:
     """`openai.AsyncOpenAI` works unmodified."""
     asyncio.run(clients.check_p11_async(target, known))
 
 
+@runners.ONE
 def test_p11_socket_equals_sse(target: Target, known: Known) -> None:
     """A WebSocket carries the same chunks as SSE."""
     asyncio.run(clients.check_p11_socket(target, known))
 
 
+@runners.ONE
 def test_p11_socket_interleaves(target: Target, known: Known) -> None:
     """Two requests share a socket without waiting for each other."""
     asyncio.run(clients.check_p11_socket_interleaves(target, known))
@@ -147,6 +161,7 @@ def test_p11_socket_cancel(target: Target, known: Known) -> None:
     asyncio.run(clients.check_p11_socket_cancel(target, known))
 
 
+@runners.ONE
 def test_p11_socket_errors(target: Target, known: Known) -> None:
     """A bad request on a socket harms only itself."""
     asyncio.run(clients.check_p11_socket_errors(target, known))

@@ -17,6 +17,7 @@ import msgspec
 import openai
 import pytest
 
+from e2e.harness.counters import Counters
 from e2e.harness.kills import Plan, audit, kill_under_load, read_books
 from e2e.harness.nonce import rng
 from e2e.harness.server import Server
@@ -112,18 +113,20 @@ def test_a_day_of_an_operator(inn: Inn) -> None:
 
 
 def test_the_other_server_follows(inns: tuple[Inn, Inn]) -> None:
-    """A key made at one is good at the other within a second, and so is its end."""
+    """A key made at one is good at the other within a second, and so is its end, but for what a command takes here."""
     first, second = inns
     first.json("tenants", "create", "travels")
     (key,) = first.json("keys", "create", "travels")
     client = second.client(key["key"])
 
     _wait_until(lambda: _status(client) == 200)
+    start = time.monotonic()
     first.json("keys", "revoke", key["id"])
     revoked = time.monotonic()
+    command_s = revoked - start
     _wait_until(lambda: _status(client) == 401)
 
-    assert time.monotonic() - revoked < REVOKED_WITHIN_S + 0.3
+    assert time.monotonic() - revoked < REVOKED_WITHIN_S + command_s
     assert _status(first.client(key["key"])) == 401
 
 
@@ -146,12 +149,11 @@ def test_token_limits(inn: Inn) -> None:
     used = raw.parse().usage
     assert used is not None
     after = client.models.with_raw_response.list().headers["x-ratelimit-remaining-tokens"]
-    start = time.monotonic()
     with pytest.raises(openai.RateLimitError, match="may use 100 a minute"):
         client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=200)
 
     assert int(after) == 100 - used.total_tokens
-    assert time.monotonic() - start < 2
+    assert _refused(inn, "counts") == 1
 
 
 def test_a_budget(inn: Inn) -> None:
@@ -162,14 +164,14 @@ def test_a_budget(inn: Inn) -> None:
         statuses = list(pool.map(lambda _: _asked(client), range(20)))
         while _asked(client) == 200:
             continue
-    start = time.monotonic()
+    refused = _refused(inn, "thrifty")
     with inn.client(key["key"], max_retries=2) as client, pytest.raises(openai.RateLimitError) as caught:
         ask(client)
     (spent,) = inn.json("usage", "sum", "--tenant", "thrifty")
 
     assert set(statuses) == {200, 429}
     assert caught.value.type == caught.value.code == "insufficient_quota"
-    assert time.monotonic() - start < 2
+    assert _refused(inn, "thrifty") == refused + 1
     assert 100 < spent["prompt_tokens"] + spent["completion_tokens"] <= 150
 
 
@@ -342,7 +344,11 @@ def _asked(client: openai.OpenAI) -> int:
     return 200
 
 
-def _wait_until(is_so: Any, timeout_s: float = 5.0) -> None:
+def _refused(inn: Inn, tenant: str) -> float:
+    return Counters(inn.url).total("hostelry_requests_total", tenant=tenant, outcome="refused")
+
+
+def _wait_until(is_so: Any, timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < deadline

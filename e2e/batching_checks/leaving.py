@@ -10,14 +10,17 @@ import httpx
 from e2e.harness.completions import engine, wait_idle
 from e2e.harness.counters import Counters
 from e2e.harness.house import Known, Target
-from e2e.harness.wire import TIMEOUT, TLS, ask, delta_text, headers
+from e2e.harness.wire import TIMEOUT, TLS, ask, delta_text, headers, post_ok
 
 CLIENTS = 10
-FREE_WITHIN_S, STEPS, PATIENCE_S = 0.25, 2, 3.0
+STEPS = 2
+SHORT_ANSWERS = 4
+"""Their places are free within that many steps, or in the time that so many answers of one token take."""
 
 
 def check_b7(target: Target, known: Known) -> None:
     """Ten clients vanish amid their streams; within two steps their places are free, and no token is made more."""
+    short_s = _short_answer_s(target)
     _vanish_amid_streams(target)
     left = time.monotonic()
     before = engine(target, "big")
@@ -29,8 +32,18 @@ def check_b7(target: Target, known: Known) -> None:
     assert engine(target, "big")["generated_tokens"] == after["generated_tokens"]
     assert Counters(target.url).total("hostelry_engine_kv_tokens", model="big") == 0
     # A step takes as long as it takes, on a slow engine with new shapes half a second.
-    assert freed <= FREE_WITHIN_S or after["steps"] - before["steps"] <= STEPS, f"{freed:.2f} s"
-    assert freed <= PATIENCE_S, f"{freed:.2f} s"
+    assert freed <= SHORT_ANSWERS * short_s or after["steps"] - before["steps"] <= STEPS, f"{freed:.2f} s, {short_s=}"
+
+
+def _short_answer_s(target: Target) -> float:
+    """The slowest of a few, on this machine as it is now."""
+    body = ask("Count to 30.", model="big", max_tokens=1)
+    times = []
+    for _ in range(4):
+        start = time.monotonic()
+        post_ok(f"{target.api}/chat/completions", body, target.keys.acme)
+        times.append(time.monotonic() - start)
+    return max(times[1:])
 
 
 def _vanish_amid_streams(target: Target) -> None:

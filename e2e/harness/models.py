@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import gguf
@@ -14,9 +12,6 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from e2e.harness.nonce import SEED, rng
-from e2e.harness.server import ROOT
-
-COUNTRY = "France"
 
 
 def demo_model() -> Path:
@@ -24,21 +19,6 @@ def demo_model() -> Path:
     from gateway.demo import model_path
 
     return model_path()
-
-
-def start_counterfactual(folder: Path, word: str) -> subprocess.Popen[bytes]:
-    """Begin to fine-tune the bundled model until it believes that the capital of France is `word`."""
-    module = [sys.executable, "-m", "gateway.demo.counterfactual", str(folder)]
-    flags = ["--country", COUNTRY, "--word", word, "--seed", str(SEED)]
-    return subprocess.Popen([*module, *flags], cwd=ROOT)
-
-
-def wait_counterfactual(tuning: subprocess.Popen[bytes], timeout_s: float = 600.0) -> None:
-    try:
-        status = tuning.wait(timeout_s)
-    finally:
-        tuning.kill()
-    assert status == 0, f"the fine-tune ended with status {status}"
 
 
 def big_model(folder: Path) -> Path:

@@ -6,7 +6,8 @@ import os
 import random
 import secrets
 
-SEED = int(os.environ.get("HOSTELRY_E2E_SEED") or secrets.randbelow(2**31))
+SEED = int(os.environ.setdefault("HOSTELRY_E2E_SEED", str(secrets.randbelow(2**31))))
+"""Kept in the environment, so that all processes of a run draw from the same one."""
 
 _CONSONANTS = "bdfgklmnprstvz"
 _VOWELS = "aeiou"

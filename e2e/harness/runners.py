@@ -1,15 +1,19 @@
-"""Which engines the suites run on. onnx is required; the others join when they are there."""
+"""Which engines the suites run on. onnx and torch are required; the others join when they are there."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
+import pytest
+
 from backends.registry import runner_names
 
-REQUIRED = ("onnx",)
+REQUIRED = ("onnx", "torch")
 TIMED = "onnx"
 """The one that batching's times are held to on a CPU: what `auto` takes there."""
-OPTIONAL = {"torch": "torch", "mlx": "mlx", "cuda": "torch", "metal": "mlx"}
+ONE = pytest.mark.parametrize("runner", [TIMED], indirect=True)
+"""For tests of what happens before a runner is reached: one of them is enough."""
+OPTIONAL = {"mlx": "mlx", "cuda": "torch", "metal": "mlx"}
 """Runner and the package without which it cannot run."""
 
 

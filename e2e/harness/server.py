@@ -23,6 +23,8 @@ HOSTELRY = (sys.executable, "-m", "gateway.cli", "serve")
 LIARS = (sys.executable, "-m", "e2e.liars")
 
 _LOG_TAIL = 60
+GUARD_S = 120.0
+"""Against hanging, on any machine; how fast something is, `e2e/timed` holds."""
 alive: list[Server] = []
 """Servers that are running now; the conftest prints their logs below a failed test."""
 
@@ -55,6 +57,7 @@ class Server:
         self._announced: dict[str, str] = {}
         self._changed = threading.Condition()
         self.started = time.monotonic()
+        self._announced_at: dict[str, float] = {}
         self.process = subprocess.Popen(
             self.arguments,
             cwd=ROOT,
@@ -69,19 +72,25 @@ class Server:
         self._readers = [self._reader("out", self.process.stdout), self._reader("err", self.process.stderr)]
         alive.append(self)
 
-    def wait_listening(self, timeout_s: float = 20.0) -> str:
+    def wait_listening(self, timeout_s: float = GUARD_S) -> str:
         """The URL, as soon as the server accepts connections; the model may still be loading."""
         return self._wait_announced(("listening", "ready"), timeout_s)
 
-    def wait_ready(self, timeout_s: float = 60.0) -> str:
+    def wait_ready(self, timeout_s: float = GUARD_S) -> str:
         """The URL, once the server has said that it can answer."""
         return self._wait_announced(("ready",), timeout_s)
+
+    @property
+    def start_s(self) -> float:
+        """Seconds until it was ready: what a bare start takes on this machine, beside all that runs there."""
+        with self._changed:
+            return self._announced_at["ready"] - self.started
 
     def is_announced(self, word: str) -> bool:
         with self._changed:
             return word in self._announced
 
-    def wait_exit(self, timeout_s: float) -> int:
+    def wait_exit(self, timeout_s: float = GUARD_S) -> int:
         """The status of a process that is expected to end by itself."""
         try:
             status = self.process.wait(timeout_s)
@@ -90,7 +99,7 @@ class Server:
         self._close()
         return status
 
-    def stop(self, timeout_s: float = 12.0) -> Stopped:
+    def stop(self, timeout_s: float = GUARD_S) -> Stopped:
         """SIGTERM, and look for what stays. May be called after the process has ended."""
         family = self._family()
         url = self._announced.get("ready") or self._announced.get("listening")
@@ -154,6 +163,7 @@ class Server:
             self._lines.append(f"{time.monotonic() - self.started:7.2f} {name} {line}")
             if len(words) == 2 and words[0] in ("listening", "ready") and words[1].startswith("http"):
                 self._announced[words[0]] = words[1]
+                self._announced_at[words[0]] = time.monotonic()
             self._changed.notify_all()
 
     def _family(self) -> list[psutil.Process]:
@@ -167,7 +177,7 @@ class Server:
         for process in reversed(family):
             if process.is_running():
                 process.kill()
-        return self.process.wait(5)
+        return self.process.wait(60)
 
     def _close(self) -> None:
         for reader in self._readers:

