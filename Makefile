@@ -63,6 +63,7 @@ bench: $(DEV)/.installed
 	$(DEV)/bin/python -m benchmarks.first_day
 	$(DEV)/bin/python -m benchmarks.overhead
 	$(DEV)/bin/python -m benchmarks.runners
+	$(DEV)/bin/python -m benchmarks.bars
 
 clean:
 	rm -rf $(VENV) $(DEV) build *.egg-info backends/kernels/libhostelry_kernels.*

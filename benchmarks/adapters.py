@@ -22,10 +22,12 @@ from backends.registry import create_runner
 from backends.testing.greedy import step_of
 from backends.testing.kit.samples import random_adapter
 from backends.testing.models import HALF_B_MODEL, make_random_model
-from benchmarks.record import write_result
+from benchmarks.record import Bar, Numbers, at_least, tables, write_result
 
 SEQUENCES, CONTEXT, RANK = 8, 128, 16
 CASES = {"none": 0, "one for all": 1, "four": 4, "eight": 8}
+BARS = (("one for all", "none", 0.90), ("four", "one for all", 0.95), ("eight", "none", 0.85))
+"""The speed of a case over that of another, and the least that it may be."""
 
 
 def main() -> None:
@@ -41,7 +43,17 @@ def main() -> None:
             quantize_file(source, path, format=form, pure=True)
             numbers[form] = _measure(path, rounds=arguments.rounds)
             path.unlink()
-    write_result("adapters", numbers, command=f"python -m benchmarks.adapters --formats {' '.join(arguments.formats)}")
+    command = f"python -m benchmarks.adapters --formats {' '.join(arguments.formats)}"
+    write_result("adapters", numbers, bars=bars(numbers), command=command)
+
+
+def bars(numbers: Numbers) -> list[Bar]:
+    """For each format: speed with one adapter for all, with four and with eight."""
+    return [
+        at_least(f"{form}: adapters, {case} over {other}", found["ms"][other] / found["ms"][case], bar, unit="×")
+        for form, found in tables(numbers).items()
+        for case, other, bar in BARS
+    ]
 
 
 def _measure(path: Path, *, rounds: int) -> dict[str, object]:

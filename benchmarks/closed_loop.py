@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from benchmarks.record import NothingMeasured
+
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = b"\r\ncontent-length:"
 
@@ -20,6 +22,10 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     wall_s: float
     client_cpu: float
     """Share of its core that this client took; near 1 it measures itself."""
+
+    def __post_init__(self) -> None:
+        if not self.latencies_s:
+            raise NothingMeasured("no answer arrived within the window; measure longer")
 
     @property
     def per_s(self) -> float:

@@ -27,7 +27,7 @@ from backends.api import KVPlan, Step
 from backends.models.shapes import expected_shapes
 from backends.models.spec import ModelSpec
 from backends.steps import flat_indices
-from benchmarks.record import write_result
+from benchmarks.record import Bar, Numbers, at_least, rate, write_result
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +48,10 @@ LLAMA_3_8B = ModelSpec(
     rope_theta=500000.0,
 )
 BLOCK_TOKENS = 16
+ONE_STREAM_BAR = 0.45
+"""Least share of the bandwidth's limit."""
+STREAMS_BAR, STREAMS_OF_BAR = 15.0, 64
+"""Least times the speed of one stream, at so many."""
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -82,7 +86,17 @@ def main() -> None:
     numbers = measure(LLAMA_3_8B, load, device=torch.device("cuda"), dtype=torch.bfloat16, record=record_cuda())
     numbers |= {"device": torch.cuda.get_device_name(), "torch": version("torch"), "triton": version("triton")}
     options = " ".join(f"--{name} {value}" for name, value in vars(arguments).items())
-    write_result("cuda", numbers, command=f"python -m benchmarks.cuda {options}")
+    write_result("cuda", numbers, bars=bars(numbers), command=f"python -m benchmarks.cuda {options}")
+
+
+def bars(numbers: Numbers) -> list[Bar]:
+    """One stream beside the memory's limit; many beside one, where there are as many as the bar is meant for."""
+    found = [
+        at_least("one stream, share of the bandwidth's limit", numbers["one_stream_share_of_limit"], ONE_STREAM_BAR)
+    ]
+    if numbers["streams"] == STREAMS_OF_BAR:
+        found.append(at_least(f"{STREAMS_OF_BAR} streams over one", numbers["streams_to_one"], STREAMS_BAR, unit="×"))
+    return found
 
 
 def measure(
@@ -168,7 +182,7 @@ def _decode_rate(executor: CudaExecutor, load: Load, *, streams: int, device: to
         for index in range(load.steps):
             picked = executor.run(_step(load, streams, start=load.context + index, new=1), picked).argmax(dim=1)
 
-    return streams * load.steps / _seconds(decode, device)
+    return rate(streams * load.steps / _seconds(decode, device), "decoding")
 
 
 def _prefill_rate(executor: CudaExecutor, load: Load, *, device: torch.device) -> float:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import get_args
@@ -30,7 +31,7 @@ from backends.quantize import quantize_file
 from backends.registry import create_runner
 from backends.testing.greedy import step_of
 from backends.testing.oracle import Oracle
-from benchmarks.record import write_result
+from benchmarks.record import Bar, Numbers, at_least, at_most, tables, write_result
 from gateway.demo import model_path
 from gateway.demo.corpus import Corpus
 from gateway.demo.export import read_gguf
@@ -71,22 +72,31 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", default=list(FORMATS))
     arguments = parser.parse_args()
     conversations = _conversations()
-    numbers: dict[str, object] = {
-        "bars": {
-            "exact_error": EXACT_BAR,
-            "fast_error": FAST_BAR,
-            "fast_agreement": AGREEMENT_BAR,
-            "over_matmulnbits": OVER_MATMULNBITS_BAR,
-        },
-        "positions": sum(map(len, conversations)),
-    }
+    numbers: dict[str, object] = {"positions": sum(map(len, conversations))}
     with tempfile.TemporaryDirectory() as directory:
         for form in arguments.formats:
             path = Path(directory) / f"{form}.gguf"
             quantize_file(model_path(), path, format=form, pure=True)
             numbers[form] = _measure(open_model(path), arguments.runners, conversations)
             print(form, numbers[form], flush=True)
-    write_result("formats", numbers, command=f"python -m benchmarks.formats --runners {' '.join(arguments.runners)}")
+    command = f"python -m benchmarks.formats --runners {' '.join(arguments.runners)}"
+    write_result("formats", numbers, bars=bars(numbers), command=command)
+
+
+def bars(numbers: Numbers) -> list[Bar]:
+    """For each format the worst of all engines, and the kernels beside MatMulNBits where onnx was measured."""
+    return [bar for form, rows in tables(numbers).items() for bar in _bars_of(form, rows)]
+
+
+def _bars_of(form: str, rows: Numbers) -> Iterator[Bar]:
+    exact = [row for label, row in tables(rows).items() if " exact" in label]
+    fast = [row for label, row in tables(rows).items() if " fast" in label]
+    yield at_most(f"{form}: error, exact mode", max(row["error"] for row in exact), EXACT_BAR)
+    yield at_most(f"{form}: error, fast mode", max(row["error"] for row in fast), FAST_BAR)
+    yield at_least(f"{form}: same best token, fast mode", min(row["agreement"] for row in fast), AGREEMENT_BAR)
+    if "over_matmulnbits" in rows:
+        error = rows["over_matmulnbits"]
+        yield at_most(f"{form}: error of the kernels over MatMulNBits", error, OVER_MATMULNBITS_BAR, unit="×")
 
 
 def _measure(model: LoadableModel, runners: list[str], conversations: list[list[int]]) -> dict[str, object]:

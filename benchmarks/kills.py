@@ -20,16 +20,16 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.record import write_result
+from benchmarks.record import Bar, NothingMeasured, Numbers, at_least, at_most, write_result
 from e2e.harness.kills import Plan, audit, kill_under_load, read_books
 
-BARS = {"kills": 200, "lost": 0, "doubled": 0, "differing": 0}
+KILLS = 200
 _TELL_EVERY = 10
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=BARS["kills"])
+    parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--starts", type=int, default=40)
     parser.add_argument("--clients", type=int, default=6)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
@@ -46,7 +46,6 @@ def main() -> None:
         seen = kill_under_load(plan, Path(directory), random.Random(arguments.seed), _tell)
         found = audit(seen, read_books(plan, Path(directory)))
     numbers: dict[str, object] = {
-        "bars": BARS,
         "kills": plan.kills,
         "kills_while_starting": plan.starts_killed,
         "clients": plan.clients,
@@ -55,7 +54,26 @@ def main() -> None:
         "is_exact": found.is_exact,
     }
     chosen = f"--kills {plan.kills} --starts {plan.starts_killed} --clients {plan.clients} --seed {arguments.seed}"
-    write_result("kills", numbers, command=f"python -m benchmarks.kills {chosen}")
+    write_result("kills", numbers, bars=bars(numbers), command=f"python -m benchmarks.kills {chosen}")
+
+
+def bars(numbers: Numbers) -> list[Bar]:
+    """Kills, and what may be wrong after them: nothing. Raises `NothingMeasured` if no answer arrived."""
+    if not numbers["answered"]:
+        raise NothingMeasured("no answer arrived between the kills, so none could be lost; raise --kills or --clients")
+    wrong = {"rows lost": "lost", "rows doubled": "doubled", "rows that differ": "differing"}
+    return [
+        at_least("kills under load", numbers["kills"], KILLS),
+        *(at_most(name, numbers[key], 0) for name, key in wrong.items()),
+        at_most("tokens by which sums differ", _tokens_off(numbers), 0),
+    ]
+
+
+def _tokens_off(numbers: Numbers) -> int:
+    """Tokens of rows less those that clients were told, and less the sums by the hour; without signs."""
+    seen, unseen = numbers["seen_tokens"], numbers["unseen_tokens"]
+    rows, summed = numbers["row_tokens"], numbers["summed_tokens"]
+    return sum(abs(rows[kind] - seen[kind] - unseen[kind]) + abs(rows[kind] - summed[kind]) for kind in rows)
 
 
 def _tell(number: int) -> None:

@@ -24,7 +24,7 @@ from backends.registry import create_runner
 from backends.steps import flat_indices
 from backends.testing.greedy import step_of
 from backends.testing.models import HALF_B_MODEL, make_random_model
-from benchmarks.record import write_result
+from benchmarks.record import NoBars, Numbers, write_result
 
 CASES = ((1, 128), (8, 128), (16, 128), (16, 1024))
 """Sequences, and tokens of each."""
@@ -53,7 +53,14 @@ def main() -> None:
         numbers: dict[str, object] = {
             f"{count} sequences of {tokens} tokens": _measure(sides, count, tokens, rounds) for count, tokens in CASES
         }
-    write_result("layouts", numbers, command=f"python -m benchmarks.layouts --rounds {rounds}")
+    command = f"python -m benchmarks.layouts --rounds {rounds}"
+    write_result("layouts", numbers, bars=bars(numbers), command=command)
+
+
+def bars(numbers: Numbers) -> NoBars:
+    """None for any numbers."""
+    del numbers
+    return NoBars("it decided between two layouts (docs/why.md) and promises nothing")
 
 
 def _side(path: Path, layout: KVLayout) -> Side:

@@ -25,7 +25,7 @@ import msgspec
 
 from backends.quantize import quantize_file
 from backends.testing.models import HALF_B_MODEL, make_random_model
-from benchmarks.record import write_result
+from benchmarks.record import Bar, Numbers, at_least, at_most, rate, tables, write_result
 from gateway.bench.house import own_house
 from gateway.bench.load import Target
 from gateway.bench.sweep import Row, Shape, sweep
@@ -39,22 +39,23 @@ _ENVIRONMENT = {OURS: {}, STOCK: {"HOSTELRY_KERNELS": "0"}}
 
 
 class Bars(msgspec.Struct, frozen=True):
-    """Least ratios to llama.cpp: decoding by streams, and prompts."""
+    """Least ratios to llama.cpp: decoding by streams, and prompts; and the most weights held over the file's size."""
 
     decode: dict[int, float]
-    prompt: float
+    prompt: float | None
+    weights: float | None = None
 
 
 KERNEL_BARS = {
-    "Q4_0": Bars({1: 1.15, 4: 1.4, 8: 1.6, 16: 1.4}, 1.8),
-    "Q4_K": Bars({1: 1.05, 4: 1.6, 8: 1.6, 16: 1.6}, 1.9),
-    "Q8_0": Bars({1: 1.3, 4: 2.5, 8: 2.5, 16: 2.5}, 3.0),
+    "Q4_0": Bars({1: 1.15, 4: 1.4, 8: 1.6, 16: 1.4}, 1.8, 1.1),
+    "Q4_K": Bars({1: 1.05, 4: 1.6, 8: 1.6, 16: 1.6}, 1.9, 1.1),
+    "Q8_0": Bars({1: 1.3, 4: 2.5, 8: 2.5, 16: 2.5}, 3.0, 1.1),
 }
 OTHER_KERNEL_BARS = Bars({1: 1.0, 4: 1.2, 8: 1.2, 16: 1.2}, 1.3)
 STOCK_BARS = {
-    "Q4_0": Bars(dict.fromkeys(STREAMS, 0.8), 0.8),
-    "Q4_K": Bars({1: 0.6, 4: 0.8, 8: 0.8, 16: 0.8}, 0.0),
-    "Q8_0": Bars({1: 1.2, 4: 1.5, 8: 1.5, 16: 1.5}, 1.5),
+    "Q4_0": Bars(dict.fromkeys(STREAMS, 0.8), 0.8, 1.35),
+    "Q4_K": Bars({1: 0.6, 4: 0.8, 8: 0.8, 16: 0.8}, None, 1.35),
+    "Q8_0": Bars({1: 1.2, 4: 1.5, 8: 1.5, 16: 1.5}, 1.5, 1.15),
 }
 OTHER_STOCK_BARS = Bars(dict.fromkeys(STREAMS, 0.5), 0.5)
 
@@ -106,8 +107,31 @@ def main() -> None:
             quantize_file(source, path, format=form, pure=True)
             numbers[form] = _measure(run, path, form)
             command = f"python -m benchmarks.llama_cpp --server llama-server {wanted}"
-            write_result(given.name, numbers, command=command)
+            write_result(given.name, numbers, bars=bars(numbers), command=command)
             path.unlink()
+
+
+def bars(numbers: Numbers) -> list[Bar]:
+    """For each format and each of our own servers."""
+    return [
+        bar
+        for form, found in tables(numbers).items()
+        for label in (OURS, STOCK)
+        if label in found
+        for bar in _judged(f"{form}, {label}", found[label], _bars(label, form))
+    ]
+
+
+def _judged(name: str, found: Numbers, least: Bars) -> Iterator[Bar]:
+    ratios = found["ratios"]
+    for count, ratio in ratios["decode"].items():
+        yield at_least(f"{name}: decoding over llama.cpp, streams: {count}", ratio, least.decode[int(count)], unit="×")
+    if least.prompt is not None:
+        for prompt in (key for key in ratios if key.startswith("prompt_")):
+            tokens = prompt.removeprefix("prompt_")
+            yield at_least(f"{name}: prompt of {tokens} tokens over llama.cpp", ratios[prompt], least.prompt, unit="×")
+    if least.weights is not None:
+        yield at_most(f"{name}: weights over file", found["weights_over_file"], least.weights, unit="×")
 
 
 def _measure(run: Run, path: Path, form: str) -> dict[str, object]:
@@ -130,10 +154,9 @@ def _measure(run: Run, path: Path, form: str) -> dict[str, object]:
         "theirs": _absolute(run, rows, THEIRS),
         **{
             label: {
-                "weights_over_file": round(weights[label] / file_bytes, 3),
+                "weights_over_file": round(rate(weights[label], f"weights of {label}") / file_bytes, 3),
                 "absolute": _absolute(run, rows, label),
                 "ratios": _ratios(run, rows, label),
-                "bars": msgspec.to_builtins(_bars(label, form), str_keys=True),
             }
             for label in run.labels
         },
@@ -155,13 +178,17 @@ def _ratios(run: Run, rows: list[Row], label: str) -> dict[str, object]:
     ours, theirs = _by_streams(rows, label), _by_streams(rows, THEIRS)
     pairs = {str(count): (ours[count], theirs[count]) for count in run.streams}
     return {
-        "decode": {count: round(a.decode_tokens_per_s / b.decode_tokens_per_s, 2) for count, (a, b) in pairs.items()},
-        "whole": {count: round(a.tokens_per_s / b.tokens_per_s, 2) for count, (a, b) in pairs.items()},
+        "decode": {count: round(_decoding(a) / _decoding(b), 3) for count, (a, b) in pairs.items()},
+        "whole": {count: round(a.tokens_per_s / b.tokens_per_s, 3) for count, (a, b) in pairs.items()},
         **{
-            name: round(ours[count].prompt_tokens_per_s / theirs[count].prompt_tokens_per_s, 2)
+            name: round(ours[count].prompt_tokens_per_s / theirs[count].prompt_tokens_per_s, 3)
             for name, count in _prompts(run).items()
         },
     }
+
+
+def _decoding(row: Row) -> float:
+    return rate(row.decode_tokens_per_s, f"{row.label}, decoding, streams: {row.streams}")
 
 
 def _absolute(run: Run, rows: list[Row], label: str) -> dict[str, object]:

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from backends.weights.formats import FORMATS
-from benchmarks.record import write_result
+from benchmarks.record import NoBars, Numbers, write_result
 from gateway.demo.corpus import Corpus
 from gateway.demo.facts import load_facts
 
@@ -32,7 +32,14 @@ def main() -> None:
         text.write_text(_text(), encoding="utf-8")
         command = [sys.executable, "-m", "gateway.cli", "bench", "--score", str(text), "--json"]
         done = subprocess.run([*command, "--formats", ",".join(quantized)], stdout=subprocess.PIPE, check=True)
-    write_result("perplexity", json.loads(done.stdout), command="python -m benchmarks.perplexity")
+    numbers = json.loads(done.stdout)
+    write_result("perplexity", numbers, bars=bars(numbers), command="python -m benchmarks.perplexity")
+
+
+def bars(numbers: Numbers) -> NoBars:
+    """None for any numbers."""
+    del numbers
+    return NoBars("it shows how formats differ on one text; their errors have bars in `benchmarks.formats`")
 
 
 def _text() -> str:

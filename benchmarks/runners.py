@@ -27,7 +27,7 @@ from backends.loading import open_model
 from backends.registry import create_runner
 from backends.testing.greedy import continue_greedily
 from backends.testing.models import H_MODEL, make_random_model
-from benchmarks.record import write_result
+from benchmarks.record import Bar, Numbers, at_least, write_result
 
 PROMPT_TOKENS = 32
 LONG_PROMPT_TOKENS = 512
@@ -80,7 +80,17 @@ def main() -> None:
             contestant.close()
     chosen = " ".join(arguments.runners)
     command = f"python -m benchmarks.runners --runners {chosen} --rounds {arguments.rounds} --tokens {arguments.tokens}"
-    write_result("runners", numbers, command=f"{command} --threads {arguments.threads}")
+    write_result("runners", numbers, bars=bars(numbers), command=f"{command} --threads {arguments.threads}")
+
+
+def bars(numbers: Numbers) -> list[Bar]:
+    """Of the runners that were measured."""
+    table = numbers["tokens_per_s"]
+    return [
+        at_least(f"{name}: {count} at once over {REFERENCE} at one", table[name][f"ratio_{count}"], bar, unit="×")
+        for (name, count), bar in BARS.items()
+        if name in table
+    ]
 
 
 def _measure(contestants: dict[str, Contestant], *, rounds: int, tokens: int) -> dict[str, object]:
@@ -110,9 +120,8 @@ def _amount(kind: str, tokens: int) -> int:
 def _ratios(name: str, rates: dict[tuple[str, str], float]) -> dict[str, float]:
     """Against transformers with one sequence: eight users are served one after the other there."""
     one = rates[REFERENCE, "decode_1"]
-    ratios = {f"ratio_{count}": round(rates[name, f"decode_{count}"] / one, 2) for count in (1, 8)}
-    bars = {f"ratio_{count}_bar": BARS[name, count] for count in (1, 8) if (name, count) in BARS}
-    return ratios | bars | {"ratio_prefill": round(rates[name, "prefill"] / rates[REFERENCE, "prefill"], 2)}
+    ratios = {f"ratio_{count}": round(rates[name, f"decode_{count}"] / one, 3) for count in (1, 8)}
+    return ratios | {"ratio_prefill": round(rates[name, "prefill"] / rates[REFERENCE, "prefill"], 3)}
 
 
 def _serve(name: str, model: Path, threads: int) -> None:

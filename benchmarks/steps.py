@@ -15,6 +15,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -27,11 +28,11 @@ from backends.registry import create_runner
 from backends.testing.greedy import step_of
 from backends.testing.models import HALF_B_MODEL, make_random_model
 from benchmarks.llama_cpp import llama_server
-from benchmarks.record import write_result
+from benchmarks.record import Bar, Numbers, at_most, rate, tables, write_result
 from gateway.bench.sweep import Shape, sweep
 
 CONTEXT, SEQUENCES, CHUNK, DRAFT = 128, 9, 64, 5
-BARS = {"verify_over_decode": 1.4, "mixed_over_theirs_apart": 0.6, "load_s": 1.5}
+VERIFY_BAR, MIXED_BAR, LOAD_BAR_S = 1.4, 0.6, 1.5
 """The most that a verify step of `DRAFT` rows may cost in plain steps, our mixed step in llama.cpp's, and loading."""
 
 
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--server", type=Path)
     arguments = parser.parse_args()
-    numbers: dict[str, object] = {"bars": BARS}
+    numbers: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as directory:
         source = make_random_model(Path(directory) / "model", sizes=HALF_B_MODEL, dtype="F16")
         for form in arguments.formats:
@@ -51,7 +52,23 @@ def main() -> None:
             numbers[form] = _measure(path, rounds=arguments.rounds, theirs_apart=theirs)
             path.unlink()
     given = f"--formats {' '.join(arguments.formats)}" + (" --server llama-server" if arguments.server else "")
-    write_result("steps", numbers, command=f"python -m benchmarks.steps {given}")
+    write_result("steps", numbers, bars=bars(numbers), command=f"python -m benchmarks.steps {given}")
+
+
+def bars(numbers: Numbers) -> list[Bar]:
+    """Of the kernels, for each format; the mixed step where llama.cpp was measured."""
+    return [bar for form, found in tables(numbers).items() for bar in _bars_of(form, found)]
+
+
+def _bars_of(form: str, found: Numbers) -> Iterator[Bar]:
+    kernels = found["kernels"]
+    yield at_most(
+        f"{form}: verifying {DRAFT} rows, in plain steps", kernels["verify_over_decode"], VERIFY_BAR, unit="×"
+    )
+    yield at_most(f"{form}: loading", kernels["load_s"], LOAD_BAR_S, unit="s")
+    if "mixed_over_theirs_apart" in found:
+        mixed = found["mixed_over_theirs_apart"]
+        yield at_most(f"{form}: mixed step over llama.cpp's two", mixed, MIXED_BAR, unit="×")
 
 
 def _theirs(server: Path, path: Path) -> float:
@@ -61,7 +78,8 @@ def _theirs(server: Path, path: Path) -> float:
     with llama_server(server, path, context=4 * CONTEXT) as target:
         (eight,) = asyncio.run(sweep([target], decode, lambda _: None))
         (one,) = asyncio.run(sweep([target], prompt, lambda _: None))
-    return 8 / eight.decode_tokens_per_s + CHUNK / one.prompt_tokens_per_s
+    decode_s = 8 / rate(eight.decode_tokens_per_s, "llama.cpp's decoding of eight streams")
+    return decode_s + CHUNK / rate(one.prompt_tokens_per_s, "llama.cpp's prompt")
 
 
 def _measure(path: Path, *, rounds: int, theirs_apart: float | None) -> dict[str, object]:
@@ -72,12 +90,12 @@ def _measure(path: Path, *, rounds: int, theirs_apart: float | None) -> dict[str
             for name, step in _steps().items():
                 times.setdefault((label, name), []).append(_time(runner, step))
     numbers: dict[str, object] = {
-        label: _numbers(label, times) | {"load_s": round(seconds, 2)} for label, (_, seconds) in loaded.items()
+        label: _numbers(label, times) | {"load_s": round(seconds, 3)} for label, (_, seconds) in loaded.items()
     }
     if theirs_apart is not None:
         mixed = statistics.median(times["kernels", "mixed"])
         numbers["llama.cpp"] = {"decode 8 and prefill 64 apart, ms": round(1000 * theirs_apart, 1)}
-        numbers["mixed_over_theirs_apart"] = round(mixed / theirs_apart, 2)
+        numbers["mixed_over_theirs_apart"] = round(mixed / theirs_apart, 3)
     for runner, _ in loaded.values():
         runner.close()
     return numbers
@@ -87,8 +105,8 @@ def _numbers(label: str, times: dict[tuple[str, str], list[float]]) -> dict[str,
     medians = {name: statistics.median(found) for (who, name), found in times.items() if who == label}
     return {
         "ms": {name: round(1000 * seconds, 1) for name, seconds in medians.items()},
-        "verify_over_decode": round(medians["verify 5 rows"] / medians["decode 1"], 2),
-        "mixed_over_apart": round(medians["mixed"] / (medians["decode 8"] + medians["prefill 64"]), 2),
+        "verify_over_decode": round(medians["verify 5 rows"] / medians["decode 1"], 3),
+        "mixed_over_apart": round(medians["mixed"] / (medians["decode 8"] + medians["prefill 64"]), 3),
     }
 
 

@@ -13,13 +13,14 @@ import secrets
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 from backends.generation import Done, Started, Usage
 from backends.testing.backend import FakeBackend
-from benchmarks.record import write_result
+from benchmarks.record import Bar, Numbers, at_most, tables, write_result
 from gateway.api.account import Account
 from gateway.api.convert import Plan, plan_chat
 from gateway.api.schemas.chat import ChatCompletionRequest, ChatMessage
@@ -39,7 +40,7 @@ from gateway.tenants.usage.journal import Journal
 
 SIZES = (10, 1_000, 100_000)
 ROUNDS, REQUESTS = 7, 2_000
-BARS = {"us_a_request": 100, "idle_tenant_bytes": 65536}
+REQUEST_BAR_US, IDLE_BAR_BYTES = 100, 65_536
 LIMITS = Limits(
     requests_per_minute=10**9,
     tokens_per_minute=10**12,
@@ -54,7 +55,7 @@ DONE = Done("stop", Usage(prompt_tokens=12, completion_tokens=8))
 
 
 def main() -> None:
-    numbers: dict[str, object] = {"bars": BARS}
+    numbers: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as directory:
         houses = {count: _house(count, Path(directory)) for count in SIZES}
         costs: dict[int, list[float]] = {count: [] for count in SIZES}
@@ -66,7 +67,18 @@ def main() -> None:
             "us_a_request": round(statistics.median(costs[count]), 1),
             "idle_tenant_bytes": round(num_bytes / count) if count >= 1000 else None,
         }
-    write_result("tenancy", numbers, command="python -m benchmarks.tenancy")
+    write_result("tenancy", numbers, bars=bars(numbers), command="python -m benchmarks.tenancy")
+
+
+def bars(numbers: Numbers) -> list[Bar]:
+    """A request at every number of tenants; an idle tenant where there are enough to see what one takes."""
+    return [bar for count, found in tables(numbers).items() for bar in _bars_at(count, found)]
+
+
+def _bars_at(count: str, found: Numbers) -> Iterator[Bar]:
+    yield at_most(f"{count} tenants: a request", found["us_a_request"], REQUEST_BAR_US, unit="µs")
+    if found["idle_tenant_bytes"] is not None:
+        yield at_most(f"{count} tenants: an idle one", found["idle_tenant_bytes"], IDLE_BAR_BYTES, unit="bytes")
 
 
 def _house(count: int, directory: Path) -> tuple[Services, list[bytes], int]:

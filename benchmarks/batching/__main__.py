@@ -17,18 +17,21 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.batching.crowd import measure_crowd
-from benchmarks.batching.fairness import measure_fairness
-from benchmarks.batching.prefixes import measure_prefixes
+from benchmarks.batching import crowd, fairness, prefixes, streams
 from benchmarks.batching.scene import FULL, QUICK, Scene
-from benchmarks.batching.streams import measure_streams
-from benchmarks.record import write_result
+from benchmarks.record import Bar, Numbers, write_result
 
-PARTS: dict[str, Callable[[Scene], dict[str, object]]] = {
-    "streams": measure_streams,
-    "fairness": measure_fairness,
-    "prefixes": measure_prefixes,
-    "crowd": measure_crowd,
+
+class Part(msgspec.Struct, frozen=True):
+    measure: Callable[[Scene], dict[str, object]]
+    bars: Callable[[Numbers], list[Bar]]
+
+
+PARTS = {
+    "streams": Part(streams.measure_streams, streams.bars),
+    "fairness": Part(fairness.measure_fairness, fairness.bars),
+    "prefixes": Part(prefixes.measure_prefixes, prefixes.bars),
+    "crowd": Part(crowd.measure_crowd, crowd.bars),
 }
 
 
@@ -44,12 +47,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         scene = Scene(Path(directory), effort)
         for part in given.parts:
-            numbers[part] = PARTS[part](scene)
+            numbers[part] = PARTS[part].measure(scene)
             print(part, json.dumps(numbers[part], indent=2), flush=True)
     if not given.quick:
         command = f"python -m benchmarks.batching --parts {' '.join(given.parts)} --rounds {effort.rounds}"
         name = "batching" if len(numbers) == len(PARTS) else "_".join(["batching", *numbers])
-        write_result(name, numbers, command=command)
+        write_result(name, numbers, bars=bars(numbers), command=command)
+
+
+def bars(numbers: Numbers) -> list[Bar]:
+    """Of every part that was measured."""
+    return [bar for part, found in numbers.items() for bar in PARTS[part].bars(found)]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 
 from backends.testing.models import ModelSizes
+from benchmarks.record import rate
 from gateway.bench.load import BenchFailed, Target
 
 _FEW_SPECIALS = 300
@@ -43,6 +44,8 @@ async def ask(session: aiohttp.ClientSession, target: Target, prompt: list[int],
     async for event in events(session, target, prompt, tokens=tokens):
         first_s = first_s or time.perf_counter() - start
         usage = json.loads(event).get("usage") or usage
+    if not usage:
+        raise BenchFailed(f"{target.label}: the stream told no usage, so its tokens cannot be counted")
     cached = usage["prompt_tokens_details"]["cached_tokens"]
     return Answer(first_s=first_s, tokens=usage["completion_tokens"], cached_tokens=cached)
 
@@ -70,7 +73,7 @@ async def tokens_per_s(
         ask(session, targets[number % len(targets)], prompt, tokens=tokens) for number, prompt in enumerate(prompts)
     ]
     answers = await asyncio.gather(*asked)
-    return sum(answer.tokens for answer in answers) / (time.perf_counter() - start)
+    return rate(sum(answer.tokens for answer in answers) / (time.perf_counter() - start), "prompts at once")
 
 
 async def engine_total(session: aiohttp.ClientSession, target: Target, name: str) -> float:

@@ -7,18 +7,25 @@ import statistics
 
 from benchmarks.batching.asking import Prompts, tokens_per_s
 from benchmarks.batching.scene import Hall, Scene
+from benchmarks.record import Bar, Numbers, at_least
 from gateway.bench.load import new_session
 
 TENANTS = (1, 8, 16, 64)
 AT_ONCE, PROMPT, TOKENS = 64, 16, 16
-BARS = {"over_one_tenant": 0.97}
+OVER_ONE_BAR = 0.97
 
 
 def measure_crowd(scene: Scene) -> dict[str, object]:
     """Part `crowd`."""
     models = {"bench": {"path": str(scene.path("Q4_K")), "max_context": 256}}
     with scene.hall(models, {_name(number): {} for number in range(max(TENANTS))}) as hall:
-        return {"bars": BARS} | asyncio.run(_measured(scene, hall))
+        return asyncio.run(_measured(scene, hall))
+
+
+def bars(numbers: Numbers) -> list[Bar]:
+    """Speed of many tenants over that of one."""
+    ratios = numbers["over_one_tenant"].items()
+    return [at_least(f"{count} tenants over one", ratio, OVER_ONE_BAR, unit="×") for count, ratio in ratios]
 
 
 async def _measured(scene: Scene, hall: Hall) -> dict[str, object]:

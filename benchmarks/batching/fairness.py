@@ -11,6 +11,7 @@ import aiohttp
 
 from benchmarks.batching.asking import Prompts, events
 from benchmarks.batching.scene import Hall, Scene
+from benchmarks.record import Bar, NothingMeasured, Numbers, at_least, at_most
 from gateway.bench.load import Target, new_session
 
 EQUAL = {f"equal-{number}": 1.0 for number in range(6)}
@@ -18,7 +19,7 @@ WEIGHTED = {"light": 1.0, "middle": 2.0, "heavy": 4.0}
 ROOM = {"max_batch": 8, "max_context": 256}
 IN_FLIGHT, PROMPT, TOKENS = 10, 16, 16
 WARM_UP_S = 1.5
-BARS = {"jain": 0.99, "off_its_share": 0.05, "over_first_come": 0.99}
+JAIN_BAR, OFF_ITS_SHARE_BAR, OVER_FIRST_COME_BAR = 0.99, 0.05, 0.99
 
 
 def measure_fairness(scene: Scene) -> dict[str, object]:
@@ -27,7 +28,17 @@ def measure_fairness(scene: Scene) -> dict[str, object]:
     models = {"fair": model, "fcfs": {**model, "scheduling": "fcfs"}}
     tenants = {name: {"weight": weight} for name, weight in (EQUAL | WEIGHTED).items()}
     with scene.hall(models, tenants) as hall:
-        return {"bars": BARS} | asyncio.run(_measured(scene, hall))
+        return asyncio.run(_measured(scene, hall))
+
+
+def bars(numbers: Numbers) -> list[Bar]:
+    """Shares of equal and of weighted tenants, and the throughput of all."""
+    furthest = max(abs(off) for off in numbers["off_its_share"].values())
+    return [
+        at_least("fairness: Jain's index of equal tenants", numbers["jain"], JAIN_BAR),
+        at_most("fairness: furthest off the share of its weight", furthest, OFF_ITS_SHARE_BAR),
+        at_least("fairness: throughput over first come", numbers["over_first_come"], OVER_FIRST_COME_BAR, unit="×"),
+    ]
 
 
 async def _measured(scene: Scene, hall: Hall) -> dict[str, object]:
@@ -48,7 +59,10 @@ async def _measured(scene: Scene, hall: Hall) -> dict[str, object]:
 
 
 async def _served(scene: Scene, hall: Hall, model: str, tenants: dict[str, float]) -> Counter[str]:
-    """Pieces of text that reached each tenant within the window; all had requests waiting all the time."""
+    """Pieces of text that reached each tenant within the window; all had requests waiting all the time.
+
+    Raises `NothingMeasured` where none reached any.
+    """
     counted: Counter[str] = Counter()
     begin = time.perf_counter() + WARM_UP_S
     end = begin + scene.effort.window_s
@@ -60,6 +74,8 @@ async def _served(scene: Scene, hall: Hall, model: str, tenants: dict[str, float
             for _ in range(IN_FLIGHT)
         ]
         await asyncio.gather(*asking)
+    if not counted.total():
+        raise NothingMeasured(f"no text reached any tenant within {scene.effort.window_s} s; measure longer")
     return counted
 
 

@@ -11,13 +11,14 @@ import aiohttp
 from benchmarks.batching.asking import Answer, Prompts, ask, tokens_per_s
 from benchmarks.batching.ranks import mann_whitney_p
 from benchmarks.batching.scene import Hall, Scene
+from benchmarks.record import Bar, Numbers, at_least, at_most
 from gateway.bench.load import new_session
 
 KNOWN_PART = 0.9
 REPEATS = 3
 """Prompts a round."""
 AT_ONCE, PROMPT, TOKENS = 8, 128, 16
-BARS = {"warm_over_cold": 0.25, "speed_at_no_hits": 0.99, "other_tenants_hits": 0, "p_cold_like_other_tenants": 0.01}
+WARM_BAR, NO_HITS_BAR, OTHERS_HITS_BAR, LIKE_COLD_BAR = 0.25, 0.99, 0, 0.01
 
 
 def measure_prefixes(scene: Scene) -> dict[str, object]:
@@ -28,7 +29,18 @@ def measure_prefixes(scene: Scene) -> dict[str, object]:
         "off": {"path": path, "max_context": 1024, "prefix_cache": False},
     }
     with scene.hall(models, {"first": {}, "second": {}}) as hall:
-        return {"bars": BARS} | asyncio.run(_first_tokens(scene, hall)) | asyncio.run(_cost(scene, hall))
+        return asyncio.run(_first_tokens(scene, hall)) | asyncio.run(_cost(scene, hall))
+
+
+def bars(numbers: Numbers) -> list[Bar]:
+    """What hits save, what no hits cost, and that other tenants have none and look like it."""
+    like_cold = numbers["p_cold_like_other_tenants"]
+    return [
+        at_most("prefixes: first token warm over cold", numbers["warm_over_cold"], WARM_BAR, unit="×"),
+        at_most("prefixes: tokens that another tenant hit", numbers["other_tenants_hits"], OTHERS_HITS_BAR),
+        at_least("prefixes: p that another tenant's times are like cold ones", like_cold, LIKE_COLD_BAR),
+        at_least("prefixes: speed at no hits over no cache", numbers["speed_at_no_hits"], NO_HITS_BAR, unit="×"),
+    ]
 
 
 async def _first_tokens(scene: Scene, hall: Hall) -> dict[str, object]:

@@ -30,7 +30,7 @@ class Effort(msgspec.Struct, frozen=True, kw_only=True):
 
 
 FULL = Effort(sizes=HALF_B_MODEL, rounds=5, tokens=32, window_s=8.0, long_prompt=640)
-QUICK = Effort(sizes=H_MODEL, rounds=1, tokens=8, window_s=2.0, long_prompt=160)
+QUICK = Effort(sizes=H_MODEL, rounds=1, tokens=32, window_s=2.0, long_prompt=160)
 """Shows that everything runs; its numbers mean nothing."""
 
 

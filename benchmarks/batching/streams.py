@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections.abc import Iterator
 
 import aiohttp
 
 from benchmarks.batching.asking import engine_total
 from benchmarks.batching.linears import Linears
 from benchmarks.batching.scene import Scene
+from benchmarks.record import Bar, Numbers, at_least, at_most, rate, tables
 from gateway.bench.load import Target, Volley, new_session, volley
 from gateway.bench.prompts import PromptMaker, measured_maker
 
@@ -19,16 +21,32 @@ FORMATS = ("Q4_K", "Q8_0", "F32")
 PROMPT, BATCH = 16, 8
 LONGER = 4
 """Times as many tokens where the overhead of a step is looked for, so that prompts hardly count."""
-BARS = {
-    "share_of_ceiling": {"8": 0.85, "16": 0.85},
-    "gain_over_one_stream_in_F32": {"8": 2.2, "16": 3.5},
-    "overhead_percent_of_a_step": 4.0,
-}
+CEILING_BARS = {8: 0.85, 16: 0.85}
+"""Streams → least share of the ceiling."""
+GAIN_BARS = {"F32": {8: 3.5, 16: 5.0}}
+"""Streams → least times the speed of one, by format."""
+OVERHEAD_BAR_PERCENT = 4.0
 
 
 def measure_streams(scene: Scene) -> dict[str, object]:
     """Part `streams`: every format."""
-    return {"bars": BARS, **{form: _of_format(scene, form) for form in FORMATS}}
+    return {form: _of_format(scene, form) for form in FORMATS}
+
+
+def bars(numbers: Numbers) -> list[Bar]:
+    """For each format."""
+    return [bar for form, found in tables(numbers).items() for bar in _bars_of(form, found)]
+
+
+def _bars_of(form: str, found: Numbers) -> Iterator[Bar]:
+    for count, bar in CEILING_BARS.items():
+        share = found["share_of_ceiling"][str(count)]
+        yield at_least(f"{form}: share of the linears' ceiling, {count} streams", share, bar)
+    for count, bar in GAIN_BARS.get(form, {}).items():
+        gain = found["gain_over_one_stream"][str(count)]
+        yield at_least(f"{form}: {count} streams over one", gain, bar, unit="×")
+    overhead = found["overhead_percent_of_a_step"]
+    yield at_most(f"{form}: all but the runner, of a step of {BATCH}", overhead, OVERHEAD_BAR_PERCENT, unit="%")
 
 
 def _of_format(scene: Scene, form: str) -> dict[str, object]:
@@ -49,7 +67,7 @@ async def _measured(scene: Scene, target: Target, linears: Linears) -> dict[str,
             for count in STREAMS:
                 fired = await _fired(session, target, maker, count, tokens=scene.effort.tokens)
                 speeds[count].append(fired.tokens_per_s)
-                decode[count].append(fired.decode_tokens_per_s)
+                decode[count].append(rate(fired.decode_tokens_per_s, f"decoding of {count} streams"))
                 ceilings[count].append(count / linears.step_s(count))
             overheads.append(await _overhead(session, target, maker, tokens=LONGER * scene.effort.tokens))
     return {
