@@ -177,7 +177,7 @@ def _watch_loading(running: Server) -> dict[str, tuple[int, ...]]:
     except ServerFailed:
         return {}
     seen: dict[str, list[int]] = {"live": [], "ready": [], "chat": []}
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with httpx.Client(base_url=url, timeout=300) as client:
         while not running.is_announced("ready") and running.process.poll() is None:
             seen["live"].append(client.get("/health/live").status_code)
             seen["ready"].append(client.get("/health/ready").status_code)

@@ -289,7 +289,7 @@ def test_large_body(target: Target) -> None:
 def _raw(target: Target, request: bytes, *, half_close: bool = False) -> tuple[int | None, str]:
     """Status and whole text of what comes back; None if the server just hangs up."""
     address = urlsplit(target.url)
-    with socket.create_connection((address.hostname or "", address.port or 0), timeout=60) as connection:
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=300) as connection:
         connection.sendall(request)
         if half_close:
             connection.shutdown(socket.SHUT_WR)

@@ -38,7 +38,7 @@ def hostelry(*arguments: str, directory: Path, text: str = "") -> subprocess.Com
         input=text,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

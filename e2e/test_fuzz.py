@@ -64,7 +64,7 @@ BODY = st.fixed_dictionaries(
 
 def test_fuzzed_chat(target: Target) -> None:
     """150 bodies drawn by the nonce: 200 or 4xx, the error object always whole, no insides shown."""
-    with httpx.Client(base_url=target.url, headers=headers(target.keys.acme), timeout=60) as client:
+    with httpx.Client(base_url=target.url, headers=headers(target.keys.acme), timeout=300) as client:
 
         @seed(SEED)
         @settings(

@@ -47,7 +47,7 @@ def test_quickstart_streams_paris(fresh: Path, tmp_path: Path) -> None:
     ]
     environment = {**os.environ, "HOME": str(tmp_path)}
     result = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60, check=False
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300, check=False
     )
 
     assert result.returncode == 0, result.stderr
@@ -66,7 +66,7 @@ def test_doctor_finds_nothing_to_fix(fresh: Path, tmp_path: Path) -> None:
         "--data-dir",
         tmp_path / "data",
     ]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=30, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False)
 
     assert result.returncode in (0, 1), result.stdout
     assert '"FAIL"' not in result.stdout

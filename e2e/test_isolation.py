@@ -85,7 +85,7 @@ def test_names_of_others_do_not_exist(crowd: tuple[Server, Inn, dict[str, str]])
     headers = {"Authorization": f"Bearer {first.key}"}
     texts = []
     for name in (second.alias, "alias-nobody"):
-        answer = httpx.get(f"{inn.url}/v1/models/{name}", headers=headers, timeout=30)
+        answer = httpx.get(f"{inn.url}/v1/models/{name}", headers=headers, timeout=300)
         assert answer.status_code == 404
         texts.append(answer.text.replace(name, "NAME"))
 
@@ -95,7 +95,7 @@ def test_names_of_others_do_not_exist(crowd: tuple[Server, Inn, dict[str, str]])
 def _visit(url: str, guest: Guest) -> str:
     """Three requests that run, two that fail, and a look around. Everything that came back, headers too."""
     heard = []
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {guest.key}"}, timeout=120) as client:
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {guest.key}"}, timeout=300) as client:
         for _ in range(2):
             body = {"model": guest.alias, "prompt": f"say {guest.canary}", "echo": True, "max_tokens": 8}
             heard.append(client.post("/v1/completions", json=body))

@@ -90,7 +90,7 @@ class Client:
 @asynccontextmanager
 async def live_client() -> AsyncIterator[Client]:
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as session:
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=300)) as session:
         client = Client(session)
         try:
             yield client

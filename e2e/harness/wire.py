@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import msgspec
 
-TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+TIMEOUT = httpx.Timeout(300.0)
+"""Against hanging, on any machine."""
 TLS = ssl.create_default_context()
 """Never used on loopback, but httpx would load the certificates anew for each request: 20 ms in every timing."""
 Json = dict[str, Any]  # Any: JSON as it came over the wire

@@ -30,7 +30,7 @@ def check_p11(target: Target, known: Known) -> None:
 def check_p11_sync(target: Target, known: Known) -> None:
     """`openai.OpenAI`: models, chat, completions, stream, its own exceptions."""
     wanted = known.demo.chat(QUESTION).text
-    with openai.OpenAI(base_url=target.api, api_key=target.keys.acme, max_retries=0, timeout=60) as client:
+    with openai.OpenAI(base_url=target.api, api_key=target.keys.acme, max_retries=0, timeout=300) as client:
         assert "demo" in [model.id for model in client.models.list()]
         assert client.models.retrieve("demo").id == "demo"
 
@@ -74,7 +74,7 @@ def _refusal(call: Callable[[], object]) -> openai.APIStatusError:
 async def check_p11_async(target: Target, known: Known) -> None:
     """`openai.AsyncOpenAI`, whole and streamed at the same time."""
     wanted = known.demo.chat(QUESTION).text
-    async with openai.AsyncOpenAI(base_url=target.api, api_key=target.keys.globex, max_retries=0, timeout=60) as client:
+    async with openai.AsyncOpenAI(base_url=target.api, api_key=target.keys.globex, max_retries=0, timeout=300) as client:
         whole, streamed = await asyncio.gather(_whole(client), _streamed(client))
     assert whole == wanted
     assert streamed == wanted
