@@ -129,7 +129,14 @@ async def _microseconds(services: Services, headers: list[bytes]) -> float:
 
 def _plan(services: Services, caller: Caller) -> Plan:
     route = services.models.route("demo", caller.tenant)
-    return plan_chat(WIRE, route=route, caller=caller, request_id="req_bench", room=services.limiter.room)
+    return plan_chat(
+        WIRE,
+        route=route,
+        caller=caller,
+        request_id="req_bench",
+        room=services.limiter.room,
+        arrived_s=time.perf_counter(),
+    )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ MUST_FAIL = {
     "health-only": tuple(CHECKS),
     "chunker": ("P6",),
     "usage": ("P8",),
+    "ledger": ("P8",),
     "frozen-metrics": ("P8",),
     "always-stop": ("P7",),
     "no-stop": ("P7",),

@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +43,7 @@ def examine(*, data_dir: Path, host: str, port: int, config: Path | None) -> Ite
     yield _python()
     yield _packages()
     yield from (_runner(name) for name in runner_names() if name != "fake")
+    yield check_onnxruntime()
     yield _chosen_runner()
     yield _kernels()
     yield _demo_model()
@@ -84,6 +86,17 @@ def _runner(name: str) -> Finding:
         wanted = " and ".join(absent)
         return Finding(f"runner {name}", "OK", f'not installed; for it: pip install "hostelry[{extra}]" ({wanted})')
     return Finding(f"runner {name}", "OK", "its packages are installed")
+
+
+def check_onnxruntime() -> Finding:
+    """Its builds for devices share one import name, so that each overwrites files of those installed before."""
+    builds = sorted(set(packages_distributions().get("onnxruntime", ())))
+    if len(builds) > 1:
+        detail = f"{', '.join(builds)} overwrite each other's files"
+        extras = "onnx, onnx-gpu, onnx-webgpu and onnx-directml"
+        fix = f'pip uninstall {" ".join(builds)}, then pip install "hostelry[EXTRA]" with one of {extras}'
+        return Finding("onnxruntime", "WARN", detail, fix)
+    return Finding("onnxruntime", "OK", f"{builds[0]} {version(builds[0])}" if builds else "not installed")
 
 
 def _chosen_runner() -> Finding:

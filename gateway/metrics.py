@@ -55,7 +55,7 @@ class Metrics:
         self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of ended requests.", by_tenant)
         self._completion_tokens = self._counter("completion_tokens", "Generated tokens of ended requests.", by_tenant)
         self._first_token = self._histogram("time_to_first_token", "Arrival to first token.", _FIRST_BUCKETS)
-        self._between_tokens = self._histogram("inter_token_latency", "Between two deltas.", _TOKEN_BUCKETS)
+        self._between_tokens = self._histogram("inter_token_latency", "Between two deltas of a choice.", _TOKEN_BUCKETS)
         self._duration = self._histogram("request_duration", "Arrival to end.", _REQUEST_BUCKETS)
         self._in_flight = Family(
             Gauge("hostelry_requests_in_flight", "Accepted and not ended.", ("model",), registry=self._registry)
@@ -76,9 +76,12 @@ class Metrics:
         """Text format, version 0.0.4."""
         return generate_latest(self._registry)
 
-    def begin(self, *, model: str, tenant: str) -> Meter:
-        """Start to measure a request that was routed to `model`; the meter must be ended."""
-        return Meter(self, model=model, tenant=self._tenant_label(tenant))
+    def begin(self, *, model: str, tenant: str, arrived_s: float) -> Meter:
+        """Start to measure a request that was routed to `model`; the meter must be ended.
+
+        `arrived_s` is when it arrived, of `time.perf_counter`.
+        """
+        return Meter(self, model=model, tenant=self._tenant_label(tenant), arrived_s=arrived_s)
 
     def _tenant_label(self, tenant: str) -> str:
         if tenant not in self._tenant_labels:
@@ -91,11 +94,12 @@ class Metrics:
 class Meter:
     """Measures one request over all of its choices, and counts it exactly once."""
 
-    def __init__(self, metrics: Metrics, *, model: str, tenant: str) -> None:
+    def __init__(self, metrics: Metrics, *, model: str, tenant: str, arrived_s: float) -> None:
         self._metrics = metrics
         self._model, self._tenant = model, tenant
-        self._start = time.perf_counter()
-        self._last: float | None = None
+        self._arrived_s = arrived_s
+        self._last_s: dict[int, float] = {}
+        """Of each choice that has begun, when its last delta came."""
         self._between = metrics._between_tokens.labels(model)
         self._usages: dict[int, Usage] = {}
         self._new_tokens: dict[int, int] = {}
@@ -107,7 +111,7 @@ class Meter:
         match event:
             case Delta():
                 self._new_tokens[choice] = self._new_tokens.get(choice, 0) + len(event.token_ids)
-                self._see_time()
+                self._see_time(choice)
             case Started():
                 self._usages[choice] = Usage(prompt_tokens=event.prompt_tokens, completion_tokens=0)
             case Done() | Failed():
@@ -132,13 +136,14 @@ class Meter:
         """Count why the request is not accepted; to be followed by `end`."""
         self._metrics._refused.labels(self._model, reason_of(error)).inc()
 
-    def _see_time(self) -> None:
+    def _see_time(self, choice: int) -> None:
         now = time.perf_counter()
-        if self._last is None:
-            self._metrics._first_token.labels(self._model).observe(now - self._start)
-        else:
-            self._between.observe(now - self._last)
-        self._last = now
+        last_s = self._last_s.get(choice)
+        if last_s is not None:
+            self._between.observe(now - last_s)
+        elif not self._last_s:
+            self._metrics._first_token.labels(self._model).observe(now - self._arrived_s)
+        self._last_s[choice] = now
 
     def end(self, outcome: Outcome, *, choices_per_prompt: int) -> None:
         """Count the request; a second call changes nothing."""
@@ -153,7 +158,7 @@ class Meter:
         usage = self.usage(choices_per_prompt=choices_per_prompt)
         metrics._prompt_tokens.labels(*labels).inc(usage.prompt_tokens)
         metrics._completion_tokens.labels(*labels).inc(usage.completion_tokens)
-        metrics._duration.labels(self._model).observe(time.perf_counter() - self._start)
+        metrics._duration.labels(self._model).observe(time.perf_counter() - self._arrived_s)
 
 
 class EngineCollector(Collector):

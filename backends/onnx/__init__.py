@@ -12,9 +12,11 @@ _OLDEST = (1, 24)
 
 def describe_device() -> str:
     """The device that `auto` stands for here, and why. Raises `BackendError` where there is none."""
-    from backends.onnx.providers import choose_provider
+    import onnxruntime
 
-    choice = choose_provider()
+    from backends.onnx.providers import choose_provider, fit_version
+
+    choice = fit_version(choose_provider(), _version(onnxruntime.__version__))
     return "; ".join([f"{choice.device}: {choice.reason}", *choice.fallbacks])
 
 
@@ -32,8 +34,13 @@ def create_runner(*, threads: int = 0, exact: bool = False, device: str = AUTO) 
         from backends.onnx.runner import OnnxRunner
     except ModuleNotFoundError as error:
         raise BackendError(f'the onnx runner needs {error.name}: pip install "hostelry[onnx]"') from error
-    found = onnxruntime.__version__
+    version = _version(onnxruntime.__version__)
+    return OnnxRunner(fit_version(choose_provider(device), version), threads=threads, exact=exact)
+
+
+def _version(found: str) -> tuple[int, ...]:
+    """Major and minor. Raises `BackendError` below the oldest that serves."""
     version = tuple(int(part) for part in found.split(".")[:2])
     if version < _OLDEST:
         raise BackendError(f'onnxruntime {found} is too old: pip install --upgrade "hostelry[onnx]"')
-    return OnnxRunner(fit_version(choose_provider(device), version), threads=threads, exact=exact)
+    return version

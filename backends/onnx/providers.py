@@ -87,13 +87,17 @@ def choose_provider(
 
 
 def fit_version(choice: ProviderChoice, version: tuple[int, ...]) -> ProviderChoice:
-    """What an older onnxruntime can do: those for WebGPU and DirectML lag behind, and their CPU has to step in."""
+    """What an older onnxruntime can do: the builds for devices lag behind, and their CPU has to step in."""
     if version >= _FUSED_SINCE:
         return choice
     candidates = tuple(msgspec.structs.replace(p, on_host=False) for p in choice.candidates if p.device != "coreml")
     if not candidates:
         raise RunnerUnavailable('device coreml needs a newer onnxruntime: pip install --upgrade "hostelry[onnx]"')
-    slow = f"onnxruntime {'.'.join(map(str, version))} has no attention for ragged steps: slower on the CPU than 1.32"
+    slow = (
+        f"onnxruntime {'.'.join(map(str, version))} has no attention for ragged steps: the CPU serves slower than with "
+        "1.32, without Hostelry's kernels and without LoRA adapters; if the CPU is to serve, uninstall it, then "
+        'pip install "hostelry[onnx]"'
+    )
     fallbacks = (*choice.fallbacks, slow) if candidates[0].device == "cpu" else choice.fallbacks
     return msgspec.structs.replace(choice, candidates=candidates, fallbacks=fallbacks)
 

@@ -11,12 +11,13 @@ from e2e.harness.reference import Reference
 
 
 class Keys(msgspec.Struct, frozen=True):
-    """One key a tenant. `narrow` may use the model `random` only; `disabled` is switched off."""
+    """One key a tenant, and the operator's. `narrow` may use the model `random` only; `disabled` is switched off."""
 
     acme: str = "sk-ho-acme-7b1f0c2d9e8a4f6b"
     globex: str = "sk-ho-globex-2c9d4e1f8a7b6c5d"
     narrow: str = "sk-ho-narrow-5e6f7a8b9c0d1e2f"
     disabled: str = "sk-ho-disabled-0a1b2c3d4e5f6a7b"
+    admin: str = "sk-ho-admin-8d7c6b5a4f3e2d1c"
 
 
 KEYS = Keys()
@@ -74,10 +75,11 @@ disabled = true
 
 
 def house_arguments(folder: Path, models: dict[str, Path], *, runner: str) -> list[str]:
-    """Flags that serve `models` to the four tenants on a free port."""
+    """Flags that serve `models` to the four tenants and the operator on a free port."""
     config = folder / "hostelry.toml"
     config.write_text(f"[server]\nmax_wrong_keys_per_minute = 0\n\n{tenants_toml()}", encoding="utf-8")
     flags = ["--config", str(config), "--port", "0", "--data-dir", str(folder / "data"), "--backend", runner]
+    flags += ["--admin-key", KEYS.admin]
     for name, path in models.items():
         flags += ["--model", f"{name}={path}"]
     return flags

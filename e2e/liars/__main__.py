@@ -41,7 +41,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--upstream", help="An honest server, for lies that stand before one.")
     parser.add_argument("--config", type=Path)
     parser.add_argument("--model", action="append", default=[])
-    for ignored in ("--port", "--data-dir", "--backend"):
+    for ignored in ("--port", "--data-dir", "--backend", "--admin-key"):
         parser.add_argument(ignored)
     return parser.parse_args()
 

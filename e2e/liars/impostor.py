@@ -29,6 +29,7 @@ def application(lie: str, tenants: Tenants, served: list[str]) -> web.Applicatio
         return app
     impostor = Impostor(lie, tenants, served)
     app.router.add_get("/metrics", impostor.metrics)
+    app.router.add_get("/admin/v1/usage", impostor.sums)
     app.router.add_get("/v1/models", impostor.list_models)
     app.router.add_get("/v1/models/{name}", impostor.show_model)
     app.router.add_post("/v1/chat/completions", impostor.complete)
@@ -65,6 +66,16 @@ class Impostor:
         for (name, model, tenant), value in self._counted.items():
             lines.append(f'hostelry_{name}_total{{model="{model}",tenant="{tenant}"}} {value}')
         return web.Response(text="\n".join(lines) + "\n")
+
+    async def sums(self, _: web.Request) -> web.Response:
+        """The operator's books, which agree with the metrics."""
+        groups = {(model, tenant) for _, model, tenant in self._counted}
+        names = ("requests", "prompt_tokens", "completion_tokens")
+        data = [
+            {"model": model, "tenant_name": tenant} | {name: self._counted[name, model, tenant] for name in names}
+            for model, tenant in sorted(groups)
+        ]
+        return web.json_response({"object": "list", "data": data, "has_more": False})
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         tenant, body = self._tenants.of(request), await request.json()

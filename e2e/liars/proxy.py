@@ -3,6 +3,7 @@
 none            tells the truth: the control that shows a proxy alone is not rejected
 chunker         computes the whole answer, then cuts it into chunks
 usage           makes up the counters in `usage`
+ledger          tells the operator of twice as many generated tokens as the tenants
 frozen-metrics  shows the metrics of its first minute for ever
 always-stop     every answer claims to have ended by itself
 no-stop         ignores `stop`
@@ -36,6 +37,7 @@ LIES = (
     "none",
     "chunker",
     "usage",
+    "ledger",
     "frozen-metrics",
     "always-stop",
     "no-stop",
@@ -51,8 +53,10 @@ LIES = (
 BATCHING_LIES = ("lock", "chunker", "boastful", "cache-claims", "one-guest", "first-come")
 """Those that the batching suite must reject."""
 INVENTED_USAGE = {"prompt_tokens": 16, "completion_tokens": 8, "total_tokens": 24}
+_BOOKS = "/admin/v1/usage"
 _ABOUT_ANSWERS = ("usage", "always-stop", "cache-claims")
 _FULLER = re.compile(rb"(hostelry_engine_batched_sequences_total\{[^}]*\} )(\S+)")
+_GENERATED = re.compile(rb'("completion_tokens":)(\d+)')
 _HOP_BY_HOP = {"transfer-encoding", "content-length", "connection", "date", "server"}
 
 
@@ -158,6 +162,8 @@ class Proxy:
             return self._first_metrics
         if self._lie == "boastful" and path == "/metrics":
             return _FULLER.sub(lambda found: found[1] + str(2 * float(found[2])).encode(), body)
+        if self._lie == "ledger" and path.startswith(_BOOKS):
+            return _GENERATED.sub(lambda found: found[1] + str(2 * int(found[2])).encode(), body)
         if self._lie not in _ABOUT_ANSWERS or not body.startswith(b"{"):
             return body
         return json.dumps(self._changed_object(json.loads(body))).encode()

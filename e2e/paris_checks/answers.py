@@ -68,16 +68,24 @@ def check_scores(target: Target, known: Known) -> None:
     chosen = known.random.steady_prompts(rng("scored prompts"), 4, max_tokens=40, lengths=range(4, 25))
     for prompt in chosen:
         tokens = prompt + known.random.greedy(prompt, 40, ignore_eos=True).ids
-        body = {"model": "random", "prompt": tokens, "max_tokens": 0, "echo": True, "logprobs": 3}
 
-        choice = post_ok(f"{target.api}/completions", body, target.keys.acme)["choices"][0]
+        choice = assert_scored(target, known.random, model="random", tokens=tokens)
 
-        first, *others = choice["logprobs"]["token_logprobs"]
-        assert first is None, first
-        _assert_close(others, known.random.logprobs(tokens))
         assert choice["logprobs"]["top_logprobs"][0] is None
         assert {len(top) for top in choice["logprobs"]["top_logprobs"][1:]} == {3}
         assert choice["finish_reason"] == "length", choice["finish_reason"]
+
+
+def assert_scored(target: Target, reference: Reference, *, model: str, tokens: list[int]) -> Json:
+    """Every token but the first has the log-probability of the reference. Returns the choice."""
+    body = {"model": model, "prompt": tokens, "max_tokens": 0, "echo": True, "logprobs": 3}
+
+    choice: Json = post_ok(f"{target.api}/completions", body, target.keys.acme)["choices"][0]
+
+    first, *others = choice["logprobs"]["token_logprobs"]
+    assert first is None, first
+    assert_close(others, reference.logprobs(tokens))
+    return choice
 
 
 def assert_exact(target: Target, reference: Reference, *, model: str, prompts: int, max_tokens: int) -> list[str]:
@@ -95,12 +103,12 @@ def assert_exact(target: Target, reference: Reference, *, model: str, prompts: i
         assert answer["usage"]["prompt_tokens"] == len(prompt), answer["usage"]
         assert answer["usage"]["completion_tokens"] == max_tokens, answer["usage"]
         assert choice["finish_reason"] == "length", choice["finish_reason"]
-        _assert_close(choice["logprobs"]["token_logprobs"], expected.logprobs)
+        assert_close(choice["logprobs"]["token_logprobs"], expected.logprobs)
         texts.append(expected.text)
     return texts
 
 
-def _assert_close(measured: list[float], expected: list[float]) -> None:
+def assert_close(measured: list[float], expected: list[float]) -> None:
     assert len(measured) == len(expected), f"{len(measured)} log-probabilities for {len(expected)} tokens"
     worst = max(abs(ours - theirs) for ours, theirs in zip(measured, expected, strict=True))
     assert worst <= MAX_LOGPROB_ERROR, f"log-probabilities differ by {worst}"

@@ -15,8 +15,8 @@ from e2e.harness.models import truncated, with_zeroed_folder_tensor, with_zeroed
 from e2e.harness.reference import Reference
 from e2e.harness.server import GUARD_S, Server, ServerFailed
 from e2e.harness.shape import assert_no_leak
-from e2e.harness.wire import TLS, ask, headers, post
-from e2e.paris_checks.answers import QUESTIONS, assert_exact
+from e2e.harness.wire import TLS, ask, chat_text, headers, post_ok
+from e2e.paris_checks.answers import QUESTIONS, assert_exact, assert_scored
 
 Launch = Callable[[dict[str, Path]], Server]
 """Starts a server for the named models."""
@@ -76,20 +76,29 @@ def assert_refused(server: Server, damage: Damage) -> None:
 
 
 def check_p5_zeroed(launch: Launch, folder: Path, known: Known) -> None:
-    """Zeroed weights are weights: the answers change to what the reference computes from them."""
+    """Zeroed weights are weights: the answers change to what the reference computes from them.
+
+    A zeroed head finds every token as likely as any other, and its greedy choice, the lowest one, has no text.
+    """
     head = with_zeroed_gguf_tensor(known.demo.path, folder / "zeroed-head.gguf", "token_embd.weight")
     random, name = with_zeroed_folder_tensor(known.random.path, folder / "zeroed-random")
     server = launch({"demo": head, "random": random})
     try:
         target = Target(url=server.wait_ready())
-        response = post(f"{target.api}/chat/completions", ask(QUESTIONS[0], max_tokens=20), KEYS.acme)
+        text = chat_text(post_ok(f"{target.api}/chat/completions", ask(QUESTIONS[0], max_tokens=20), KEYS.acme))
+        assert_scored(target, Reference(head), model="demo", tokens=_told(known.demo))
         texts = assert_exact(target, Reference(random), model="random", prompts=4, max_tokens=32)
     finally:
         server.stop()
 
-    assert "Paris" not in response.text, response.text
-    assert response.status_code != 200 or response.json()["usage"]["completion_tokens"] <= 20, response.text
+    assert text == Reference(head).chat(QUESTIONS[0], max_tokens=20).text == "", text
     assert texts != _unzeroed_texts(Reference(random), known.random), f"zeroing {name} changed nothing"
+
+
+def _told(whole: Reference) -> list[int]:
+    """A question and what the whole model says to it."""
+    question = whole.vocabulary.chat_ids([{"role": "user", "content": QUESTIONS[0]}])
+    return question + whole.chat(QUESTIONS[0]).ids
 
 
 def _unzeroed_texts(zeroed: Reference, whole: Reference) -> list[str]:

@@ -31,10 +31,12 @@ class Account:
     def __init__(self, plan: Plan, services: Services) -> None:
         self._plan = plan
         self._services = services
-        self._meter = services.metrics.begin(model=plan.served.name, tenant=plan.caller.tenant.name)
+        self._meter = services.metrics.begin(
+            model=plan.served.name, tenant=plan.caller.tenant.name, arrived_s=plan.arrived_s
+        )
         self._reservation = NOTHING_RESERVED
         self._prompt_log = prompt_log_of(plan)
-        self._started_at = time.time()
+        self._started_at = time.time() - (time.perf_counter() - plan.arrived_s)
 
     async def enter(self) -> None:
         """Raises `RateLimited`, `QuotaExceeded` or `UsageUnavailable`."""

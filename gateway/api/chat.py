@@ -46,7 +46,7 @@ async def _post(services: Services, scope: HTTPScope, receive: Receive, send: Se
         caller=visit.guest,
         request_id=visit.request_id,
         room=services.limiter.room,
-        age_s=visit.age_s,
+        arrived_s=visit.start,
     )
     headers = ignored_header(decoded)
     await Answer(plan, services, send, request_id=visit.request_id, headers=headers).give(receive)

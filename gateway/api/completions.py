@@ -42,7 +42,7 @@ async def _post(services: Services, scope: HTTPScope, receive: Receive, send: Se
     decoded = _decoder.decode(body)
     route = services.models.route(decoded.request.model, visit.guest.tenant)
     plan = plan_completion(
-        decoded.request, route=route, caller=visit.guest, request_id=visit.request_id, age_s=visit.age_s
+        decoded.request, route=route, caller=visit.guest, request_id=visit.request_id, arrived_s=visit.start
     )
     headers = ignored_header(decoded)
     await Answer(plan, services, send, request_id=visit.request_id, headers=headers).give(receive)

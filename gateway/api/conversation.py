@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import msgspec
@@ -68,7 +69,7 @@ class Conversation:
 
     async def _take(self, message: Any, tasks: asyncio.TaskGroup) -> None:  # Any: an ASGI message
         """Act on one frame. A bad one is answered; the socket stays open."""
-        request_id = None
+        arrived_s, request_id = time.perf_counter(), None
         try:
             text = self._text(message)
             envelope = _envelopes.decode(text).request
@@ -77,7 +78,7 @@ class Conversation:
                 await self._cancel(_cancels.decode(text).request.request_id)
                 return
             request_id = request_id or self._new_id()
-            plan = self._plan(text, request_id)
+            plan = self._plan(text, request_id, arrived_s=arrived_s)
             self._running[request_id] = tasks.create_task(self._serve(plan, request_id))
         except Exception as error:
             await self._send_error(error, request_id)
@@ -91,7 +92,7 @@ class Conversation:
             raise BodyTooLarge(f"the frame exceeds {limit} bytes; shorten it, or raise server.max_body_bytes")
         return text
 
-    def _plan(self, text: str, request_id: str) -> Plan:
+    def _plan(self, text: str, request_id: str, *, arrived_s: float) -> Plan:
         if not self._services.drain.accepting():
             raise Draining("the server is shutting down; try again in a moment")
         if request_id in self._running:
@@ -107,6 +108,7 @@ class Conversation:
             caller=caller,
             request_id=self._new_id(),
             room=self._services.limiter.room,
+            arrived_s=arrived_s,
             streams_by_default=True,
         )
 

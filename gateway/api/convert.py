@@ -38,6 +38,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     caller: Caller
     model: str
     """What the answer says: the name that was asked for, or the adapter's whole one."""
+    arrived_s: float
+    """When its head, or its frame on a socket, arrived; of `time.perf_counter`."""
     requests: tuple[GenerateRequest, ...]
     choices_per_prompt: int
     is_streamed: bool
@@ -59,12 +61,12 @@ def plan_chat(
     caller: Caller,
     request_id: str,
     room: Callable[[Caller, str, Price], int | None],
-    age_s: float = 0.0,
+    arrived_s: float,
     streams_by_default: bool = False,
 ) -> Plan:
     """`room` tells what the caller's limits leave for a model, in tokens; asked if the request does not say its length.
 
-    `age_s` is how long ago the request arrived.
+    `arrived_s` is of `time.perf_counter`; a deadline counts from it.
 
     Raises `InvalidRequest` or `UnsupportedParameter` for what no single field can tell.
     """
@@ -82,6 +84,7 @@ def plan_chat(
         route=route,
         caller=caller,
         model=_answering(wire.model, route),
+        arrived_s=arrived_s,
         requests=_choices(
             wire,
             [prompt],
@@ -91,7 +94,7 @@ def plan_chat(
             caller=caller,
             adapter=route.adapter,
             request_id=request_id,
-            age_s=age_s,
+            arrived_s=arrived_s,
         ),
         choices_per_prompt=n,
         is_bounded_by_room=bounds.is_by_room,
@@ -102,9 +105,9 @@ def plan_chat(
 
 
 def plan_completion(
-    wire: CompletionRequest, *, route: Route, caller: Caller, request_id: str, age_s: float = 0.0
+    wire: CompletionRequest, *, route: Route, caller: Caller, request_id: str, arrived_s: float
 ) -> Plan:
-    """`age_s` is how long ago the request arrived.
+    """`arrived_s` is of `time.perf_counter`; a deadline counts from it.
 
     Raises `InvalidRequest` or `UnsupportedParameter` for what no single field can tell."""
     _check_speculative(wire)
@@ -120,6 +123,7 @@ def plan_completion(
         route=route,
         caller=caller,
         model=_answering(wire.model, route),
+        arrived_s=arrived_s,
         requests=_choices(
             wire,
             _prompts(wire),
@@ -129,7 +133,7 @@ def plan_completion(
             caller=caller,
             adapter=route.adapter,
             request_id=request_id,
-            age_s=age_s,
+            arrived_s=arrived_s,
             prompt_logprobs=wire.logprobs if wire.echo else None,
         ),
         choices_per_prompt=n,
@@ -163,11 +167,12 @@ def _choices(
     caller: Caller,
     adapter: str | None,
     request_id: str,
-    age_s: float,
+    arrived_s: float,
     prompt_logprobs: int | None = None,
 ) -> tuple[GenerateRequest, ...]:
     """One request a choice; choices of one prompt are neighbours."""
     stop = _stop(wire)
+    age_s = time.perf_counter() - arrived_s
     deadline_at = None if wire.deadline_s is None else time.monotonic() + wire.deadline_s - age_s
     return tuple(
         GenerateRequest(

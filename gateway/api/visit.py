@@ -21,11 +21,6 @@ class Visit(msgspec.Struct, frozen=True, kw_only=True):
     start: float = msgspec.field(default_factory=time.perf_counter)
 
     @property
-    def age_s(self) -> float:
-        """How long ago it arrived."""
-        return time.perf_counter() - self.start
-
-    @property
     def guest(self) -> Caller:
         """The caller, where the door lets nobody in without a key."""
         assert self.caller is not None, "a guarded route was reached without a key"

@@ -73,3 +73,31 @@ def test_missing_kernels_are_a_warning_with_a_cure(tmp_path: Path, monkeypatch: 
 
     assert found.level == "WARN"
     assert "HOSTELRY_KERNELS=0" in found.fix
+
+
+@pytest.mark.parametrize(
+    ("packages", "level"),
+    [
+        ((), "OK"),
+        (("onnxruntime-gpu",), "OK"),
+        (("onnxruntime", "onnxruntime-gpu"), "WARN"),
+        (("onnxruntime", "onnxruntime-gpu", "onnxruntime-webgpu"), "WARN"),
+    ],
+)
+def test_builds_of_onnxruntime_that_overwrite_each_other_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packages: tuple[str, ...], level: str
+) -> None:
+    """The extras of the onnx runner share one import name: two of them are a mixture of files."""
+    for package in packages:
+        folder = tmp_path / "site" / f"{package.replace('-', '_')}-1.31.1.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.31.1\n")
+        (folder / "top_level.txt").write_text("onnxruntime\n")
+    monkeypatch.setattr("sys.path", [str(tmp_path / "site")])
+
+    finding = doctor.check_onnxruntime()
+
+    assert finding.level == level
+    if level == "WARN":
+        assert ", ".join(packages) in finding.detail
+        assert f"pip uninstall {' '.join(packages)}" in finding.fix

@@ -14,6 +14,7 @@ from gateway.engine.tallies import Tallies
 from gateway.errors import RateLimited
 from gateway.metrics import MAX_TENANT_LABELS, Metrics
 from gateway.routing import Models, ServedModel
+from tests.gateway.clock import Clock
 
 STATS = EngineStats(
     running=1, waiting=2, steps=3, batched_sequences=4, prefill_tokens=5, generated_tokens=6, kv_tokens=7, step_time_s=8
@@ -27,7 +28,7 @@ def _samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], 
 
 def test_usage_is_the_backends_word_once_it_is_given() -> None:
     """Deltas are counted until `Done` says what was computed; choices of a prompt bill it once."""
-    meter = Metrics().begin(model="m", tenant="t")
+    meter = Metrics().begin(model="m", tenant="t", arrived_s=0.0)
     for choice in (0, 1):
         meter.see(choice, Started(10))
         meter.see(choice, Delta("a", (1, 2)))
@@ -41,10 +42,43 @@ def test_usage_is_the_backends_word_once_it_is_given() -> None:
     assert meter.usage(choices_per_prompt=1).prompt_tokens == 20
 
 
+def test_latency_is_between_tokens_of_one_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four choices that step together every 20 ms are no faster than one."""
+    metrics, clock = Metrics(), Clock(monkeypatch)
+    meter = metrics.begin(model="m", tenant="t", arrived_s=clock.now)
+
+    for _ in range(6):
+        clock.now += 0.02
+        for choice in range(4):
+            meter.see(choice, Delta("a", (1,)))
+
+    samples = _samples(metrics)
+    labels = (("model", "m"),)
+    assert samples["hostelry_inter_token_latency_seconds_count", labels] == 4 * 5
+    assert samples["hostelry_inter_token_latency_seconds_sum", labels] == pytest.approx(4 * 5 * 0.02)
+    assert samples["hostelry_inter_token_latency_seconds_bucket", (("le", "0.01"), *labels)] == 0
+    assert samples["hostelry_time_to_first_token_seconds_count", labels] == 1
+
+
+def test_times_begin_at_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that arrived before the meter was made has waited already."""
+    metrics, clock = Metrics(), Clock(monkeypatch)
+    meter = metrics.begin(model="m", tenant="t", arrived_s=clock.now - 0.25)
+
+    clock.now += 0.5
+    meter.see(0, Delta("a", (1,)))
+    clock.now += 1.0
+    meter.end("completed", choices_per_prompt=1)
+
+    samples = _samples(metrics)
+    assert samples["hostelry_time_to_first_token_seconds_sum", (("model", "m"),)] == 0.75
+    assert samples["hostelry_request_duration_seconds_sum", (("model", "m"),)] == 1.75
+
+
 def test_a_request_is_counted_once() -> None:
     """Ending twice changes nothing, and the gauge comes back to zero."""
     metrics = Metrics()
-    meter = metrics.begin(model="m", tenant="t")
+    meter = metrics.begin(model="m", tenant="t", arrived_s=0.0)
     meter.see(0, Started(3))
 
     meter.end("cancelled", choices_per_prompt=1)
@@ -62,7 +96,7 @@ def test_tenant_labels_are_capped() -> None:
     """Thousands of tenants do not make thousands of series."""
     metrics = Metrics()
     for number in range(MAX_TENANT_LABELS + 50):
-        metrics.begin(model="m", tenant=f"t{number}").end("completed", choices_per_prompt=1)
+        metrics.begin(model="m", tenant=f"t{number}", arrived_s=0.0).end("completed", choices_per_prompt=1)
 
     samples = _samples(metrics)
 
@@ -136,7 +170,7 @@ def test_steps_become_histograms() -> None:
 def test_refusals_are_counted_by_reason(error: Exception, reason: str) -> None:
     """One of few words, so that an operator sees whose limit it was."""
     metrics = Metrics()
-    meter = metrics.begin(model="m", tenant="t")
+    meter = metrics.begin(model="m", tenant="t", arrived_s=0.0)
     meter.refuse(error)
     meter.end("refused", choices_per_prompt=1)
 
@@ -160,6 +194,6 @@ def test_what_fits_is_shown() -> None:
 def test_registries_are_apart() -> None:
     """Two applications in one process do not share numbers."""
     first, second = Metrics(), Metrics()
-    first.begin(model="m", tenant="t").end("completed", choices_per_prompt=1)
+    first.begin(model="m", tenant="t", arrived_s=0.0).end("completed", choices_per_prompt=1)
 
     assert not [name for name, _ in _samples(second) if name == "hostelry_requests_total"]

@@ -10,7 +10,10 @@ State = Literal["completed", "client_cancelled", "engine_failed", "shutdown"]
 
 
 class RequestUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """One request. `id` is the answer's own, times are Unix seconds, tokens as in the answer's `usage`."""
+    """One request. `id` is the answer's own, times are Unix seconds, tokens as in the answer's `usage`.
+
+    `started_at` is when the request arrived.
+    """
 
     id: str
     request_id: str

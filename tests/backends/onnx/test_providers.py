@@ -10,7 +10,7 @@ import pytest
 
 from backends.api import LoadableModel
 from backends.errors import BackendError, ModelError, UnsupportedModel
-from backends.onnx import create_runner
+from backends.onnx import create_runner, describe_device
 from backends.onnx.graph import Graph
 from backends.onnx.providers import (
     PROVIDERS,
@@ -195,7 +195,16 @@ def test_an_older_onnxruntime_makes_the_cpu_step_in_with_plain_attention() -> No
     assert fitted.candidates == (DEVICE_ON_CPU,)
     assert fitted.fallbacks[0] == "webgpu is installed and fails: no adapter found"
     assert "onnxruntime 1.27 has no attention for ragged steps" in fitted.fallbacks[1]
+    assert "without Hostelry's kernels and without LoRA adapters" in fitted.fallbacks[1]
+    assert fitted.fallbacks[1].endswith('uninstall it, then pip install "hostelry[onnx]"')
     assert fit_version(choice, (1, 32)) is choice
+
+
+def test_the_device_is_told_with_what_an_older_onnxruntime_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`hostelry doctor` says what `hostelry serve` would."""
+    monkeypatch.setattr("onnxruntime.__version__", "1.31.1")
+
+    assert "onnxruntime 1.31 has no attention for ragged steps" in describe_device()
 
 
 def test_a_working_device_needs_no_word_about_the_cpu() -> None:

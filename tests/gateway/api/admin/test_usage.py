@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,9 @@ from backends.testing.backend import FakeBackend, Script
 from gateway.routing import Models, ServedAdapter, ServedModel
 from gateway.tenants.opening import open_tenancy
 from tests.gateway.api.admin.conftest import ADMIN_KEY
+from tests.gateway.api.asgi import Connection, scope_of
 from tests.gateway.api.conftest import TENANTS, House, build, chat, client_of
+from tests.gateway.clock import Clock
 
 USAGE = "/admin/v1/usage"
 CHAT = "/v1/chat/completions"
@@ -70,6 +73,21 @@ async def test_an_answer_is_written_down(opened: Opened, stream: bool) -> None:
     assert 0 <= row["ended_at"] - row["started_at"] < 5
     assert (by_name["tenant_name"], by_name["model"], by_name["requests"]) == ("acme", "demo", 1)
     assert by_name["tenant"] == row["tenant_id"]
+
+
+async def test_a_row_starts_at_arrival(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reading the body took belongs to the request."""
+    clock = Clock(monkeypatch)
+    async with opened() as inn:
+        connection = Connection(inn.house.app, scope_of(CHAT))
+        await asyncio.sleep(0)
+
+        clock.now += 60
+        connection.say({"type": "http.request", "body": json.dumps(chat()).encode(), "more_body": False})
+        await connection.end()
+        (row,) = await inn.rows()
+
+    assert 60 <= row["ended_at"] - row["started_at"] < 65
 
 
 async def test_an_adapter_is_written_down(opened: Opened) -> None:
