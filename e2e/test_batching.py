@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from e2e.batching_checks import company, conservation, joining, leaving, prefixes
+from e2e.harness import runners
 from e2e.harness.house import Known, Target
 
 
@@ -34,3 +37,9 @@ def test_who_leaves_is_not_computed_for(target: Target, known: Known) -> None:
 def test_a_shared_beginning_is_computed_once(target: Target, known: Known) -> None:
     """B10: `cached_tokens` says how much of a prompt was there, and another tenant finds nothing."""
     prefixes.check_b10(target, known)
+
+
+@pytest.mark.parametrize("runner", [name for name in runners.present() if name != runners.TIMED], indirect=True)
+def test_a_cached_beginning_answers_sooner(target: Target, known: Known, runner: str) -> None:
+    """B10: 90 % of a long prompt known, about a quarter of the time to the first token; another tenant's is cold."""
+    prefixes.check_b10_sooner(target, known, runner=runner)

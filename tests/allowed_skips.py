@@ -18,8 +18,8 @@ ALWAYS = {
     r"there is CUDA": "the test is about machines without",
     r"(interpreted kernels are not compiled|the interpreter runs already)": "a run inside another one",
     r"runner (torch|mlx) declares no LoRA slots on this machine": "adapters on every runner are not there yet",
-    r"the runner declares (no (slot|paged) KV layout|every KV layout|LoRA|\w+=(\d+|False))": "the contract is optional there",
-    r"the runner does not declare \w+": "the contract is optional there",
+    r"the runner declares (no (slot|paged) KV layout|every KV layout|LoRA|\w+=(\d+|False))": "optional in the contract",
+    r"the runner does not declare \w+": "optional in the contract",
     r"the runner refuses \w+: .*": "a family that a runner says it cannot run",
 }
 """Pattern of the whole reason → why it is allowed on every machine."""

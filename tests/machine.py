@@ -20,7 +20,9 @@ def lacks() -> dict[str, str]:
         try:
             load_library()
         except KernelsUnavailable as error:
-            found["kernels"] = f"The CPU kernels cannot be used: {error}; then run `make kernels` and read what it prints."
+            found["kernels"] = (
+                f"The CPU kernels cannot be used: {error}; then run `make kernels` and read what it prints."
+            )
     if find_programs() is None:
         found["postgresql"] = "PostgreSQL is not installed, and the store is tested on it: apt-get install postgresql."
     for package in ("torch", "mlx"):

@@ -84,7 +84,7 @@ def reach_nearly(measure: Callable[[], Measured], bars: Mapping[str, Bar], *, tr
         missed = {name: value for name, value in seen.items() if not bars[name].reached_by(value, NEAR)}
         if not missed:
             return
-    raise AssertionError(f"{missed} of {seen}, bars {({name: str(bar) for name, bar in bars.items()})}")
+    raise AssertionError(f"{missed} of {seen}, bars { ({name: str(bar) for name, bar in bars.items()}) }")
 
 
 def _rows(measure: Callable[[], Measured], bars: Mapping[str, Bar], rounds: int) -> list[Row]:

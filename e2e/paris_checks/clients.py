@@ -10,7 +10,7 @@ import openai
 from e2e.harness.completions import engine, wait_idle
 from e2e.harness.house import Known, Target
 from e2e.harness.shape import assert_error_body
-from e2e.harness.sockets import Conversation, conversation, handshake_status
+from e2e.harness.sockets import conversation, handshake_status
 from e2e.harness.wire import Json, ask, stream
 
 QUESTION = "What is the capital of France?"
@@ -74,7 +74,9 @@ def _refusal(call: Callable[[], object]) -> openai.APIStatusError:
 async def check_p11_async(target: Target, known: Known) -> None:
     """`openai.AsyncOpenAI`, whole and streamed at the same time."""
     wanted = known.demo.chat(QUESTION).text
-    async with openai.AsyncOpenAI(base_url=target.api, api_key=target.keys.globex, max_retries=0, timeout=300) as client:
+    async with openai.AsyncOpenAI(
+        base_url=target.api, api_key=target.keys.globex, max_retries=0, timeout=300
+    ) as client:
         whole, streamed = await asyncio.gather(_whole(client), _streamed(client))
     assert whole == wanted
     assert streamed == wanted
