@@ -36,8 +36,11 @@ lint: $(DEV)/.installed
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/lint-imports
 
+# Side by side; ty needs a tenth of mypy's time, and its output comes after mypy's.
 types: $(DEV)/.installed
-	$(DEV)/bin/mypy
+	@$(DEV)/bin/ty check --python $(DEV) > $(DEV)/ty.log 2>&1 & ty=$$!; \
+	$(DEV)/bin/mypy --num-workers 2; failed=$$?; \
+	wait $$ty || failed=1; cat $(DEV)/ty.log; exit $$failed
 
 # Says in one sentence what this machine lacks; WITHOUT="postgresql" leaves out what needs it.
 machine: $(DEV)/.installed

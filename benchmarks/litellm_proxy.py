@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def installed(folder: Path | None = None) -> Path:
 
 
 @contextmanager
-def litellm_proxy(command: Path, *, upstream: str) -> Iterator[tuple[str, int]]:
+def litellm_proxy(command: Path, *, upstream: str) -> Generator[tuple[str, int]]:
     """URL and process id of one worker in front of `upstream`. Raises `TimeoutError`, with its log, if none starts."""
     with bind("127.0.0.1", 0) as free:
         url, port = url_of(free), free.getsockname()[1]

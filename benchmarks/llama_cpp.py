@@ -16,7 +16,7 @@ import asyncio
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -213,7 +213,7 @@ def _by_streams(rows: list[Row], label: str) -> dict[int, Row]:
 
 
 @contextmanager
-def llama_server(server: Path, model: Path, *, context: int) -> Iterator[Target]:
+def llama_server(server: Path, model: Path, *, context: int) -> Generator[Target]:
     """Their server with room for `max(STREAMS)` sequences of `context` tokens, ready."""
     with bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]

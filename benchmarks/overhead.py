@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -131,7 +131,7 @@ def _http(client: HTTPConnection, tokens: int) -> float:
 
 
 @contextmanager
-def _server(model: Path, data_dir: Path) -> Iterator[HTTPConnection]:
+def _server(model: Path, data_dir: Path) -> Generator[HTTPConnection]:
     arguments = ["--port", "0", "--model", f"{MODEL}={model}", "--data-dir", str(data_dir), "--api-key", KEY]
     arguments.append("--no-prefix-cache")  # the bare engine computes the prompt each time
     command = [sys.executable, "-m", "gateway.cli", "serve", *arguments]

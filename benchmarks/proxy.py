@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -187,7 +187,7 @@ def _cpu_s(pid: int) -> float:
 
 
 @contextmanager
-def _pinned(core: int) -> Iterator[None]:
+def _pinned(core: int) -> Generator[None]:
     """This process, and what it starts meanwhile, which inherits the place, on one core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
@@ -198,7 +198,7 @@ def _pinned(core: int) -> Iterator[None]:
 
 
 @contextmanager
-def _hostelry() -> Iterator[Side]:
+def _hostelry() -> Generator[Side]:
     key = f"sk-ho-{secrets.token_urlsafe(24)}"
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory) / "hostelry.toml"
@@ -208,13 +208,13 @@ def _hostelry() -> Iterator[Side]:
 
 
 @contextmanager
-def _litellm(command: Path, upstream: str) -> Iterator[Side]:
+def _litellm(command: Path, upstream: str) -> Generator[Side]:
     with litellm_proxy.litellm_proxy(command, upstream=upstream) as (url, pid):
         yield Side(label=THEIRS, url=f"{url}/v1", model=litellm_proxy.MODEL, key=litellm_proxy.KEY, pid=pid)
 
 
 @contextmanager
-def _stub() -> Iterator[Side]:
+def _stub() -> Generator[Side]:
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.stub"], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

@@ -179,7 +179,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _INVALID = "invalid_request_error"
-TABLE: dict[type[Exception], Rule] = {
+TABLE: Mapping[type, Rule] = {
     InvalidRequest: Rule(400, _INVALID),
     InvalidJson: Rule(400, _INVALID, "invalid_json"),
     UnsupportedParameter: Rule(400, _INVALID, "unsupported_parameter"),
@@ -227,7 +227,7 @@ _NOT_BY_ITSELF = (QuotaExceeded, TooManyWrongKeys)
 """What a client library must not try again without being told to."""
 
 
-_REFUSALS: Mapping[type[Exception], str] = {TenantQueueFull: "tenant_queue_full", WaitTooLong: "wait_too_long"}
+_REFUSALS: Mapping[type, str] = {TenantQueueFull: "tenant_queue_full", WaitTooLong: "wait_too_long"}
 
 
 def reason_of(error: Exception) -> str:

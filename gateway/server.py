@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -233,7 +233,7 @@ def _tell_facts(name: str, backend: EngineBackend) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _engines(models: Models) -> AsyncIterator[None]:
+async def _engines(models: Models) -> AsyncGenerator[None]:
     """Close every engine that was started, whatever happens in between."""
     try:
         yield
@@ -242,7 +242,7 @@ async def _engines(models: Models) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _listening(services: Services, listener: socket.socket) -> AsyncIterator[None]:
+async def _listening(services: Services, listener: socket.socket) -> AsyncGenerator[None]:
     """Answer HTTP on the socket until the block ends."""
     config = uvicorn.Config(
         create_app(services),
@@ -268,5 +268,5 @@ class _Server(uvicorn.Server):
     """uvicorn without its own signal handling: when to stop is decided above."""
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         yield

@@ -70,4 +70,5 @@ def _span(tokens: slice, kv_len: int, base: int, window: int) -> Span:
     queries = np.arange(kv_len - num_tokens, kv_len)[:, None]
     seen = np.arange(first, kv_len)[None]
     mask = seen <= queries
-    return Span(tokens, keys, mx.array(mask & (seen > queries - window) if window else mask))
+    mask = mask & (seen > queries - window) if window else mask
+    return Span(tokens, keys, mx.array(mask))  # ty: ignore[invalid-argument-type]  # mlx's stubs leave NumPy out

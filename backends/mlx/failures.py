@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from backends.errors import CapacityExceeded, Fatal, ModelError
@@ -11,7 +11,7 @@ _MEMORY_WORDS = ("unable to allocate", "bad_alloc", "out of memory", "insufficie
 
 
 @contextmanager
-def step_errors() -> Iterator[None]:
+def step_errors() -> Generator[None]:
     """Running out of memory becomes `CapacityExceeded`, everything else that mlx raises `Fatal`."""
     try:
         yield
@@ -22,7 +22,7 @@ def step_errors() -> Iterator[None]:
 
 
 @contextmanager
-def load_errors() -> Iterator[None]:
+def load_errors() -> Generator[None]:
     """Running out of memory becomes `ModelError`."""
     try:
         yield

@@ -70,6 +70,6 @@ class Ops(Protocol[Value]):
         """
         ...
 
-    def head(self, normed: Value, name: str) -> Value:
+    def head(self, normed: Value, name: str, /) -> Value:
         """Logits of selected rows, `[R, hidden]` → `[R, vocab]`."""
         ...

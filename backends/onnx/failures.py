@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from onnxruntime.capi import onnxruntime_pybind11_state as native
@@ -16,7 +16,7 @@ _MEMORY_WORDS = ("bad_alloc", "bad allocation", "allocate memory", "out of memor
 
 
 @contextmanager
-def step_errors() -> Iterator[None]:
+def step_errors() -> Generator[None]:
     """Running out of memory becomes `CapacityExceeded`, everything else `Fatal`."""
     try:
         yield
@@ -29,7 +29,7 @@ def step_errors() -> Iterator[None]:
 
 
 @contextmanager
-def load_errors(device: str) -> Iterator[None]:
+def load_errors(device: str) -> Generator[None]:
     """Everything becomes `ModelError`, which names the device."""
     try:
         yield

@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -46,7 +46,7 @@ def partial_path(destination: Path) -> Path:
 
 
 @contextmanager
-def written_whole(destination: Path, *, num_bytes: int) -> Iterator[BinaryIO]:
+def written_whole(destination: Path, *, num_bytes: int) -> Generator[BinaryIO]:
     """A file for `num_bytes` bytes that becomes `destination` when the block ends well, and is removed otherwise.
 
     Raises `DestinationFailed`, also for errors of the file system inside the block.
@@ -69,7 +69,7 @@ def written_whole(destination: Path, *, num_bytes: int) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[BinaryIO]:
+def _locked(path: Path) -> Generator[BinaryIO]:
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

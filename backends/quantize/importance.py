@@ -112,7 +112,8 @@ def _from_legacy(path: Path) -> Importance:
     if reader.is_at_end:
         return Importance(path=path, values=values)
     chunks = reader.integer("number of chunks", low=0)
-    dataset = "" if reader.is_at_end else reader.text("name of the data set", low=0)
+    # ty does not see that reading has moved the position
+    dataset = "" if reader.is_at_end else reader.text("name of the data set", low=0)  # ty: ignore[redundant-condition-strict]  # see above
     return Importance(path=path, values=values, dataset=dataset, chunks=chunks)
 
 

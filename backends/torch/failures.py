@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -14,7 +14,7 @@ _MEMORY_WORDS = ("not enough memory", "can't allocate memory", "out of memory")
 
 
 @contextmanager
-def step_errors() -> Iterator[None]:
+def step_errors() -> Generator[None]:
     """Running out of memory becomes `CapacityExceeded`, everything else that torch raises `Fatal`."""
     try:
         yield
@@ -27,7 +27,7 @@ def step_errors() -> Iterator[None]:
 
 
 @contextmanager
-def load_errors() -> Iterator[None]:
+def load_errors() -> Generator[None]:
     """Running out of memory becomes `ModelError`."""
     try:
         yield

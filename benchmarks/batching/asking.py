@@ -54,8 +54,8 @@ async def events(
     session: aiohttp.ClientSession, target: Target, prompt: list[int], *, tokens: int
 ) -> AsyncIterator[bytes]:
     """The objects of a stream as they come, undecoded. Raises `BenchFailed` where it is refused."""
-    body = {"model": target.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-    body |= {"stream": True, "stream_options": {"include_usage": True}}
+    body: dict[str, object] = {"model": target.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+    body |= {"ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}}
     async with session.post(f"{target.url}/completions", json=body, headers=target.headers) as response:
         if response.status != 200:
             raise BenchFailed(f"{target.label}: HTTP {response.status}: {(await response.text())[:300]}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,7 +52,7 @@ class Scene:
         return path
 
     @contextmanager
-    def hall(self, models: Mapping[str, Settings], tenants: Mapping[str, Settings]) -> Iterator[Hall]:
+    def hall(self, models: Mapping[str, Settings], tenants: Mapping[str, Settings]) -> Generator[Hall]:
         """A server for these models and tenants; each tenant has one key."""
         config = self._folder / "hostelry.toml"
         tables = [_table("models", {"name": name, "threads": THREADS, **model}) for name, model in models.items()]

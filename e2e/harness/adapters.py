@@ -44,7 +44,7 @@ def make_adapter(folder: Path, recipe: Recipe, *, base: Llama, seed: int) -> Pat
             name = f"model.layers.{layer}.{module}"
             outputs, inputs = base.weights[f"{name}.weight"].shape
             deviation = 0.0 if recipe.fill == "zero" else _STRENGTH / (recipe.scale * math.sqrt(recipe.rank))
-            a = draw.standard_normal((recipe.rank, inputs), np.float32) / np.float32(math.sqrt(inputs))
+            a: F32 = draw.standard_normal((recipe.rank, inputs), np.float32) / np.float32(math.sqrt(inputs))  # ty: ignore[invalid-assignment]  # float32 stays float32
             b = draw.standard_normal((outputs, recipe.rank), np.float32) * np.float32(deviation)
             tensors |= {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
     folder.mkdir(parents=True)

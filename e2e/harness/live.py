@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from itertools import pairwise
 
@@ -88,7 +88,7 @@ class Client:
 
 
 @asynccontextmanager
-async def live_client() -> AsyncIterator[Client]:
+async def live_client() -> AsyncGenerator[Client]:
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=300)) as session:
         client = Client(session)

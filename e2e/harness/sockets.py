@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -57,7 +57,7 @@ class Conversation:
 
 
 @asynccontextmanager
-async def conversation(api: str, key: str | None) -> AsyncIterator[Conversation]:
+async def conversation(api: str, key: str | None) -> AsyncGenerator[Conversation]:
     url = f"{api}/chat/completions".replace("http://", "ws://")
     async with aiohttp.ClientSession() as session, session.ws_connect(url, headers=headers(key)) as socket:
         yield Conversation(socket)

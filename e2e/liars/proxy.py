@@ -79,7 +79,8 @@ class Proxy:
         self._session: aiohttp.ClientSession
 
     async def session_context(self, _: web.Application):  # type: ignore[no-untyped-def]  # aiohttp's own name is private
-        async with aiohttp.ClientSession(auto_decompress=False) as self._session:
+        async with aiohttp.ClientSession(auto_decompress=False) as session:
+            self._session = session
             yield
 
     async def forward(self, request: web.Request) -> web.StreamResponse:
@@ -176,9 +177,8 @@ class Proxy:
     def _changed_object(self, answer: Json) -> Json:
         if self._lie == "usage" and answer.get("usage"):
             answer["usage"] = INVENTED_USAGE
-        if self._lie == "cache-claims" and answer.get("usage"):
-            known = answer["usage"]["prompt_tokens"] * 9 // 10
-            answer["usage"]["prompt_tokens_details"]["cached_tokens"] = known
+        if self._lie == "cache-claims" and (usage := answer.get("usage")):
+            usage["prompt_tokens_details"]["cached_tokens"] = usage["prompt_tokens"] * 9 // 10
         for choice in answer.get("choices", ()):
             if self._lie == "always-stop" and choice.get("finish_reason"):
                 choice["finish_reason"] = "stop"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from e2e.harness.server import LIARS, Server
 
 
 @contextmanager
-def lying(lie: str, folder: Path, *, upstream: str = "") -> Iterator[Target]:
+def lying(lie: str, folder: Path, *, upstream: str = "") -> Generator[Target]:
     """A liar with the tenants and model names of the house."""
     served = dict.fromkeys(("demo", "random", "random-gguf", "counterfactual", "big"), Path("none"))
     arguments = ["--lie", lie, "--upstream", upstream, *house_arguments(folder, served, runner="onnx")]

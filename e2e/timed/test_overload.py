@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -186,7 +186,7 @@ def _quantile(values: list[float], share: float) -> float:
 
 
 @asynccontextmanager
-async def _client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
+async def _client(server: Server) -> AsyncGenerator[httpx.AsyncClient]:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
     async with httpx.AsyncClient(base_url=server.wait_ready(), timeout=PATIENCE_S, verify=TLS, limits=limits) as client:
         yield client

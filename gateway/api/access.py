@@ -45,4 +45,5 @@ class asgi(ASGIRouteHandler):
 
     async def authorize_connection(self, connection: ASGIConnection[Any, Any, Any, Any]) -> None:
         for guard in self.resolve_guards():
-            await guard(connection, self)  # type: ignore[misc]  # Litestar has made all of them async
+            # Litestar has made all of them async
+            await guard(connection, self)  # type: ignore[misc]  # ty: ignore[invalid-await]  # see above

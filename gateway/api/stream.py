@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from backends.errors import ContextLengthExceeded
@@ -44,7 +44,7 @@ class Generation:
 
 
 @asynccontextmanager
-async def accepted(plan: Plan, services: Services) -> AsyncIterator[Generation]:
+async def accepted(plan: Plan, services: Services) -> AsyncGenerator[Generation]:
     """Start the plan and wait until the backend took it; on leaving, release and count it, however it ended.
 
     Raises `RateLimited`, `QuotaExceeded` or `UsageUnavailable` before it runs, `RequestError` if the backend refuses.

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -42,7 +42,7 @@ class House(msgspec.Struct, frozen=True):
 @contextmanager
 def own_house(
     arguments: list[str], *, label: str = "hostelry", environment: Mapping[str, str] = MappingProxyType({})
-) -> Iterator[House]:
+) -> Generator[House]:
     """`hostelry serve` with these arguments on a free port of loopback. Raises `BenchFailed` if it does not start.
 
     `environment` is added to that of this process.

@@ -95,8 +95,8 @@ async def complete(session: aiohttp.ClientSession, target: Target, body: dict[st
 
 
 async def _shot(session: aiohttp.ClientSession, target: Target, prompt: str, tokens: int) -> Shot:
-    body = {"model": target.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-    body |= {"stream": True, "stream_options": {"include_usage": True}}
+    body: dict[str, object] = {"model": target.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+    body |= {"ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}}
     start, usage = time.perf_counter(), None
     arrivals: list[float] = []
     try:

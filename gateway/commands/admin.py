@@ -28,7 +28,7 @@ class AdminClient:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.as_json = as_json
 
-    def call(self, method: str, path: str, body: object = None, **query: object) -> Json:
+    def call(self, method: str, path: str, body: object = None, **query: str | float | None) -> Json:
         """Raises `click.ClickException` with the server's own words."""
         parameters = {name: value for name, value in query.items() if value is not None}
         try:
@@ -36,7 +36,7 @@ class AdminClient:
                 method,
                 self._url + path,
                 content=None if body is None else msgspec.json.encode(body),
-                params=httpx.QueryParams(parameters),  # type: ignore[arg-type] # numbers and texts
+                params=httpx.QueryParams(parameters),
                 headers=self._headers | ({} if body is None else {"Content-Type": "application/json"}),
                 timeout=_TIMEOUT_S,
             )
@@ -48,9 +48,9 @@ class AdminClient:
             raise click.ClickException(f"{message} ({response.status_code})")
         return answer
 
-    def all(self, path: str, *, cursor: str = "id", **query: object) -> Iterator[Json]:
+    def all(self, path: str, *, cursor: str = "id", **query: str | float | None) -> Iterator[Json]:
         """Every entry of a list, page by page."""
-        after: object = None
+        after: str | None = None
         while True:
             page = self.call("GET", path, after=after, limit=1000, **query)
             yield from page["data"]

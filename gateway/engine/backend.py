@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -226,7 +226,7 @@ class EngineBackend:
         )
 
     @contextlib.contextmanager
-    def _submitted(self, add: Add) -> Iterator[OutputStream]:
+    def _submitted(self, add: Add) -> Generator[OutputStream]:
         """The request is with the engine until the end of the block, or of its time."""
         stream = self._client.submit(add)
         expiry = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import msgspec
 
@@ -96,7 +96,7 @@ class WaitingRoom:
     @contextlib.contextmanager
     def place(
         self, *, tenant: str = "default", weight: float = 1.0, num_served: int, is_short: bool = False
-    ) -> Iterator[Place]:
+    ) -> Generator[Place]:
         """Hold a place; `num_served` are served at once, fewer if memory `is_short`, and the others wait.
 
         Raises `TenantQueueFull`, `Overloaded` when too many wait, or `WaitTooLong`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -28,7 +28,7 @@ class Office:
         return self._database.session()
 
     @asynccontextmanager
-    async def change(self, actor: Actor) -> AsyncIterator[Change]:
+    async def change(self, actor: Actor) -> AsyncGenerator[Change]:
         async with change(self._database, actor) as changes:
             yield changes
         await self._refresher.refresh()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -46,7 +46,7 @@ async def open_tenancy(
     data_dir: Path,
     admin_key: str | None,
     usage: UsageConfig = UsageConfig(),
-) -> AsyncIterator[Tenancy]:
+) -> AsyncGenerator[Tenancy]:
     """The store at `url`, or in the data directory, with what the configuration declares.
 
     Raises `StoreCorrupt`, another `StoreError`, or `ConfigError`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ async def pause(stop: asyncio.Event, *, seconds: float) -> bool:
 
 
 @asynccontextmanager
-async def beside(*runs: Run) -> AsyncIterator[None]:
+async def beside(*runs: Run) -> AsyncGenerator[None]:
     """Run all of them beside the block. At its end each is told to stop, and cancelled if it does not."""
     stop = asyncio.Event()
     tasks = [asyncio.create_task(run(stop)) for run in runs]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from backends.errors import BackendError, ModelError
 
 
 @contextmanager
-def vocabulary_faults(where: str) -> Iterator[None]:
+def vocabulary_faults(where: str) -> Generator[None]:
     """Turn every fault of the block into a `ModelError` that begins with `where`.
 
     The library raises bare `Exception`, and where it is less careful its Rust code panics, which is no `Exception`.

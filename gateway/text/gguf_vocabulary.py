@@ -83,7 +83,7 @@ def _single(metadata: Metadata, key: str, kind: type[T], where: str) -> T | None
         return None
     if type(value) is not kind:
         raise ModelError(f"{where}: {_PREFIX}{key} is {value!r}; expected {kind.__name__}")
-    return value
+    return value  # ty: ignore[invalid-explicit-return]  # it does not follow `type(value) is kind`
 
 
 def _array(metadata: Metadata, key: str, kinds: tuple[type, ...], where: str) -> tuple[object, ...]:

@@ -7,6 +7,7 @@ transformers' `apply_chat_template`.
 
 from __future__ import annotations
 
+import builtins
 import functools
 import json
 import re
@@ -57,7 +58,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             del self.filters[name]
         self.filters = {name: _bounded(function) for name, function in self.filters.items()}
         self.filters["tojson"] = _bounded(_to_json)
-        self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+        more = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+        self.globals |= more  # ty: ignore[unsupported-operator]  # Jinja states no type, ty infers that of its own globals
 
     def call(  # the names are Jinja's, so that they meet no keyword argument of a template
         self, __context: Context, __obj: Value, *args: Value, **kwargs: Value
@@ -131,7 +133,7 @@ class Budget:
         if time.monotonic() > self._deadline:
             raise SecurityError(f"rendering takes longer than {MAX_SECONDS} s")
 
-    def range(self, *bounds: int) -> range:
+    def range(self, *bounds: int) -> builtins.range:
         """Python's `range`, as the template sees it."""
         made = range(*bounds)
         self._turns_left -= len(made)

@@ -7,7 +7,7 @@ import pytest
 from backends.choice import Choice
 from backends.registry import missing_packages
 from gateway import doctor
-from gateway.doctor import Finding, examine, exit_code
+from gateway.doctor import Finding, Level, examine, exit_code
 from gateway.port import bind
 
 
@@ -17,9 +17,9 @@ def findings(tmp_path: Path, *, port: int = 0, config: Path | None = None) -> di
 
 
 @pytest.mark.parametrize(("levels", "status"), [(("OK",), 0), (("OK", "WARN"), 1), (("WARN", "FAIL"), 2)])
-def test_exit_code_tells_the_worst(levels: tuple[str, ...], status: int) -> None:
+def test_exit_code_tells_the_worst(levels: tuple[Level, ...], status: int) -> None:
     """Scripts can rely on 0, 1 and 2."""
-    assert exit_code([Finding("x", level, "") for level in levels]) == status  # type: ignore[arg-type]  # literals
+    assert exit_code([Finding("x", level, "") for level in levels]) == status
 
 
 def test_what_is_wrong_comes_with_a_fix(tmp_path: Path) -> None:

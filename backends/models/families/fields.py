@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from typing import NoReturn, cast
 
 from backends.errors import ModelError, UnsupportedModel
 
@@ -34,10 +34,10 @@ class Fields:
     def number(self, key: str, *, default: float | None = None) -> float:
         """A positive finite number. Without a default the field must be there."""
         value = self._or_default(key, default)
-        if type(value) not in (int, float):
+        if type(value) is not int and type(value) is not float:
             self.refuse(key, "expected a number")
         try:
-            number = float(value)  # type: ignore[arg-type]  # narrowed above; an int may still be too large
+            number = float(value)  # an int may be too large
         except OverflowError:
             number = math.inf
         if not 0 < number < math.inf:
@@ -72,7 +72,7 @@ class Fields:
         for item in items:
             if type(item) is not int or not 0 <= item < vocab_size:
                 self.refuse(key, f"expected token ids from 0 to {vocab_size - 1}")
-        return tuple(dict.fromkeys(items))
+        return tuple(dict.fromkeys(cast(Sequence[int], items)))
 
     def has(self, key: str) -> bool:
         """Whether the field is written down, be it as null."""

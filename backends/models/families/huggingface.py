@@ -140,7 +140,9 @@ def _refuse_own_code(config: Mapping[str, object], where: str) -> None:
     own = config.get("auto_map")
     if not own:
         return
-    stem = str(config["architectures"][0]).removesuffix("ForCausalLM")  # type: ignore[index]  # `_family` looked
+    architectures = config["architectures"]
+    assert isinstance(architectures, list)  # `_family` looked
+    stem = str(architectures[0]).removesuffix("ForCausalLM")
     names = own.values() if isinstance(own, dict) else [own]
     if not all(str(name).rpartition(".")[2] in (f"{stem}Config", f"{stem}ForCausalLM") for name in names):
         raise ModelError(f"{where}: auto_map asks for code from the model folder, and that is never run")

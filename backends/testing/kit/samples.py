@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from backends.api import AdapterWeights, LoadableModel
+from backends.api import F32, AdapterWeights, LoadableModel
 from backends.loading import open_model
 from backends.models.spec import RopeScaling
 from backends.testing.kit.reference import Reference
@@ -128,10 +128,12 @@ def random_adapter(shapes: dict[str, tuple[int, int]], *, rank: int, seed: int) 
     """Strong enough that nobody overlooks it: its part of each product is about half of the base's."""
     rng = np.random.default_rng(seed)
     matrices = {
-        name: (
-            rng.standard_normal((rank, columns), np.float32) / np.float32(np.sqrt(columns)),
-            rng.standard_normal((rows, rank), np.float32) / np.float32(np.sqrt(rank)),
-        )
-        for name, (rows, columns) in shapes.items()
+        name: (_scaled(rng, (rank, columns)), _scaled(rng, (rows, rank))) for name, (rows, columns) in shapes.items()
     }
     return AdapterWeights(rank=rank, scale=0.5, matrices=matrices)
+
+
+def _scaled(rng: np.random.Generator, shape: tuple[int, int]) -> F32:
+    """Normal numbers, divided so that a product with them is about as large as what they multiply."""
+    matrix: F32 = rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[1]))  # ty: ignore[invalid-assignment]  # float32 stays float32
+    return matrix

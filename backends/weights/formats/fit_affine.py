@@ -70,7 +70,7 @@ class _Search:
         self._sum_x = sum_in_order(np.multiply(weights, groups, out=self._terms))
         self._inverse = self._spread(np.float32(top))
         self._base = self._low.copy()
-        self._scale: F32 = np.float32(1) / self._inverse
+        self._scale: F32 = np.float32(1) / self._inverse  # ty: ignore[invalid-assignment]  # float32 stays float32
         self._error = self._error_of(self._scale, self._low)
 
     def attempt(self, levels: np.float32) -> None:
@@ -96,7 +96,7 @@ class _Search:
     def _spread(self, levels: np.float32) -> F32:
         """Choose the codes; returns the inverse scale that gave them."""
         span: F32 = np.where(self._flat, np.float32(1), self._high - self._low)
-        inverse: F32 = levels / span
+        inverse: F32 = levels / span  # ty: ignore[invalid-assignment]  # float32 stays float32
         np.subtract(self._groups, self._low, out=self._codes)
         np.multiply(self._codes, inverse, out=self._codes)
         round_to(self._codes, 0, self._top)

@@ -44,12 +44,12 @@ def fit_scale(groups: F32, weights: F32, *, half: int) -> Scaled:
         np.multiply(weights, codes, out=terms)
         return sum_lx, sum_in_order(np.multiply(terms, codes, out=terms))
 
-    inverse = np.float32(-half) / peak
+    inverse: F32 = np.float32(-half) / peak  # ty: ignore[invalid-assignment]  # float32 stays float32
     sum_lx, sum_ll = sums(inverse)
     scale = np.where(sum_ll != 0, sum_lx / sum_ll, np.float32(0))
     best = scale * sum_lx
     for i in _TRIES:
-        tried = -(np.float32(half) + np.float32(0.1) * np.float32(i)) / peak
+        tried: F32 = -(np.float32(half) + np.float32(0.1) * np.float32(i)) / peak  # ty: ignore[invalid-assignment]  # float32 stays float32
         sum_lx, sum_ll = sums(tried)
         better = (sum_ll > 0) & (sum_lx * sum_lx > best * sum_ll)
         np.copyto(inverse, tried, where=better)

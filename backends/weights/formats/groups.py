@@ -56,12 +56,13 @@ def lowest_of(groups: F32) -> F32:
 def mean_square(rows: F32) -> F32:
     """float32 `[rows, columns]` → `[rows, 1]`."""
     total: F32 = np.add.accumulate(rows * rows, axis=1)[:, -1:]
-    return total / np.float32(rows.shape[1])
+    mean: F32 = total / np.float32(rows.shape[1])  # ty: ignore[invalid-assignment]  # float32 stays float32
+    return mean
 
 
 def root_mean_square(groups: F32) -> F32:
     """float32 `[size, groups]` → `[groups]`."""
-    mean: F32 = sum_in_order(groups * groups) / np.float32(len(groups))
+    mean: F32 = sum_in_order(groups * groups) / np.float32(len(groups))  # ty: ignore[invalid-assignment]  # float32 stays float32
     return np.sqrt(mean)
 
 

@@ -26,7 +26,7 @@ def signed_levels(scales: F32, *, half: int) -> tuple[F32, F32]:
     peak = peak_of(of_block)
     zero = np.abs(peak) < _SMALLEST
     divisor: F32 = np.where(zero, np.float32(1), peak)
-    inverse: F32 = np.float32(-half) / divisor
+    inverse: F32 = np.float32(-half) / divisor  # ty: ignore[invalid-assignment]  # float32 stays float32
     scale = np.where(zero, np.float32(0), np.float32(1) / inverse)
     levels = round_to(inverse * of_block, -half, half - 1)
     return scale.reshape(-1, 1), np.ascontiguousarray(levels.T)

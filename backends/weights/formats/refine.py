@@ -21,7 +21,8 @@ def refine_signed(groups: F32, *, half: int) -> tuple[F32, U8]:
     peak = peak_of(groups)
     zero = np.abs(peak) < SMALLEST_PEAK
     peak[zero] = 1
-    codes = round_to((np.float32(-half) / peak) * groups, -half, half - 1)
+    inverse: F32 = np.float32(-half) / peak  # ty: ignore[invalid-assignment]  # float32 stays float32
+    codes = round_to(inverse * groups, -half, half - 1)
     scale = _improve(groups, groups * groups, codes, low=-half, high=half - 1)
     codes += np.float32(half)
     codes[:, zero] = scale[zero] = 0
@@ -49,7 +50,8 @@ def refine_unsigned(groups: F32, weights: F32, *, top: int) -> tuple[F32, U8]:
 
 
 def _error(groups: F32, weights: F32, inverse: F32, top: int) -> F32:
-    diff = groups - (np.float32(1) / inverse) * round_to(inverse * groups, 0, top)
+    scale: F32 = np.float32(1) / inverse  # ty: ignore[invalid-assignment]  # float32 stays float32
+    diff = groups - scale * round_to(inverse * groups, 0, top)
     return sum_in_order(weights * diff * diff)
 
 

@@ -1,6 +1,6 @@
 """A whole Hostelry runner on NumPy, exact and slow. `docs/write-a-backend.md` walks through it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -140,7 +140,7 @@ def required(state: T | None, maker: str) -> T:
 
 
 @contextmanager
-def memory_for(what: str, kind: type[BackendError] = CapacityExceeded) -> Iterator[None]:
+def memory_for(what: str, kind: type[BackendError] = CapacityExceeded) -> Generator[None]:
     try:
         yield
     except MemoryError as error:

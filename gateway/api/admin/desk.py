@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -62,7 +62,7 @@ class Desk:
             raise InvalidJson(f"the body must be a JSON object: {error}") from None
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[AsyncSession]:
+    async def session(self) -> AsyncGenerator[AsyncSession]:
         async with self._office().session() as session:
             yield session
 
@@ -72,7 +72,7 @@ class Desk:
             await self._services.bookkeeper.drain()
 
     @asynccontextmanager
-    async def change(self, request: AnyRequest) -> AsyncIterator[Change]:
+    async def change(self, request: AnyRequest) -> AsyncGenerator[Change]:
         """A change that the audit log will say this caller made."""
         visit = visit_of(request.scope)
         async with self._office().change(Actor(visit.guest.key.id, visit.request_id)) as change:

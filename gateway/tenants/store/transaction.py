@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -51,7 +51,7 @@ class Change:
 
 
 @asynccontextmanager
-async def change(database: Database, actor: Actor) -> AsyncIterator[Change]:
+async def change(database: Database, actor: Actor) -> AsyncGenerator[Change]:
     """Changes come one after the other: the row of the version is locked until the end of the block."""
     async with database.session() as session:
         statement = update(StateRow).values(version=StateRow.version + 1).returning(StateRow.version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,8 +23,9 @@ B = [400, 3, 3, 250, 19, 8, 120, 44, 45, 46, 47]
 TOLERANCE = 1e-4
 
 
-def random_model(folder: Path, family: FamilyName, **options: object) -> LoadableModel:
-    return open_model(make_random_model(folder / family, sizes=SIZES, seed=4, family=family, **options))  # type: ignore[arg-type]  # keywords of make_random_model
+def random_model(folder: Path, family: FamilyName, **options: Any) -> LoadableModel:
+    # Any: keywords of `make_random_model`
+    return open_model(make_random_model(folder / family, sizes=SIZES, seed=4, family=family, **options))
 
 
 def with_spec(model: LoadableModel, **changes: object) -> LoadableModel:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from backends.api import KVLimit, LoadableModel, Runner
+from backends.kv import KVLayout
 from backends.loading import open_model
 from backends.testing.models import make_random_model
 from backends.testing.oracle import Oracle
@@ -95,9 +96,9 @@ def test_more_queries_than_one_attention_call_takes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["slot", "paged"])
-def test_sequences_come_and_go_at_random(model: LoadableModel, oracle: Oracle, layout: str) -> None:
+def test_sequences_come_and_go_at_random(model: LoadableModel, oracle: Oracle, layout: KVLayout) -> None:
     """30 steps of any sequences in any order; memory that was never written is NaN and never shows."""
-    runner = make_runner(model, layout=layout)  # type: ignore[arg-type]  # the two layouts of the list above
+    runner = make_runner(model, layout=layout)
     poison(runner)
     rng = np.random.default_rng(7)
     sequences: dict[int, list[int]] = {}

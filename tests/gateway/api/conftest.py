@@ -49,7 +49,8 @@ def build(script: Script | Callable[[GenerateRequest], Script] | None = None, **
     backend = FakeBackend(script)
     models = Models([ServedModel(name=name, backend=backend, created=1_700_000_000) for name in ("demo", "other")])
     known: dict[str, Any] = {"directory": directory_of(TENANTS), "metrics": Metrics(), "drain": Drain()}
-    services = Services(**({"models": models} | known | settings))
+    known |= {"models": models} | settings
+    services = Services(**known)
     return House(create_app(services), services, backend)
 
 

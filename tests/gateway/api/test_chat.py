@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -47,7 +48,7 @@ async def test_defaults_and_null_are_the_same(client: httpx.AsyncClient, house: 
 
 async def test_every_field_reaches_the_backend(client: httpx.AsyncClient, house: House) -> None:
     """Wire names become ours, values unchanged."""
-    fields = {
+    fields: dict[str, Any] = {  # Any: keywords of `Sampling`
         "temperature": 0.5,
         "top_p": 0.9,
         "top_k": 40,
@@ -63,7 +64,8 @@ async def test_every_field_reaches_the_backend(client: httpx.AsyncClient, house:
     )
 
     (request,) = house.backend.requests
-    assert request.sampling == Sampling(**fields | {"logit_bias": {5: -100.0}, "logprobs": 2})  # type: ignore[arg-type]  # a dict of mixed values
+    fields |= {"logit_bias": {5: -100.0}, "logprobs": 2}
+    assert request.sampling == Sampling(**fields)
     assert (request.max_tokens, request.stop, request.ignore_eos, request.tenant) == (9, ("x",), True, "acme")
 
 

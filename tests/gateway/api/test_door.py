@@ -23,8 +23,9 @@ GUARDED = (
 NOWHERE = (("GET", "/"), ("GET", "/nothing"), ("GET", "/v1/nothing"), ("POST", "/health/live/../../v1/models"))
 
 
-async def _ask(house: House, path: str, *, method: str = "GET", **scope: object) -> tuple[int, dict[str, str], bytes]:
-    connection = Connection(house.app, scope_of(path, method=method, **scope))  # type: ignore[arg-type]  # headers come through `scope`
+async def _ask(house: House, path: str, *, method: str = "GET", **scope: Any) -> tuple[int, dict[str, str], bytes]:
+    # Any: keywords of `scope_of`
+    connection = Connection(house.app, scope_of(path, method=method, **scope))
     connection.say({"type": "http.request", "body": b"", "more_body": False})
     start, *rest = await connection.end()
     headers = {name.decode().lower(): value.decode() for name, value in start["headers"]}

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from backends.api import Health
+from backends.testing.backend import FakeBackend
 from gateway.app import Services, create_app
 from gateway.drain import Drain
 from gateway.metrics import Metrics
@@ -101,7 +102,7 @@ async def test_expected_models() -> None:
     services = Services(
         models=Models(expected=("big",)), directory=directory_of(TENANTS), metrics=Metrics(), drain=Drain()
     )
-    async with client_of(House(create_app(services), services, None)) as client:  # type: ignore[arg-type]  # there is no backend yet
+    async with client_of(House(create_app(services), services, FakeBackend())) as client:  # which serves nothing
         probe = await client.get("/health/ready")
         refused = await client.post("/v1/chat/completions", json=chat(model="big"))
 

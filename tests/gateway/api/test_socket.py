@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backends.generation import GenerateRequest
+from backends.generation import ChatPrompt, GenerateRequest
 from backends.testing.backend import Script
 from gateway.api.conversation import MAX_RUNNING
 from tests.gateway.api.asgi import Exchange, Socket
@@ -15,7 +15,8 @@ from tests.gateway.api.conftest import House, build, chat
 
 
 def _content_of(request: GenerateRequest) -> str:
-    return request.prompt.messages[0].content  # type: ignore[union-attr]  # these tests send conversations only
+    assert isinstance(request.prompt, ChatPrompt)  # these tests send conversations only
+    return request.prompt.messages[0].content
 
 
 def _script(request: GenerateRequest) -> Script:

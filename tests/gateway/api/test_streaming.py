@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from backends.errors import ContextLengthExceeded, DeadlineExceeded, Overloaded, TenantQueueFull, WaitTooLong
+from backends.errors import (
+    BackendError,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    Overloaded,
+    TenantQueueFull,
+    WaitTooLong,
+)
 from backends.generation import Delta, TokenLogprob
 from backends.testing.backend import Script
 from tests.gateway.api.asgi import Exchange
@@ -85,9 +92,9 @@ async def test_first_bytes_do_not_wait_for_tokens() -> None:
     ],
 )
 @pytest.mark.parametrize("n", [1, 2])
-async def test_refusal_is_an_http_error(refusal: Exception, status: int, code: str, n: int) -> None:
+async def test_refusal_is_an_http_error(refusal: BackendError, status: int, code: str, n: int) -> None:
     """Before the first byte a stream fails like any request."""
-    house = build(Script(refusal=refusal))  # type: ignore[arg-type]  # the parameter table is wider than it needs to be
+    house = build(Script(refusal=refusal))
     exchange = Exchange(house.app, chat(stream=True, n=n))
 
     found, headers = await exchange.start()

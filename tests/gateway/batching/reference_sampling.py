@@ -28,7 +28,7 @@ def reference_draw(distribution: dict[int, float], uniform: float) -> int:
         mass += probability
         if uniform < mass:
             return token
-    return token
+    return next(reversed(distribution))
 
 
 def _nucleus(ranked: list[int], weights: dict[int, float], top_p: float) -> list[int]:

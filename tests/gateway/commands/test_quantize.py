@@ -107,7 +107,7 @@ def test_a_terminated_run_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     destination = tmp_path / "q.gguf"
     destination.write_bytes(b"old")
     command = [sys.executable, "-c", _PAUSED, str(folder), str(destination), "-f", "Q8_0", "--force"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {}) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"under way\n"
         during = {entry.name for entry in tmp_path.iterdir()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -81,7 +81,7 @@ async def running_client(
     start: StartEngine = start_process,
     hang_timeout_s: float = 30.0,
     restarts: RestartPolicy = SOON,
-) -> AsyncIterator[EngineClient]:
+) -> AsyncGenerator[EngineClient]:
     client = EngineClient(load, name="fake", start=start, hang_timeout_s=hang_timeout_s, restarts=restarts)
     client.start()
     try:
@@ -92,7 +92,7 @@ async def running_client(
 
 
 @asynccontextmanager
-async def running_backend(options: EngineOptions, *, start: StartEngine) -> AsyncIterator[EngineBackend]:
+async def running_backend(options: EngineOptions, *, start: StartEngine) -> AsyncGenerator[EngineBackend]:
     backend = await start_engine_backend(options, start=start)
     try:
         async with asyncio.timeout(PATIENCE_S):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
@@ -70,14 +71,14 @@ def test_no_cutting_loses_text(tokenizer: Tokenizer, text: str) -> None:
 
 def test_read_from_a_file(tmp_path: Path) -> None:
     """A file that the gguf package wrote gives the same tokenizer as its metadata."""
-    metadata = byte_level_metadata("qwen2")
+    metadata: dict[str, Any] = dict(byte_level_metadata("qwen2"))  # Any: what is which kind is known here
     writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     for key, add in (("tokens", writer.add_token_list), ("merges", writer.add_token_merges)):
-        add(list(metadata[f"tokenizer.ggml.{key}"]))  # type: ignore[arg-type]  # a tuple of strings
-    writer.add_token_types(list(metadata["tokenizer.ggml.token_type"]))  # type: ignore[arg-type]  # a tuple of numbers
-    writer.add_eos_token_id(int(metadata["tokenizer.ggml.eos_token_id"]))  # type: ignore[arg-type]  # a number
+        add(list(metadata[f"tokenizer.ggml.{key}"]))
+    writer.add_token_types(list(metadata["tokenizer.ggml.token_type"]))
+    writer.add_eos_token_id(metadata["tokenizer.ggml.eos_token_id"])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
@@ -109,7 +110,9 @@ def test_llama3_begins_with_bos() -> None:
 
 def test_end_token_is_always_special() -> None:
     """The token that ends a turn is special, whatever its stored type."""
-    types = (1,) * len(byte_level_metadata()["tokenizer.ggml.tokens"])  # type: ignore[arg-type]  # a tuple
+    tokens = byte_level_metadata()["tokenizer.ggml.tokens"]
+    assert isinstance(tokens, tuple)
+    types = (1,) * len(tokens)
 
     tokenizer = build_from_metadata(byte_level_metadata(token_type=types), where="test")
 
@@ -133,7 +136,7 @@ def test_end_token_is_always_special() -> None:
         ({"model": None}, "model is missing"),
     ],
 )
-def test_damaged_vocabulary_is_named(changes: dict[str, object], message: str) -> None:
+def test_damaged_vocabulary_is_named(changes: dict[str, Any], message: str) -> None:
     """Each contradiction in the metadata is refused with the key at fault."""
     with pytest.raises(ModelError, match=message):
-        build_from_metadata(byte_level_metadata(**changes), where="test")  # type: ignore[arg-type]  # wrong values are the test
+        build_from_metadata(byte_level_metadata(**changes), where="test")  # Any: wrong values are the test

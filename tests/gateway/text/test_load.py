@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
@@ -58,13 +59,13 @@ def test_unsafe_template_names_its_file(tmp_path: Path) -> None:
 
 
 def write_gguf(path: Path, template: str) -> Path:
-    metadata = byte_level_metadata("qwen2")
+    metadata: dict[str, Any] = dict(byte_level_metadata("qwen2"))  # Any: what is which kind is known here
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list(list(metadata["tokenizer.ggml.tokens"]))  # type: ignore[arg-type]  # a tuple of strings
-    writer.add_token_merges(list(metadata["tokenizer.ggml.merges"]))  # type: ignore[arg-type]  # a tuple of strings
-    writer.add_token_types(list(metadata["tokenizer.ggml.token_type"]))  # type: ignore[arg-type]  # a tuple of numbers
+    writer.add_token_list(list(metadata["tokenizer.ggml.tokens"]))
+    writer.add_token_merges(list(metadata["tokenizer.ggml.merges"]))
+    writer.add_token_types(list(metadata["tokenizer.ggml.token_type"]))
     writer.add_chat_template(template)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

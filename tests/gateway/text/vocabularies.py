@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import sentencepiece
@@ -116,9 +117,9 @@ def sentencepiece_metadata(processor: sentencepiece.SentencePieceProcessor, **ch
     return as_metadata({**fields, **changes})
 
 
-def as_metadata(fields: dict[str, object]) -> Metadata:
+def as_metadata(fields: Mapping[str, Any]) -> Metadata:  # Any: tests also write wrong values
     """Keys with their prefix; `None` leaves a key out."""
-    return {f"tokenizer.ggml.{key}": value for key, value in fields.items() if value is not None}  # type: ignore[misc]  # tests also write wrong values
+    return {f"tokenizer.ggml.{key}": value for key, value in fields.items() if value is not None}
 
 
 def _piece_type(processor: sentencepiece.SentencePieceProcessor, index: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def opened(tmp_path: Path) -> Opened:
     """Opens an inn over a script."""
 
     @asynccontextmanager
-    async def open_inn(script: Script | None = None, **settings: Any) -> AsyncIterator[Inn]:
+    async def open_inn(script: Script | None = None, **settings: Any) -> AsyncGenerator[Inn]:
         async with open_tenancy(TENANTS, url=None, data_dir=tmp_path, admin_key=ADMIN_KEY) as tenancy:
             known = {"directory": tenancy.directory, "office": tenancy.office, "bookkeeper": tenancy.bookkeeper}
             house = build(script, **(known | settings))

@@ -7,7 +7,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def find_programs() -> Path | None:
 
 
 @contextmanager
-def running_postgres(programs: Path) -> Iterator[str]:
+def running_postgres(programs: Path) -> Generator[str]:
     """The URL of a server without any data. It refuses to run as root, so root hands over to another user.
 
     Its folder is not below pytest's, which other runs close to other users.
@@ -41,7 +41,7 @@ def running_postgres(programs: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _server(programs: Path, data: Path, user: str | None) -> Iterator[str]:
+def _server(programs: Path, data: Path, user: str | None) -> Generator[str]:
     with bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
     _run([programs / "initdb", "-D", data, "-U", "hostelry", "-A", "trust", "--no-sync"], user)

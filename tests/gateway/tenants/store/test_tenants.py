@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -39,9 +40,9 @@ async def new_tenant(database: Database, spec: TenantSpec = SPEC) -> TenantRecor
         return await create_tenant(changes, spec)
 
 
-async def new_key(database: Database, tenant: str = "acme", **fields: object) -> NewKey:
+async def new_key(database: Database, tenant: str = "acme", **fields: Any) -> NewKey:  # Any: keywords of `KeySpec`
     async with change(database, ACTOR) as changes:
-        return await create_key(changes, KeySpec(tenant=tenant, **fields))  # type: ignore[arg-type]
+        return await create_key(changes, KeySpec(tenant=tenant, **fields))
 
 
 async def refreshed(database: Database, directory: Directory | None = None) -> Directory:
