@@ -8,10 +8,9 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from advanced_alchemy.config import AsyncSessionConfig, EngineConfig, SQLAlchemyAsyncConfig
 from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker, create_async_engine
 
 from gateway.drain import Drain
 from gateway.tenants.store.errors import Conflict, StoreCorrupt, StoreError, StoreUnavailable, UnknownEntry
@@ -43,16 +42,11 @@ class Database:
         self._sessions = Drain()
         self.url = parsed.set(drivername=driver)
         self.file = Path(self.url.database) if self.is_sqlite and self.url.database else None
-        self._config = SQLAlchemyAsyncConfig(
-            connection_string=self.url.render_as_string(hide_password=False),
-            session_config=AsyncSessionConfig(expire_on_commit=False, class_=UnbrokenSession),
-            engine_config=EngineConfig(pool_pre_ping=True) if not self.is_sqlite else EngineConfig(),
-        )
         try:
-            self._engine = self._config.get_engine()
+            self._engine = create_async_engine(self.url, pool_pre_ping=not self.is_sqlite)
         except ModuleNotFoundError as error:
             raise StoreError(f'PostgreSQL needs {error.name}: pip install "hostelry[postgres]"') from None
-        self._new_session = self._config.create_session_maker()
+        self._new_session = async_sessionmaker(self._engine, class_=UnbrokenSession, expire_on_commit=False)
         if self.is_sqlite:
             event.listen(self._engine.sync_engine, "connect", _set_up_sqlite)
 
