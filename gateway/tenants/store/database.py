@@ -20,6 +20,8 @@ from gateway.tenants.store.unbroken import unbroken
 LATEST = "0004"
 """Newest migration; a test holds it against the folder."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_NEW_STORE = Path(__file__).parent / "new_store.sql"
+"""What the migrations make of an empty SQLite file; a test holds it against them."""
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _LOCK_TIMEOUT_S = 2.0
 _CLOSE_WITHIN_S = 3.0
@@ -135,11 +137,17 @@ def _set_up_sqlite(connection: Any, record: object) -> None:  # Any: a DBAPI con
 
 
 def _migrate(connection: Connection) -> None:
-    """Alembic is needed only when there is something to do."""
+    """Alembic is needed only when an older store has to be changed, or for a new one on PostgreSQL."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
-    if _version(connection) == LATEST:
-        return
+    elif _is_empty(connection):
+        _lay_out(connection)
+    if _version(connection) != LATEST:
+        upgrade(connection)
+
+
+def upgrade(connection: Connection) -> None:
+    """Run the migrations that are missing. Raises `StoreError` for a store that knows more of them."""
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
@@ -154,6 +162,19 @@ def _migrate(connection: Connection) -> None:
         raise StoreError(
             f"the store was written by a newer Hostelry ({error}); install that version, or restore a backup"
         ) from error
+
+
+def _is_empty(connection: Connection) -> bool:
+    return connection.execute(text("SELECT count(*) FROM sqlite_master")).scalar() == 0
+
+
+def _lay_out(connection: Connection) -> None:
+    """Write in one go what the migrations would: they and Alembic take a tenth of a first start."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    if not _is_empty(connection):  # another gateway was faster
+        return
+    for statement in _NEW_STORE.read_text(encoding="utf-8").removesuffix(";\n").split(";\n"):
+        connection.exec_driver_sql(statement)
 
 
 def _version(connection: Connection) -> str | None:
