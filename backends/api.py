@@ -12,22 +12,40 @@ Version 1: fields and methods may be added with defaults that mean "off"; nothin
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from backends.generation import Event, GenerateRequest
 from backends.kv import KVChoice, KVDtype, KVLayout
-from backends.models.spec import ModelSpec
-from backends.weights.tensor import TensorSource
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from backends.models.spec import ModelSpec
+    from backends.weights.tensor import TensorSource
+
+    I32 = npt.NDArray[np.int32]
+    I64 = npt.NDArray[np.int64]
+    F32 = npt.NDArray[np.float32]
 
 API_VERSION = 1
 
-I32 = npt.NDArray[np.int32]
-I64 = npt.NDArray[np.int64]
-F32 = npt.NDArray[np.float32]
+
+def __getattr__(name: str) -> object:
+    """`I32`, `I64` and `F32`, made for the runner that imports them: the gateway reads this page without numpy."""
+    if name not in ("I32", "I64", "F32"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import numpy as np
+    import numpy.typing as npt
+
+    arrays: dict[str, object] = {
+        "I32": npt.NDArray[np.int32],
+        "I64": npt.NDArray[np.int64],
+        "F32": npt.NDArray[np.float32],
+    }
+    return arrays[name]
 
 
 class BackendCapabilities(msgspec.Struct, frozen=True, kw_only=True):

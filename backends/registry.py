@@ -13,12 +13,14 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from inspect import signature
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from backends.api import Backend, Runner
 from backends.errors import BackendError
+
+if TYPE_CHECKING:
+    from backends.api import Backend, Runner  # with numpy, which listing does not need
 
 RUNNERS_GROUP = "hostelry.runners"
 BACKENDS_GROUP = "hostelry.backends"

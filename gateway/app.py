@@ -17,9 +17,9 @@ from gateway.api.documents import document_routes
 from gateway.api.door import Door
 from gateway.api.health import health_routes
 from gateway.api.models import model_routes
+from gateway.api.problems import problem_of
 from gateway.api.schemas.errors import ErrorObject
 from gateway.api.visit import visit_of
-from gateway.errors import problem_of
 from gateway.services import Services
 
 __all__ = ["Gateway", "Services", "create_app"]

@@ -11,9 +11,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from backends.generation import Delta, Done, Event, Failed, Started, Usage
+from gateway.api.problems import reason_of
 from gateway.engine.messages import EngineStats, Ready
 from gateway.engine.tallies import Tallies, Tally
-from gateway.errors import reason_of
 from gateway.routing import Models, ServedModel
 
 Outcome = Literal["completed", "cancelled", "failed", "shutdown", "refused"]

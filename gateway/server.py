@@ -6,37 +6,31 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from importlib import import_module
 from pathlib import Path
 
-import uvicorn
 import uvloop
 
 from backends.errors import BackendError
 from gateway import __version__
-from gateway.api.hosts import hosts_of
-from gateway.app import create_app
 from gateway.config import AdapterConfig, Config, ConfigError, ModelConfig
-from gateway.corked_http import CorkedProtocol
 from gateway.drain import Drain
 from gateway.engine.backend import EngineBackend, EngineOptions, start_engine_backend
 from gateway.engine.messages import AdapterFile
-from gateway.garbage import spare_what_is_there
+from gateway.garbage import importing, spare_what_is_there
 from gateway.hub import Progress, resolve_model
 from gateway.logs import configure_logs
-from gateway.metrics import Metrics
 from gateway.port import PortInUse, bind, url_of
 from gateway.routing import Models, ServedAdapter, ServedModel
-from gateway.services import Services
-from gateway.tenants.opening import open_tenancy
 from gateway.tenants.store.errors import StoreCorrupt, StoreError
-from gateway.tenants.wrong_keys import WrongKeys
 from gateway.terminal import LoadProgress, announce_ready, console, machine_facts
 
 EXIT_OK, EXIT_FAILED, EXIT_STORE_CORRUPT = 0, 1, 3
 _PROGRESS_INTERVAL_S = 0.1
-_SHUTDOWN_GRACE_S = 3
+_IMPORTED_LATE = ("litestar", "sqlalchemy", "sqlalchemy.ext.asyncio", "gateway.app", "gateway.http_server")
+"""The last one, and before it the parts of it that take long: between any two a failed engine ends the start."""
 
 
 def run(config: Config, *, source: str | None, data_dir: Path, key_hint: str, admin_key: str) -> int:
@@ -55,28 +49,19 @@ def run(config: Config, *, source: str | None, data_dir: Path, key_hint: str, ad
 async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key_hint: str, admin_key: str) -> int:
     url = url_of(listener)
     models, stop = Models(), Stop()
-    opening = open_tenancy(
-        config.tenants, url=config.database, data_dir=data_dir, admin_key=admin_key, usage=config.usage
-    )
     async with AsyncExitStack() as stack:
-        tenancy = await stack.enter_async_context(opening)
-        services = Services(
-            models=models,
-            directory=tenancy.directory,
-            office=tenancy.office,
-            bookkeeper=tenancy.bookkeeper,
-            limiter=tenancy.limiter,
-            metrics=Metrics(),
-            drain=stop.drain,
-            wrong_keys=WrongKeys(per_minute=config.server.max_wrong_keys_per_minute),
-            hosts=hosts_of(config.server.host, config.server.allowed_hosts),
-            max_body_bytes=config.server.max_body_bytes,
-        )
         await stack.enter_async_context(_engines(models))
-        await stack.enter_async_context(_listening(services, listener))
+        loading = await stack.enter_async_context(_loading(config, models, data_dir=data_dir))
+        await _import_late(loading)
+        from gateway.http_server import answering, open_services
+
+        opening = open_services(config, models, stop.drain, data_dir=data_dir, admin_key=admin_key)
+        services = await stack.enter_async_context(opening)
+        await stack.enter_async_context(_engines(models))  # end before the store does, where their usage goes
+        await stack.enter_async_context(answering(services, listener))
         stop.on_signals()
         console.print(f"listening {url}", soft_wrap=True)
-        await stop.unless_sooner(_load_all(config, models, data_dir=data_dir))
+        await stop.unless_sooner(loading)
         if not stop.wanted:
             spare_what_is_there()
             announce_ready(url, model=next(iter(models)).name, key_hint=key_hint)
@@ -101,9 +86,9 @@ class Stop:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled)
 
-    async def unless_sooner(self, work: Coroutine[None, None, None]) -> None:
-        """Do the work, or drop it when a signal comes first. What it raises is raised."""
-        task, signalled = asyncio.create_task(work), asyncio.create_task(self._first.wait())
+    async def unless_sooner(self, task: asyncio.Task[None]) -> None:
+        """Wait for the task, or cancel it when a signal comes first. What it raises is raised."""
+        signalled = asyncio.create_task(self._first.wait())
         await asyncio.wait((task, signalled), return_when=asyncio.FIRST_COMPLETED)
         signalled.cancel()
         if task.done():
@@ -128,6 +113,28 @@ class Stop:
 
     def _signalled(self) -> None:
         (self._second if self._first.is_set() else self._first).set()
+
+
+async def _import_late(loading: asyncio.Task[None]) -> None:
+    """Import what answers HTTP, off the event loop, so that engines start at once. Raises what `loading` does."""
+    with importing():
+        for name in _IMPORTED_LATE:
+            imported = asyncio.create_task(asyncio.to_thread(import_module, name))
+            await asyncio.wait((imported, loading), return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                loading.result()
+            await imported
+
+
+@contextlib.asynccontextmanager
+async def _loading(config: Config, models: Models, *, data_dir: Path) -> AsyncGenerator[asyncio.Task[None]]:
+    """Load all models in a task that does not outlive the block."""
+    task = asyncio.create_task(_load_all(config, models, data_dir=data_dir))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _load_all(config: Config, models: Models, *, data_dir: Path) -> None:
@@ -234,39 +241,8 @@ def _tell_facts(name: str, backend: EngineBackend) -> None:
 
 @contextlib.asynccontextmanager
 async def _engines(models: Models) -> AsyncGenerator[None]:
-    """Close every engine that was started, whatever happens in between."""
+    """Close every engine that was started by the end of the block, whatever happens in between."""
     try:
         yield
     finally:
         await asyncio.gather(*(model.backend.aclose() for model in models))
-
-
-@contextlib.asynccontextmanager
-async def _listening(services: Services, listener: socket.socket) -> AsyncGenerator[None]:
-    """Answer HTTP on the socket until the block ends."""
-    config = uvicorn.Config(
-        create_app(services),
-        http=CorkedProtocol,
-        ws="websockets-sansio",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # or a client's X-Forwarded-For would be its address
-        timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
-    )
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await task
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: when to stop is decided above."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield

@@ -9,10 +9,12 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 console = Console(stderr=True, highlight=False)
 
@@ -42,27 +44,21 @@ class LoadProgress:
     """A bar a model on a terminal; on a pipe one line per ten percent. Use as a context manager."""
 
     def __init__(self) -> None:
-        self._bar = Progress(
-            TextColumn("loading {task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.percentage:>3.0f}%  {task.fields[stage]}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bar = _progress_bar() if console.is_terminal else None
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, int] = {}
 
     def __enter__(self) -> LoadProgress:
-        self._bar.start()
+        if self._bar is not None:
+            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._bar is not None:
+            self._bar.stop()
 
     def update(self, name: str, fraction: float, stage: str) -> None:
-        if console.is_terminal:
+        if self._bar is not None:
             if name not in self._tasks:
                 self._tasks[name] = self._bar.add_task(name, total=1.0, stage=stage)
             self._bar.update(self._tasks[name], completed=fraction, stage=stage)
@@ -71,6 +67,19 @@ class LoadProgress:
         if self._printed.get(name, -1) < tenth:
             self._printed[name] = tenth
             console.print(f"loading {name} {tenth * 10}% {stage}")
+
+
+def _progress_bar() -> Progress:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # in vain on a pipe
+
+    return Progress(
+        TextColumn("loading {task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.percentage:>3.0f}%  {task.fields[stage]}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
 
 
 def announce_ready(url: str, *, model: str, key_hint: str) -> None:
@@ -82,6 +91,8 @@ def announce_ready(url: str, *, model: str, key_hint: str) -> None:
         f'[{{"role": "user", "content": "What is the capital of France?"}}]}}\''
     )
     if console.is_terminal:
+        from rich.panel import Panel
+
         console.print(Panel(f"API      {url}/v1\nkey      {key_hint}\nmetrics  {url}/metrics", expand=False))
     console.print(f"try:\n{curl}", soft_wrap=True, markup=False)
     sys.stdout.write(f"ready {url}\n")

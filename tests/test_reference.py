@@ -12,9 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from backends.models.families.table import GGUF, HUGGING_FACE
 from backends.registry import BUILT_IN_RUNNERS
+from gateway.api.problems import TABLE
 from gateway.cli import main
 from gateway.config import Config
-from gateway.errors import TABLE
 from gateway.metrics import Metrics
 from gateway.routing import Models
 

@@ -12,8 +12,8 @@ from litestar.types import Receive, Send
 from gateway.api.chunks import SSE, chunks_of
 from gateway.api.convert import Plan
 from gateway.api.gone import ClientGone, serve_until_gone
+from gateway.api.problems import problem_of
 from gateway.api.stream import Generation, accepted, fold, stream
-from gateway.errors import problem_of
 from gateway.services import Services
 
 Headers = list[tuple[bytes, bytes]]

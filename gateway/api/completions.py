@@ -12,10 +12,11 @@ from gateway.api.body import read_json_body
 from gateway.api.convert import plan_completion
 from gateway.api.decode import RequestDecoder, ignored_header
 from gateway.api.door import send_problem
+from gateway.api.problems import problem_of
 from gateway.api.schemas.completions import CompletionRequest
 from gateway.api.unsupported import COMPLETIONS
 from gateway.api.visit import visit_of
-from gateway.errors import MethodNotAllowed, NotFound, problem_of
+from gateway.errors import MethodNotAllowed, NotFound
 from gateway.services import Services
 
 PATH = "/v1/completions"

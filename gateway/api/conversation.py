@@ -13,12 +13,13 @@ from gateway.api.chunks import chunks_of, socket_frame
 from gateway.api.convert import Plan, plan_chat
 from gateway.api.decode import RequestDecoder
 from gateway.api.gone import ClientGone, raise_unless_gone
+from gateway.api.problems import problem_of
 from gateway.api.schemas.errors import ErrorDetail
 from gateway.api.schemas.socket import CancelFrame, EndFrame, Envelope, SocketRequest
 from gateway.api.stream import accepted, fold, stream
 from gateway.api.unsupported import CHAT
 from gateway.api.visit import Visit, visit_of
-from gateway.errors import BodyTooLarge, Draining, InvalidJson, InvalidRequest, problem_of
+from gateway.errors import BodyTooLarge, Draining, InvalidJson, InvalidRequest
 from gateway.services import Services
 
 MAX_RUNNING = 32

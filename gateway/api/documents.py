@@ -13,14 +13,12 @@ _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def document_routes(services: Services) -> list[HTTPRouteHandler]:
-    document = render_document().encode()
-
     @get("/metrics", sync_to_thread=False, opt=LOCAL)
     def metrics() -> Response[bytes]:
         return Response(services.metrics.render(), media_type=_PROMETHEUS)
 
-    @get("/openapi.json", sync_to_thread=False, opt=PUBLIC)
+    @get("/openapi.json", sync_to_thread=True, opt=PUBLIC)  # the first one takes a moment, and no start waits for it
     def openapi() -> Response[bytes]:
-        return Response(document, media_type="application/json")
+        return Response(render_document().encode(), media_type="application/json")
 
     return [metrics, openapi]

@@ -18,8 +18,9 @@ from litestar.types import Receive, Scope, Send
 
 from gateway.api.body import discard_body
 from gateway.api.gone import ClientGone
+from gateway.api.problems import Problem, problem_of
 from gateway.api.visit import Visit, remember
-from gateway.errors import Draining, Problem, Unauthorized, problem_of
+from gateway.errors import Draining, Unauthorized
 from gateway.services import Services
 from gateway.tenants.identity import Caller
 from gateway.tenants.limits import Limiter

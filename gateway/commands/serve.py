@@ -13,6 +13,7 @@ from gateway.datadir import ADMIN_KEY, default_data_dir, first_key
 from gateway.declared_adapters import check_adapters
 from gateway.declared_adapters import with_flags as adapters_with_flags
 from gateway.demo import MODEL_NAME, model_path
+from gateway.garbage import importing
 
 _LEAST_ADMIN_KEY = 16
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -83,7 +84,8 @@ def command(
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
 
-    from gateway.server import run
+    with importing():
+        from gateway.server import run
 
     raise SystemExit(
         run(

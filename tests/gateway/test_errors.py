@@ -17,7 +17,8 @@ from backends.errors import (
     WaitTooLong,
 )
 from gateway import errors
-from gateway.errors import TABLE, GatewayError, GenerationFailed, problem_of
+from gateway.api.problems import TABLE, problem_of
+from gateway.errors import GatewayError, GenerationFailed
 
 
 def _raised_at_the_edge() -> list[type[Exception]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.garbage import spare_what_is_there
+from gateway.garbage import importing, spare_what_is_there
 
 PYTHONS_OWN = (700, 10, 10)
 
@@ -51,3 +51,17 @@ def test_young_objects_are_left_alone_for_longer() -> None:
     spare_what_is_there()
 
     assert gc.get_threshold()[0] > 10 * PYTHONS_OWN[0]
+
+
+def test_importing_is_not_visited() -> None:
+    """Nothing is collected inside the block, what it leaves is spared, and afterwards the collector works again."""
+    with importing():
+        assert not gc.isenabled()
+        left = Node()
+    held = weakref.ref(left)
+
+    del left
+    gc.collect()
+
+    assert held() is not None
+    assert gc.isenabled()

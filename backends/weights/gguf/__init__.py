@@ -8,8 +8,22 @@ padding to the alignment, then the data
 
 from __future__ import annotations
 
-from backends.weights.gguf.file import GgufFile, read_gguf, read_metadata
-from backends.weights.gguf.layouts import narrowed
-from backends.weights.gguf.metadata import Metadata, MetadataValue
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from backends.weights.gguf.metadata import Metadata, MetadataValue, read_metadata
+
+if TYPE_CHECKING:
+    from backends.weights.gguf.file import GgufFile, read_gguf
+    from backends.weights.gguf.layouts import narrowed
 
 __all__ = ["GgufFile", "Metadata", "MetadataValue", "narrowed", "read_gguf", "read_metadata"]
+
+_WITH_TENSORS = {"GgufFile": "file", "read_gguf": "file", "narrowed": "layouts"}
+
+
+def __getattr__(name: str) -> object:
+    """What reads tensors, imported when it is asked for: the gateway reads metadata without numpy."""
+    if name not in _WITH_TENSORS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_WITH_TENSORS[name]}"), name)

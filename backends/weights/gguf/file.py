@@ -1,4 +1,4 @@
-"""Reading a GGUF file, whole or metadata only."""
+"""Reading a whole GGUF file."""
 
 from __future__ import annotations
 
@@ -30,14 +30,6 @@ class GgufFile(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
     metadata: dict[str, MetadataValue]
     tensors: dict[str, StoredTensor]
-
-
-def read_metadata(path: Path) -> dict[str, MetadataValue]:
-    """The metadata pairs alone; arrays become tuples. Raises `ModelError`; tensors are not looked at."""
-    with map_file(path, min_bytes=HEADER_BYTES) as data:
-        cursor = Cursor(data, path)
-        _, num_pairs = read_header(cursor)
-        return read_pairs(cursor, num_pairs)
 
 
 def read_gguf(path: Path) -> GgufFile:

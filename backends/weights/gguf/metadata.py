@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from pathlib import Path
 
 from backends.errors import UnsupportedModel
 from backends.weights.gguf.cursor import Cursor
+from backends.weights.mapped_file import map_file
 
 MetadataValue = bool | int | float | str | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
 Metadata = Mapping[str, MetadataValue]
@@ -29,6 +31,14 @@ _MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 _ITEM_BYTES = {code: struct.calcsize("<" + letter) for code, letter in _SCALARS.items()} | {_STRING: 8}
+
+
+def read_metadata(path: Path) -> dict[str, MetadataValue]:
+    """The metadata pairs alone; arrays become tuples. Raises `ModelError`; tensors are not looked at."""
+    with map_file(path, min_bytes=HEADER_BYTES) as data:
+        cursor = Cursor(data, path)
+        _, num_pairs = read_header(cursor)
+        return read_pairs(cursor, num_pairs)
 
 
 def read_header(cursor: Cursor) -> tuple[int, int]:

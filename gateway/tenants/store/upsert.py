@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from advanced_alchemy.base import DefaultBase
-from sqlalchemy.dialects import postgresql, sqlite
+from typing import TYPE_CHECKING
+
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from gateway.tenants.store.tables import Row
 
-def insert_into(session: AsyncSession, kind: type[DefaultBase]) -> sqlite.Insert | postgresql.Insert:
-    dialect = session.get_bind().dialect.name
-    return sqlite.insert(kind) if dialect == "sqlite" else postgresql.insert(kind)
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql
+
+
+def insert_into(session: AsyncSession, kind: type[Row]) -> sqlite.Insert | postgresql.Insert:
+    if session.get_bind().dialect.name == "sqlite":
+        return sqlite.insert(kind)
+    from sqlalchemy.dialects import postgresql  # 40 ms of a start that a SQLite store does without
+
+    return postgresql.insert(kind)

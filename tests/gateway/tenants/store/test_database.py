@@ -6,13 +6,14 @@ import asyncio
 import re
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from gateway.tenants.directory import Directory
 from gateway.tenants.limits import Limiter
@@ -38,6 +39,38 @@ async def test_migrations_make_the_tables(database: Database) -> None:
     assert [each for each in found if "schema_version" not in str(each)] == []
     scripts = ScriptDirectory(str(Path(module.__file__).parent / "migrations"))
     assert scripts.get_current_head() == LATEST
+
+
+async def test_a_new_file_is_what_migrations_make(tmp_path: Path) -> None:
+    """The statements that lay out a new SQLite store give the same tables, indexes and rows, to the letter."""
+    engine = create_engine(f"sqlite:///{tmp_path}/migrated.db")
+    with engine.begin() as connection:
+        module.upgrade(connection)
+    engine.dispose()
+    database = Database(f"sqlite:///{tmp_path}/new.db")
+    await database.open()
+    await database.aclose()
+
+    migrated, new = (_dump(tmp_path / name) for name in ("migrated.db", "new.db"))
+
+    assert sorted(new) == sorted(migrated), "write into new_store.sql:\n" + "\n".join(migrated)
+
+
+async def test_a_new_file_opened_by_many(tmp_path: Path) -> None:
+    """Gateways that start together on a file that is not there yet: one lays it out, the others find it."""
+    databases = [Database(f"sqlite:///{tmp_path}/new.db") for _ in range(4)]
+
+    await asyncio.gather(*(database.open() for database in databases))
+
+    for database in databases:
+        async with database.session() as session:
+            assert (await session.execute(text("SELECT version_num FROM schema_version"))).scalars().all() == [LATEST]
+        await database.aclose()
+
+
+def _dump(file: Path) -> list[str]:
+    with closing(sqlite3.connect(file)) as connection:
+        return list(connection.iterdump())
 
 
 async def test_opening_again_keeps_everything(database: Database, url: str) -> None:
