@@ -31,6 +31,7 @@ from benchmarks import (
     proxy,
     runners,
     scheduler,
+    start,
     steps,
     tenancy,
 )
@@ -50,6 +51,7 @@ class Benchmark(Protocol):
 
 BENCHMARKS: tuple[Benchmark, ...] = (
     first_day,
+    start,
     overhead,
     proxy,
     tenancy,
