@@ -70,6 +70,7 @@ def test_quickstart_streams_paris(fresh: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "Paris" in result.stdout
     assert "curl http://127.0.0.1:" in result.stderr
+    assert len((result.stdout + result.stderr).splitlines()) <= 12  # what happens, the answer, curl, how to go on
 
 
 def test_doctor_finds_nothing_to_fix(fresh: Path, tmp_path: Path) -> None:
