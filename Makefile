@@ -4,18 +4,21 @@ VENV := .venv
 DEV := .venv-dev
 PIP_FLAGS := --quiet --disable-pip-version-check
 KERNELS := setup.py $(wildcard backends/kernels/source/*)
+# A compiler that came after the install builds the kernels after all.
+ifneq ($(HOSTELRY_BUILD_KERNELS),0)
+  KERNELS += $(if $(wildcard backends/kernels/libhostelry_kernels.*),,$(if $(shell command -v c++),again))
+endif
 
 JOBS ?= $(shell nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)
 WITHOUT ?=
 SUITE := HOSTELRY_TEST_WITHOUT="$(WITHOUT)" $(DEV)/bin/pytest -q -n $(JOBS) --dist loadgroup -m "not timed"
 COVERAGE := --cov=gateway --cov=adapters --cov=backends --cov-report=
 
-.PHONY: quickstart test lint types machine unit e2e test-timing kernels openapi bench clean
+.PHONY: again quickstart test lint types machine unit e2e test-timing kernels openapi bench clean
 
-$(VENV)/.installed: pyproject.toml constraints.txt $(KERNELS)
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e ".[quickstart]"
-	touch $@
+$(VENV)/.installed: pyproject.toml constraints.txt install.py $(KERNELS)
+	@$(PYTHON) install.py $(VENV)
+	@touch $@
 
 # torch first and alone: resolved later, as somebody's dependency, it brings several GB of CUDA.
 $(DEV)/.installed: pyproject.toml constraints.txt $(KERNELS)
@@ -25,7 +28,7 @@ $(DEV)/.installed: pyproject.toml constraints.txt $(KERNELS)
 	touch $@
 
 quickstart: $(VENV)/.installed
-	$(VENV)/bin/hostelry quickstart $(ARGS)
+	@$(VENV)/bin/hostelry quickstart $(ARGS)
 
 test: lint types machine
 	$(SUITE) tests e2e $(COVERAGE) --durations=25

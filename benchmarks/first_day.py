@@ -1,6 +1,7 @@
 """What a stranger waits for: a fresh clone's first token, a second run, `serve` to ready, memory.
 
-python -m benchmarks.first_day [--clone]      (--clone also times `make quickstart` from a fresh clone)
+python -m benchmarks.first_day [--clone]      (--clone also times `make quickstart` from a fresh clone, with the CPU
+                                              kernels and without)
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main() -> None:
         "total_pss_mb": round(statistics.median(start.pss_mb for start in starts)),
     }
     if arguments.clone:
-        numbers |= _quickstart_times()
+        numbers |= _quickstart_times() | _quickstart_without_kernels()
     command = "python -m benchmarks.first_day" + " --clone" * arguments.clone
     write_result("first_day", numbers, bars=bars(numbers), command=command)
 
@@ -117,21 +118,34 @@ def _memory(pid: int) -> tuple[float, float, float]:
 def _quickstart_times() -> dict[str, object]:
     """Seconds from `make quickstart` to the first streamed token: fresh clone and venv, then again."""
     with tempfile.TemporaryDirectory() as directory:
-        clone = Path(directory) / "hostelry"
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        clone = _clone(directory)
         fresh, again = (_quickstart(clone) for _ in range(2))
         torch = subprocess.run([clone / ".venv/bin/python", "-c", "import torch"], capture_output=True, check=False)
-    return {
-        "quickstart_fresh_s": fresh,
-        "quickstart_again_s": again,
-        "quickstart_venv_has_torch": torch.returncode == 0,
-    }
+        return {
+            "quickstart_fresh_s": fresh,
+            "quickstart_again_s": again,
+            "quickstart_has_kernels": any((clone / "backends/kernels").glob("libhostelry_kernels.*")),
+            "quickstart_venv_has_torch": torch.returncode == 0,
+        }
 
 
-def _quickstart(clone: Path) -> float:
+def _quickstart_without_kernels() -> dict[str, object]:
+    """The same where there is no compiler, or nobody wants the kernels."""
+    with tempfile.TemporaryDirectory() as directory:
+        clone = _clone(directory)
+        return {"quickstart_without_kernels_fresh_s": _quickstart(clone, HOSTELRY_BUILD_KERNELS="0")}
+
+
+def _clone(directory: str) -> Path:
+    clone = Path(directory) / "hostelry"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    return clone
+
+
+def _quickstart(clone: Path, **settings: str) -> float:
     command = ["make", "quickstart", "ARGS=--once --port 0 --data-dir data"]
     start = time.monotonic()
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **settings}
     process = subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     output = ""

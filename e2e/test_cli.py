@@ -154,6 +154,30 @@ def test_config_check_names_the_line(tmp_path: Path) -> None:
     assert "hostelry.toml:5 models.max_bach" in result.stderr
 
 
+def test_quickstart_shows_the_log_when_asked(tmp_path: Path) -> None:
+    """The answer is on standard output alone; the server's own lines come with --verbose only."""
+    quiet, verbose = (
+        hostelry("quickstart", "--once", "--port", "0", "--data-dir", "data", *flags, directory=tmp_path)
+        for flags in ((), ("--verbose",))
+    )
+
+    assert quiet.returncode == verbose.returncode == 0, quiet.stderr
+    assert "The capital of France is Paris." in quiet.stdout
+    assert "listening http://" not in quiet.stderr
+    assert "listening http://" in verbose.stderr
+
+
+def test_quickstart_tells_why_there_is_no_server(url: str, tmp_path: Path) -> None:
+    """The server's messages are shown when it does not start."""
+    port = url.rsplit(":", 1)[1]
+
+    result = hostelry("quickstart", "--once", "--port", port, "--data-dir", "data", directory=tmp_path)
+
+    assert result.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in result.stderr
+    assert result.stderr.endswith("the server did not start; its messages are above\n")
+
+
 @pytest.mark.parametrize("verb", ["", "serve", "chat", "doctor", "quickstart", "config", "openapi"])
 def test_help_is_short_and_fast(tmp_path: Path, verb: str) -> None:
     """At most 40 lines for each verb."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.backends.kernels.building import require_compiler
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -34,6 +36,21 @@ def test_core_with_onnx_has_no_torch(fresh: Path) -> None:
     assert "No module named 'torch'" in result.stderr
 
 
+def test_kernels_are_built_for_this_machine(fresh: Path) -> None:
+    """A source install compiles the level that this CPU will use, the reference, and nothing else."""
+    require_compiler()
+    script = (
+        "from backends.kernels.library import *; library = load_library(); "
+        "print(library.level == library.best_level, *filter(library.set_level, LEVELS))"
+    )
+    result = subprocess.run([fresh / "python", "-I", "-c", script], capture_output=True, text=True, check=False)
+
+    is_best, *built = result.stdout.split()
+    assert is_best == "True", result.stderr
+    assert len(built) == 1 + (built != ["scalar"])
+    assert built[-1] == "scalar"
+
+
 def test_quickstart_streams_paris(fresh: Path, tmp_path: Path) -> None:
     """One command serves the bundled model and streams the answer through the official client."""
     command: list[str | Path] = [
@@ -53,6 +70,7 @@ def test_quickstart_streams_paris(fresh: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "Paris" in result.stdout
     assert "curl http://127.0.0.1:" in result.stderr
+    assert len((result.stdout + result.stderr).splitlines()) <= 12  # what happens, the answer, curl, how to go on
 
 
 def test_doctor_finds_nothing_to_fix(fresh: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import msgspec
 
 from backends.choice import choose_runner
 from backends.errors import BackendError
-from backends.kernels.library import KernelsUnavailable, load_library
+from backends.kernels.library import LEVEL_VARIABLE, KernelsUnavailable, load_library
 from backends.registry import describe_device, missing_packages, runner_names
 from gateway.config import ConfigError, load_config
 from gateway.declared_adapters import check_adapters
@@ -117,6 +117,11 @@ def _kernels() -> Finding:
     except KernelsUnavailable as error:
         detail = "attention and quantized weights run on operators of onnxruntime and torch, slower on the CPU"
         return Finding("CPU kernels", "WARN", detail, str(error))
+    if library.level != library.best_level and not os.environ.get(LEVEL_VARIABLE):
+        detail = (
+            f"built for another CPU: they use {library.level}, and this one has {library.best_level}, which is faster"
+        )
+        return Finding("CPU kernels", "WARN", detail, "install hostelry again on this machine")
     return Finding("CPU kernels", "OK", f"built; this CPU uses {library.level}")
 
 

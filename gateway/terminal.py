@@ -82,18 +82,22 @@ def _progress_bar() -> Progress:
     )
 
 
-def announce_ready(url: str, *, model: str, key_hint: str) -> None:
-    """Tell a person how to use the server, then programs (and only them, on stdout) where it is."""
-    curl = (
+def curl_example(url: str, *, model: str, key: str) -> str:
+    """A command that asks the server one question; `key` may be a shell expression."""
+    return (
         f"curl {url}/v1/chat/completions \\\n"
-        f'  -H "Authorization: Bearer {key_hint}" -H "Content-Type: application/json" \\\n'
+        f'  -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \\\n'
         f'  -d \'{{"model": "{model}", "messages": '
         f'[{{"role": "user", "content": "What is the capital of France?"}}]}}\''
     )
+
+
+def announce_ready(url: str, *, model: str, key_hint: str) -> None:
+    """Tell a person how to use the server, then programs (and only them, on stdout) where it is."""
     if console.is_terminal:
         from rich.panel import Panel
 
         console.print(Panel(f"API      {url}/v1\nkey      {key_hint}\nmetrics  {url}/metrics", expand=False))
-    console.print(f"try:\n{curl}", soft_wrap=True, markup=False)
+    console.print(f"try:\n{curl_example(url, model=model, key=key_hint)}", soft_wrap=True, markup=False)
     sys.stdout.write(f"ready {url}\n")
     sys.stdout.flush()

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from backends.kernels.library import KernelsUnavailable, Library, load_library
+from tests.backends.kernels.building import require_compiler
+
 ROOT = Path(__file__).parents[1]
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 NO_COMPILER = {"CC": "/nonexistent/cc", "CXX": "/nonexistent/c++"}
@@ -50,20 +53,52 @@ def build_wheel(folder: Path, **environment: str) -> Path:
     return wheel
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
-def test_a_compiler_makes_a_library(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def scalar_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel with the reference only, which is in all of them: what is built on a machine without vector units."""
+    require_compiler()
+    return build_wheel(tmp_path_factory.mktemp("scalar"), HOSTELRY_KERNEL_LEVELS="scalar")
+
+
+def library_of(wheel: Path, folder: Path) -> Path:
+    return Path(zipfile.ZipFile(wheel).extract(f"backends/kernels/libhostelry_kernels{SUFFIX}", folder))
+
+
+def test_a_compiler_makes_a_library(scalar_wheel: Path, tmp_path: Path) -> None:
     """One for ctypes and onnxruntime, not a Python module, and a wheel with it is for every Python of the platform."""
-    wheel = build_wheel(tmp_path)
+    wheel = scalar_wheel
 
     names = zipfile.ZipFile(wheel).namelist()
     assert wheel.name.startswith("hostelry-1.2.3-py3-none-")
     assert not wheel.name.endswith("-any.whl")
     assert f"backends/kernels/libhostelry_kernels{SUFFIX}" in names
     assert not [name for name in names if name.endswith((".cpp", ".h"))]
-    library = ctypes.CDLL(zipfile.ZipFile(wheel).extract(f"backends/kernels/libhostelry_kernels{SUFFIX}", tmp_path))
-    assert library.hk_abi_version() == 4
+    library = ctypes.CDLL(str(library_of(wheel, tmp_path)))
+    assert library.hk_abi_version() == 5
     assert library.RegisterCustomOps
     assert not hasattr(library, "PyInit_libhostelry_kernels")
+
+
+def test_a_library_of_another_cpu_says_so(scalar_wheel: Path, tmp_path: Path) -> None:
+    """It runs, on the reference; what onnxruntime and torch do themselves is faster, so it is refused with the cure."""
+    moved = library_of(scalar_wheel, tmp_path)
+    here = Library(moved).best_level
+
+    if here != "scalar":
+        with pytest.raises(KernelsUnavailable, match=f"another CPU and this one has {here}; install hostelry again"):
+            load_library(moved)
+    assert Library(moved).level == "scalar"
+
+
+def test_unknown_levels_are_refused(tmp_path: Path) -> None:
+    """With the names that exist, and before anything is compiled."""
+    command = [sys.executable, "setup.py", "-q", "build_ext", f"--build-lib={tmp_path}", f"--build-temp={tmp_path}"]
+    environment = os.environ | {"HOSTELRY_KERNEL_LEVELS": "sse9"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "HOSTELRY_KERNEL_LEVELS: sse9 is unknown; use native, all, avx512vnni," in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_compiler_is_no_obstacle(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ LEVEL_VARIABLE = "HOSTELRY_KERNEL_LEVEL"
 SWITCH_VARIABLE = "HOSTELRY_KERNELS"
 TILE_ROWS = 16
 
-_ABI_VERSION = 4
+_ABI_VERSION = 5
 _ALIGNMENT = 64
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 BUILT = Path(__file__).with_name(f"libhostelry_kernels{_SUFFIX}")
@@ -35,6 +35,7 @@ _I32, _I64, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
 _SIGNATURES: dict[str, tuple[object, ...]] = {
     "hk_level": (ctypes.c_char_p,),
     "hk_set_level": (_I32, ctypes.c_char_p),
+    "hk_cpu_has": (_I32, ctypes.c_char_p),
     "hk_packed_bytes": (_I64, _I32, _I64, _I64),
     "hk_pack": (_I32, _I32, _I64, _I64, _POINTER, _POINTER),
     "hk_num_tiles": (_I64, _I64),
@@ -92,6 +93,16 @@ class Library:
         done: int = self.functions.hk_set_level(name.encode())
         return done == 0
 
+    def cpu_has(self, level: str) -> bool:
+        """Whether this CPU has the instructions of a level; this build may have left it out."""
+        has: int = self.functions.hk_cpu_has(level.encode())
+        return has != 0
+
+    @property
+    def best_level(self) -> str:
+        """The level that a build for this machine uses."""
+        return next(level for level in LEVELS if self.cpu_has(level))
+
     def pack(self, ggml_type: int, rows: int, columns: int, blocks: U8) -> U8 | None:
         """Tiles of stored blocks, uint8 `[rows, bytes]` → aligned uint8 `[bytes]`; `None` for what makes no tiles."""
         size: int = self.functions.hk_packed_bytes(ggml_type, rows, columns)
@@ -116,12 +127,20 @@ class Library:
 
 
 def load_library(path: Path = BUILT) -> Library:
-    """The library that was built with this package. Raises `KernelsUnavailable`."""
+    """The library that was built with this package. Raises `KernelsUnavailable`, also where only `scalar` is left of a
+    library that was built for another CPU.
+    """
     if os.environ.get(SWITCH_VARIABLE) == "0":
         raise KernelsUnavailable(f"they are switched off by {SWITCH_VARIABLE}=0")
     if not path.exists():
         raise KernelsUnavailable("they were not built; install a C++17 compiler and install hostelry again")
-    return Library(path)
+    library = Library(path)
+    if library.level == "scalar" != library.best_level and os.environ.get(LEVEL_VARIABLE) != "scalar":
+        raise KernelsUnavailable(
+            f"{path.name} was built for another CPU and this one has {library.best_level}; install hostelry again on "
+            "this machine, or build with HOSTELRY_KERNEL_LEVELS=all for every machine"
+        )
+    return library
 
 
 def aligned(size: int) -> U8:

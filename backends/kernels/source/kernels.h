@@ -1,4 +1,4 @@
-/* Quantized linears and attention on the CPU: the C interface, version 4.
+/* Quantized linears and attention on the CPU: the C interface, version 5.
  *
  * Weights are repacked once, from GGUF blocks to tiles of 16 rows (`hk_pack`). A product takes two passes, both split
  * by the caller over threads of its own: rows of activations become int8 (`hk_activate`), then ranges of tiles are
@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define HK_ABI_VERSION 4
+#define HK_ABI_VERSION 5
 
 /* Numbers of `enum ggml_type`, as GGUF files have them. */
 enum hk_format {
@@ -57,6 +57,8 @@ HK_API int32_t hk_abi_version(void);
 HK_API const char *hk_level(void);
 /* 0, or -1 (and nothing changes) for a level that is unknown or that this CPU or build has not. */
 HK_API int32_t hk_set_level(const char *name);
+/* 1 if this CPU and the compiler have the level, 0 if not. A build for one machine has code for that machine's only. */
+HK_API int32_t hk_cpu_has(const char *level);
 
 /* Bytes of a packed matrix, or -1 for what is no such matrix: unknown format, partial blocks, sizes that overflow. */
 HK_API int64_t hk_packed_bytes(int32_t format, int64_t rows, int64_t columns);

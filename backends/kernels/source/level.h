@@ -16,7 +16,8 @@ struct Level {
     decltype(&hk_expand) expand;
 };
 
-// Null where the compiler or the processor's family has not got it. Whether this CPU has it, the caller finds out.
+// Null where the compiler or the processor's family has not got it, or where the build leaves it out, by HOSTELRY_LEFT_OUT.
+// Whether this CPU has it, the caller finds out.
 extern const Level *const scalar_level;
 extern const Level *const avx2_level;
 extern const Level *const avxvnni_level;

@@ -4,7 +4,7 @@
 
 #include "level.h"
 
-#if defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
+#if defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__)) && !defined(HOSTELRY_LEFT_OUT)
 
 #include "target.h"
 #if defined(__clang__)

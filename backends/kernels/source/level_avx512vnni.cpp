@@ -4,7 +4,7 @@
 
 #include "level.h"
 
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__)) && !defined(HOSTELRY_LEFT_OUT)
 
 #include "target.h"
 HOSTELRY_TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
