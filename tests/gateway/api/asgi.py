@@ -10,7 +10,7 @@ from typing import Any
 KEY = "sk-acme-0123456789"
 Message = dict[str, Any]  # Any: an ASGI message
 App = Callable[[Any, Any, Any], Awaitable[None]]
-_LIMIT_S = 10.0
+_LIMIT_S = 60.0
 
 
 def scope_of(path: str, *, method: str = "POST", headers: dict[str, str] | None = None, **extra: object) -> Message:

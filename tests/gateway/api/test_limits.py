@@ -122,7 +122,7 @@ async def test_the_edge_of_a_budget() -> None:
     house = house_of(Script(pause_before=1), tokens_per_day=100)
     async with client_of(house, key=KEY) as client:
         running = [asyncio.create_task(post(client, max_tokens=23)) for _ in range(20)]
-        for _, refused in zip(range(17), asyncio.as_completed(running, timeout=30), strict=False):
+        for _, refused in zip(range(17), asyncio.as_completed(running, timeout=60), strict=False):
             await refused
         house.backend.resume()
         answers = await asyncio.gather(*running)

@@ -113,7 +113,7 @@ def test_a_terminated_run_leaves_nothing(folder: Path, tmp_path: Path) -> None:
         during = {entry.name for entry in tmp_path.iterdir()}
 
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=60)
 
     assert ".q.gguf.partial" in during
     assert process.returncode == 128 + signal.SIGTERM

@@ -24,7 +24,7 @@ from gateway.engine.supervisor import StartEngine
 
 GREEDY = Sampling(temperature=0.0)
 SOON = RestartPolicy(first_s=0.01, longest_s=0.01)
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """A test that waits longer has failed."""
 FOREVER = 400_000
 """More tokens than any test waits for."""

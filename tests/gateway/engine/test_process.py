@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -56,17 +56,21 @@ async def test_refused_model_is_an_error_with_the_engines_words(tmp_path: Path) 
 
 
 async def test_killed_engine_fails_started_requests_and_comes_back(model_path: Path) -> None:
-    """kill -9 mid-stream: `engine_failed` at once, then a new engine answers the same."""
+    """kill -9 mid-stream: `engine_failed` sooner than an engine starts, then a new engine answers the same."""
     async with running_client(make_load(model_path)) as client:
+        asked_at = time.monotonic()
         await client.ready()
+        start_s = time.monotonic() - asked_at
         expected = tokens_of(await read_to_end(client.submit(make_add())))
         stream = client.submit(make_add(max_tokens=FOREVER))
         await stream.get()
 
+        killed_at = time.monotonic()
         process_of(client).send_signal(signal.SIGKILL)
-        async with asyncio.timeout(1.0):
-            outputs = await read_to_end(stream)
+        outputs = await read_to_end(stream)
+        told_s = time.monotonic() - killed_at
 
+        assert told_s < start_s
         assert outputs[-1].error is not None
         assert outputs[-1].error.startswith("engine_failed: ")
         assert tokens_of(await read_to_end(client.submit(make_add()))) == expected
@@ -89,7 +93,7 @@ async def test_unstarted_request_survives_its_engine(model_path: Path) -> None:
 
 async def test_frozen_engine_is_killed_and_replaced(model_path: Path) -> None:
     """No sign of life while an answer is owed: after the timeout the request is replayed elsewhere."""
-    async with running_client(make_load(model_path), hang_timeout_s=0.3) as client:
+    async with running_client(make_load(model_path), hang_timeout_s=2.0) as client:
         await client.ready()
         frozen = process_of(client)
         frozen.suspend()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from backends.errors import ContextLengthExceeded, ModelError, RequestError
 from backends.generation import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
 from gateway.text.load import ModelText, build_from_metadata, load_text
 from gateway.text.prompts import Prompts
+from tests.costs import cost_ratio, growth
 from tests.gateway.text.vocabularies import (
     TEXTS,
     byte_level_engine,
@@ -87,14 +87,15 @@ def test_template_that_renders_nothing_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prompt", [TextPrompt("a" * 10**7), ChatPrompt((Message(role="user", content="a" * 10**6),))])
-def test_hopeless_texts_are_refused_before_tokenizing(prompts: Prompts, prompt: Prompt) -> None:
-    """A text of more bytes than all tokens of the context could hold is refused at once."""
-    start = time.perf_counter()
+def test_hopeless_texts_are_refused_before_tokenizing(prompts: Prompts, text: ModelText, prompt: Prompt) -> None:
+    """A text of more bytes than all tokens of the context could hold is refused for less than a tenth of it costs."""
+    tenth = "a" * 10**5
 
-    with pytest.raises(ContextLengthExceeded, match="maximum context length is 256 tokens"):
-        prompts.encode(prompt)
+    def refuse() -> None:
+        with pytest.raises(ContextLengthExceeded, match="maximum context length is 256 tokens"):
+            prompts.encode(prompt)
 
-    assert time.perf_counter() - start < 0.2
+    assert cost_ratio(refuse, lambda: text.tokenizer.encode(tenth)) < 1
 
 
 def test_early_refusal_is_never_wrong(prompts: Prompts, text: ModelText) -> None:
@@ -146,18 +147,25 @@ HEAVY = {
 }
 
 
+HEAVY_KINDS = ("byte level", "normalized", "sentencepiece")
+
+
+@pytest.fixture(scope="module")
+def heavy_texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelText]:
+    return {kind: heavy_text(kind, tmp_path_factory.mktemp("heavy")) for kind in HEAVY_KINDS}
+
+
 @pytest.mark.parametrize("content", HEAVY.values(), ids=HEAVY.keys())
-@pytest.mark.parametrize("kind", ["byte level", "normalized", "sentencepiece"])
-def test_heavy_text_takes_linear_time(tmp_path: Path, kind: str, content: str) -> None:
-    """Text made to be slow is encoded in time (a quadratic path would take minutes)."""
-    text = heavy_text(kind, tmp_path)
-    prompts = Prompts(text, vocab_size=1 << 20, max_context=1 << 20)
-    start = time.perf_counter()
+@pytest.mark.parametrize("kind", HEAVY_KINDS)
+def test_heavy_text_takes_linear_time(heavy_texts: dict[str, ModelText], kind: str, content: str) -> None:
+    """Four times as much of a text made to be slow costs about four times as much (sixteen on a quadratic path)."""
+    prompts = Prompts(heavy_texts[kind], vocab_size=1 << 20, max_context=1 << 20)
 
-    ids = prompts.encode(ChatPrompt((Message(role="user", content=content),)))
+    def encode(length: int) -> list[int]:
+        return prompts.encode(ChatPrompt((Message(role="user", content=content[:length]),)))
 
-    assert ids
-    assert time.perf_counter() - start < 5
+    assert encode(len(content))
+    assert growth(encode, len(content) // 16, rounds=3) < 8
 
 
 def heavy_text(kind: str, folder: Path) -> ModelText:

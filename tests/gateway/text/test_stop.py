@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.errors import RequestError
 from gateway.text.stop import StopMatcher
+from tests.costs import cost_ratio, growth
 
 STOPS = st.lists(st.text("ab", min_size=1, max_size=5), max_size=4)
 CHUNKS = st.lists(st.text("abc", max_size=5), max_size=12)
@@ -81,11 +80,15 @@ def test_empty_stop_is_refused() -> None:
 
 
 def test_linear_time() -> None:
-    """The worst text for a naive search, one character a chunk, takes well under a second."""
-    matcher = StopMatcher(["a" * 1000 + "b"])
-    start = time.perf_counter()
+    """In the worst text for a naive search, a character costs the same after any text and for a stop of any length."""
 
-    for _ in range(100_000):
-        matcher.push("a")
+    def push(characters: int, *, length: int = 1000) -> None:
+        matcher = StopMatcher(["a" * length + "b"])
+        for _ in range(characters):
+            matcher.push("a")
 
-    assert time.perf_counter() - start < 2
+    of_longer_text = growth(push, 10_000)
+    of_longer_stop = cost_ratio(lambda: push(20_000, length=1000), lambda: push(20_000, length=10))
+
+    assert of_longer_text < 8, "4 if linear, 16 if quadratic"
+    assert of_longer_stop < 4, "1 without a search, 100 if the stop string is compared at each character"

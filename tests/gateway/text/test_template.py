@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import tracemalloc
+from itertools import count
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -12,6 +14,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from backends.errors import ModelError, RequestError
 from backends.generation import Message
+from gateway.text.sandbox import MAX_CHARACTERS, MAX_SECONDS
 from gateway.text.template import ChatTemplate
 from tests.gateway.text.vocabularies import CHATML
 
@@ -180,14 +183,26 @@ def test_unsafe_template_is_refused_at_load(source: str) -> None:
         "{% for i in range(90000) %}{{ 'a' * 1000 }}{% endfor %}",
     ],
 )
-def test_greedy_template_is_stopped(source: str) -> None:
-    """Time, loops, sizes and widths are bounded."""
-    start = time.perf_counter()
+def test_greedy_template_is_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time, loops, sizes and widths are bounded: at the latest at the 5,000th look at the clock, in little memory."""
+    seconds = count(step=MAX_SECONDS / 5_000)
+    monkeypatch.setattr("gateway.text.sandbox.time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    tracemalloc.start()
 
     with pytest.raises(ModelError, match="unsafe chat template"):
         ChatTemplate(source, where="test")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
 
-    assert time.perf_counter() - start < 5
+    assert peak < 4 * MAX_CHARACTERS
+
+
+def test_the_time_of_a_template_is_real(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What passes is the time of a clock on the wall."""
+    monkeypatch.setattr("gateway.text.sandbox.MAX_SECONDS", 0.01)
+
+    with pytest.raises(ModelError, match=r"takes longer than 0\.01 s"):
+        ChatTemplate("{% set s = 'a' * 99999 %}{% for i in s %}{% for j in s %}{% endfor %}{% endfor %}", where="test")
 
 
 def test_hidden_attributes_print_nothing() -> None:
