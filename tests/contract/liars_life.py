@@ -18,6 +18,7 @@ from backends.api import (
 from backends.errors import Fatal
 from backends.testing.kit.reference import Reference
 from tests.contract.replay import CAPABILITIES, ReplayRunner, ReplayTicket
+from tests.contract.variants import Blank
 
 
 class Widens(ReplayRunner):
@@ -161,7 +162,7 @@ class OneTicket(ReplayRunner):
         return super().submit(step)
 
 
-class Leaks(ReplayRunner):
+class Leaks(Blank):
     """Keeps 8 kB of every step."""
 
     def __init__(self) -> None:

@@ -1,16 +1,25 @@
-"""Honest runners that declare little, or plan differently: the kit must ask of them no more than they say."""
+"""Honest runners that declare little, plan differently, or compute nothing: the kit asks no more than they say."""
 
 from __future__ import annotations
 
 import msgspec
 import numpy as np
 
-from backends.api import KVLimit, KVPlan, RunnerCapabilities, Step
+from backends.api import F32, I64, KVLimit, KVPlan, RunnerCapabilities, Step
 from backends.errors import CapacityExceeded, Fatal
 from backends.plan import context_of
 from tests.contract.replay import CAPABILITIES, ReplayRunner
 
 BLOCK_TOKENS = 128
+
+
+class Blank(ReplayRunner):
+    """All logits are 0: the runner for a check of thousands of steps that does not look at them."""
+
+    def rows(self, step: Step, kv: I64, sequence: int) -> F32:
+        start, end = step.q_start[sequence], step.q_start[sequence + 1]
+        wanted = np.count_nonzero((step.logit_rows >= start) & (step.logit_rows < end))
+        return np.zeros((wanted, self.loaded().model.spec.vocab_size), np.float32)
 
 
 class Modest(ReplayRunner):
