@@ -11,13 +11,13 @@ from backends.onnx.binding import Binding
 from backends.onnx.blocks import BlockBinding
 from backends.onnx.providers import PROVIDERS, Provider, ProviderChoice
 from backends.onnx.runner import OnnxRunner
+from backends.testing.oracle import Oracle
 
 CPU = PROVIDERS[-1]
 DEVICE_ON_CPU = Provider(device="cpu", name=CPU.name, extra="onnx")
 COPYING_DEVICE_ON_CPU = Provider(device="cpu", name=CPU.name, extra="onnx", in_place=False)
 PROVIDER_OF = {"cpu": CPU, "device": DEVICE_ON_CPU, "copying device": COPYING_DEVICE_ON_CPU}
 """The graph and binding of devices run on the CPU as well: all that cannot be had here is the hardware."""
-DEVICES = ("cpu", "device")
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -31,6 +31,26 @@ class Part(msgspec.Struct, frozen=True):
     start: int = 0
     rows: int = 1
     lora: int = -1
+
+
+class Script:
+    """Logits of many steps, to be compared at the end: the oracle then computes each sequence once."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[list[int], int, F32]] = []
+
+    def note(self, logits: F32, parts: list[Part], sequences: dict[int, list[int]]) -> None:
+        """Rows of a step, and the tokens by slot; a sequence's list may grow later."""
+        assert len(logits) == sum(part.rows for part in parts)
+        ends = np.cumsum([part.rows for part in parts])
+        for part, rows in zip(parts, np.split(logits, ends[:-1]), strict=True):
+            self._found.append((sequences[part.slot], len(sequences[part.slot]), rows))
+
+    def confirm(self, oracle: Oracle, *, atol: float) -> None:
+        """Every row is the oracle's, which depends only on the tokens before it."""
+        expected = {id(tokens): oracle.logits(tokens) for tokens in {id(t): t for t, *_ in self._found}.values()}
+        for tokens, end, rows in self._found:
+            np.testing.assert_allclose(rows, expected[id(tokens)][end - len(rows) : end], atol=atol)
 
 
 def make_runner(

@@ -37,6 +37,7 @@ def error_of(logits: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(logits - expected) / np.linalg.norm(expected))
 
 
+@pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize(("experts", "each"), [(1, 1), (3, 3), (24, 1), (24, 6)])
 def test_any_number_of_experts(experts: int, each: int, tmp_path: Path) -> None:
     """Also one, all of them, and more than a step has tokens; most run on no token at all."""
@@ -50,6 +51,7 @@ def test_any_number_of_experts(experts: int, each: int, tmp_path: Path) -> None:
     np.testing.assert_allclose(np.concatenate([chunk, *single]), expected, atol=1e-4)
 
 
+@pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize("normalized", [True, False])
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
 def test_weights_may_keep_their_sum(normalized: bool, activation: str, tmp_path: Path) -> None:
@@ -63,6 +65,7 @@ def test_weights_may_keep_their_sum(normalized: bool, activation: str, tmp_path:
     np.testing.assert_allclose(logits, Oracle(model).logits(TOKENS), atol=1e-4)
 
 
+@pytest.mark.usefixtures("operators")
 def test_equal_router_weights_take_the_lower_expert(tmp_path: Path) -> None:
     """A router of zeros: experts 0 and 1 for every token, as in the reference."""
     model = open_model(mixture(tmp_path))
@@ -77,7 +80,7 @@ def test_equal_router_weights_take_the_lower_expert(tmp_path: Path) -> None:
     np.testing.assert_allclose(logits, Oracle(model).logits(TOKENS), atol=1e-4)
 
 
-@pytest.mark.usefixtures("linears")
+@pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1"])
 def test_quantized_experts(name: str, tmp_path: Path) -> None:
     """Blocks compute what they stand for; rounded activations may turn the choice only where it was close."""
@@ -91,7 +94,7 @@ def test_quantized_experts(name: str, tmp_path: Path) -> None:
     assert np.median([error_of(*rows) for rows in zip(fast, expected, strict=True)]) < FAST
 
 
-@pytest.mark.usefixtures("linears")
+@pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1"])
 def test_quantized_experts_without_a_choice(name: str, tmp_path: Path) -> None:
     """Where all experts count, every row is as close as in any other model, cut up or not."""
@@ -105,7 +108,7 @@ def test_quantized_experts_without_a_choice(name: str, tmp_path: Path) -> None:
         assert error_of(row, expected_row) < FAST
 
 
-@pytest.mark.usefixtures("linears")
+@pytest.mark.usefixtures("operators")
 def test_experts_of_mixed_formats(tmp_path: Path) -> None:
     """One expert's gate and up differ in format, another is not quantized at all."""
     model = open_model(mixture(tmp_path))
@@ -120,6 +123,7 @@ def test_experts_of_mixed_formats(tmp_path: Path) -> None:
     assert error_of(logits, Oracle(model).logits(TOKENS)) < FAST
 
 
+@pytest.mark.usefixtures("operators")
 def test_experts_are_counted_in_the_weights(tmp_path: Path) -> None:
     """Every expert's bytes, not only those of the chosen."""
     model = open_model(mixture(tmp_path))

@@ -14,7 +14,7 @@ from backends.loading import open_model
 from backends.models.spec import RopeScaling
 from backends.testing.models import FAMILY_NAMES, FamilyName, ModelSizes, make_random_model
 from backends.testing.oracle import Oracle
-from tests.backends.onnx.drive import DEVICES, Part, make_runner, run
+from tests.backends.onnx.drive import Part, make_runner, run
 
 SIZES = ModelSizes(num_layers=3, hidden_size=64, ffn_size=96, num_heads=4, num_kv_heads=2, head_dim=16, window=5)
 """The window is smaller than every prompt and most chunks below."""
@@ -51,7 +51,6 @@ def assert_follows_the_oracle(runner: Runner, model: LoadableModel) -> None:
     np.testing.assert_allclose(np.concatenate(made_b), of_b, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_every_family(family: FamilyName, device: str, tmp_path: Path) -> None:
     """Windows, caps, two rotary embeddings, all kinds of norms and experts, cut up as an engine would."""
@@ -60,7 +59,6 @@ def test_every_family(family: FamilyName, device: str, tmp_path: Path) -> None:
     assert_follows_the_oracle(make_runner(model, device=device), model)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("window", [1, 2, 8, 19, 20, 300])
 def test_windows_count_the_token_itself(window: int, device: str, tmp_path: Path) -> None:
     """From a token that sees only itself to a window that nothing reaches."""
@@ -69,7 +67,6 @@ def test_windows_count_the_token_itself(window: int, device: str, tmp_path: Path
     assert_follows_the_oracle(make_runner(model, device=device), model)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_strong_caps_and_an_own_score_scale(device: str, tmp_path: Path) -> None:
     """Caps small enough to bend every score and logit."""
     changes = {"attention_softcap": 0.7, "final_softcap": 1.5, "attention_scale": 0.6, "embedding_scale": 3.0}
@@ -78,7 +75,6 @@ def test_strong_caps_and_an_own_score_scale(device: str, tmp_path: Path) -> None
     assert_follows_the_oracle(make_runner(model, device=device), model)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_two_rotary_embeddings_of_which_one_is_scaled(device: str, tmp_path: Path) -> None:
     """Gemma 3: windowed layers have a base of their own, the others are stretched."""
     scaling = RopeScaling(kind="linear", factor=8.0)
@@ -88,7 +84,6 @@ def test_two_rotary_embeddings_of_which_one_is_scaled(device: str, tmp_path: Pat
     assert_follows_the_oracle(make_runner(model, device=device), model)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 def test_rotary_by_factors(device: str, tmp_path: Path) -> None:
     """LongRoPE: each frequency divided by its own, both tables amplified."""
     scaling = RopeScaling(kind="factors", factors=(1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 9.0), attention_factor=1.2)

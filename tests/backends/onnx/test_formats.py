@@ -82,7 +82,7 @@ def quantized(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: py
     return open_model(path)
 
 
-@pytest.mark.usefixtures("linears")
+@pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize(("exact", "tolerance"), [(True, EXACT), (False, FAST)])
 def test_logits_equal_the_dequantized_forward(quantized: LoadableModel, exact: bool, tolerance: float) -> None:
     """Blocks compute what they stand for."""
@@ -93,7 +93,7 @@ def test_logits_equal_the_dequantized_forward(quantized: LoadableModel, exact: b
     assert np.linalg.norm(logits - expected) / np.linalg.norm(expected) < tolerance
 
 
-@pytest.mark.usefixtures("linears")
+@pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "Q8_1"])
 def test_k_quants_in_one_model_with_others(model: LoadableModel, name: str) -> None:
     """Mixed files: K-formats beside float ones are merged where they agree and kept apart where not."""
@@ -112,7 +112,7 @@ def test_k_quants_in_one_model_with_others(model: LoadableModel, name: str) -> N
     assert np.linalg.norm(fast - expected) / np.linalg.norm(expected) < FAST
 
 
-@pytest.mark.usefixtures("linears")
+@pytest.mark.usefixtures("operators")
 def test_quantized_weights_are_not_widened(quantized: LoadableModel) -> None:
     """A quantized model takes less memory than its float32 twin would."""
     runner = create_runner(threads=1)
@@ -124,6 +124,7 @@ def test_quantized_weights_are_not_widened(quantized: LoadableModel) -> None:
     assert info.weight_bytes < (1.01 if widened else 0.35) * float_bytes
 
 
+@pytest.mark.usefixtures("operators")
 def test_a_format_that_is_not_declared_is_refused(model: LoadableModel) -> None:
     """The message names tensor, format and what would do."""
     tensors = dict(model.tensors)
@@ -133,6 +134,7 @@ def test_a_format_that_is_not_declared_is_refused(model: LoadableModel) -> None:
         create_runner().load(LoadableModel(spec=model.spec, tensors=tensors), lambda _: None)
 
 
+@pytest.mark.usefixtures("operators")
 def test_capabilities_list_what_can_be_loaded() -> None:
     """The declared formats are the ones with a mapping."""
     assert create_runner().capabilities().formats == FORMATS

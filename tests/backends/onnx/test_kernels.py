@@ -261,6 +261,7 @@ def test_two_sessions_at_once(library: Library, quantized: LoadableModel) -> Non
             np.testing.assert_array_equal(logits, expected)
 
 
+@pytest.mark.usefixtures("operators")
 def test_declared_formats_do_not_depend_on_the_kernels() -> None:
     """A model that loads with the library loads without it."""
     assert create_runner().capabilities().formats == FORMATS

@@ -53,6 +53,7 @@ def test_a_missing_package_names_the_extra(package: str) -> None:
     assert 'pip install "hostelry[onnx]"' in done.stdout
 
 
+@pytest.mark.usefixtures("operators")
 def test_progress_rises_to_one(model: LoadableModel) -> None:
     """Many small steps, never backwards, ending at 1."""
     seen: list[float] = []
@@ -64,6 +65,7 @@ def test_progress_rises_to_one(model: LoadableModel) -> None:
     assert seen[-1] == 1.0
 
 
+@pytest.mark.usefixtures("operators")
 def test_a_head_size_that_attention_refuses_is_refused_at_load(model: LoadableModel) -> None:
     """Not in the first step."""
     odd = msgspec.structs.replace(model.spec, head_dim=24)
@@ -72,6 +74,7 @@ def test_a_head_size_that_attention_refuses_is_refused_at_load(model: LoadableMo
         create_runner().load(LoadableModel(spec=odd, tensors=model.tensors), lambda _: None)
 
 
+@pytest.mark.usefixtures("operators")
 def test_too_little_memory_says_how_much_is_needed(model: LoadableModel) -> None:
     """The numbers are in the message."""
     runner = create_runner(threads=1)
@@ -81,6 +84,7 @@ def test_too_little_memory_says_how_much_is_needed(model: LoadableModel) -> None
         runner.plan_memory(KVLimit(max_bytes=1_000_000, max_sequences=4, max_context=512))
 
 
+@pytest.mark.usefixtures("operators")
 def test_little_memory_gives_fewer_slots(model: LoadableModel) -> None:
     """The plan stays within the limit and serves what fits."""
     runner = create_runner(threads=1)
@@ -92,6 +96,7 @@ def test_little_memory_gives_fewer_slots(model: LoadableModel) -> None:
     assert plan.num_blocks == 4, "of 2.1 MB each"
 
 
+@pytest.mark.usefixtures("operators")
 def test_context_is_never_longer_than_the_models(model: LoadableModel) -> None:
     """Rotary tables beyond the trained context would be invented."""
     runner = create_runner(threads=1)
@@ -102,6 +107,7 @@ def test_context_is_never_longer_than_the_models(model: LoadableModel) -> None:
     assert plan.block_tokens == model.spec.max_context
 
 
+@pytest.mark.usefixtures("operators")
 def test_kv_memory_is_taken_as_tokens_come(model: LoadableModel) -> None:
     """A large plan costs nothing until it is used, also where the heap has room from earlier."""
     runner = create_runner(threads=1)
@@ -131,6 +137,7 @@ def test_memory_does_not_grow(runner: Runner) -> None:
     assert psutil.Process().memory_info().rss - before < 8e6
 
 
+@pytest.mark.usefixtures("operators")
 def test_more_slot_ranges_than_bindings_are_kept(model: LoadableModel, oracle: Oracle) -> None:
     """Bindings come and go; results do not change."""
     runner = make_runner(model, slots=14, context=32)
@@ -155,6 +162,7 @@ def test_a_ticket_is_collected_once(runner: Runner) -> None:
             runner.collect(used)
 
 
+@pytest.mark.usefixtures("operators")
 def test_suspend_gives_memory_back_and_resume_starts_empty(model: LoadableModel, oracle: Oracle) -> None:
     """After a pause the runner works as before."""
     runner = make_runner(model)
@@ -167,6 +175,7 @@ def test_suspend_gives_memory_back_and_resume_starts_empty(model: LoadableModel,
     np.testing.assert_allclose(run(runner, Part(0, A))[0], oracle.logits(A)[-1], atol=1e-4)
 
 
+@pytest.mark.usefixtures("operators")
 def test_a_closed_runner_refuses_work(model: LoadableModel) -> None:
     """Closing twice is fine; everything else says what is missing."""
     runner = make_runner(model)
@@ -225,6 +234,7 @@ def test_errors_of_onnxruntime_are_translated(
     assert step.value.__cause__ is raised
 
 
+@pytest.mark.usefixtures("operators")
 def test_statistics_count_steps_and_tokens(model: LoadableModel) -> None:
     """Numbers rise with use."""
     runner = make_runner(model)
@@ -236,6 +246,7 @@ def test_statistics_count_steps_and_tokens(model: LoadableModel) -> None:
     assert runner.stats()["tokens"] - before["tokens"] == 15
 
 
+@pytest.mark.usefixtures("operators")
 def test_memory_that_the_system_refuses_is_a_matter_of_capacity(
     model: LoadableModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +263,7 @@ def test_memory_that_the_system_refuses_is_a_matter_of_capacity(
         runner.plan_memory(KVLimit(max_bytes=2**30, max_sequences=4, max_context=512))
 
 
+@pytest.mark.usefixtures("operators")
 def test_suspended_memory_leaves_the_process(model: LoadableModel) -> None:
     """KV that was used goes back to the system at once."""
     runner = make_runner(model, slots=4, context=1024)

@@ -151,6 +151,7 @@ def test_a_strict_device_refuses_what_it_cannot_run() -> None:
         open_session(graph, strict, threads=1)
 
 
+@pytest.mark.usefixtures("operators")
 def test_a_model_that_a_device_refuses_goes_to_the_next(model: LoadableModel) -> None:
     """With `auto`, and loudly."""
     choice = ProviderChoice(candidates=(BROKEN, CPU), reason="a test", fallbacks=("webgpu is installed and fails: x",))
@@ -164,6 +165,7 @@ def test_a_model_that_a_device_refuses_goes_to_the_next(model: LoadableModel) ->
     assert info.fallbacks[1].startswith("cuda refused the model: ")
 
 
+@pytest.mark.usefixtures("operators")
 def test_an_unsupported_model_is_refused_at_once(model: LoadableModel) -> None:
     """No other device would read the format."""
     tensors = dict(model.tensors)
