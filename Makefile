@@ -23,8 +23,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt install.py $(KERNELS)
 # torch first and alone: resolved later, as somebody's dependency, it brings several GB of CUDA.
 $(DEV)/.installed: pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/pip install $(PIP_FLAGS) torch==2.13.0
-	$(DEV)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e ".[onnx,mlx,dev]"
+	$(DEV)/bin/pip install $(PIP_FLAGS) --no-compile torch==2.13.0
+	$(DEV)/bin/pip install $(PIP_FLAGS) --no-compile -c constraints.txt -e ".[onnx,mlx,dev]"
 	touch $@
 
 quickstart: $(VENV)/.installed
