@@ -10,6 +10,7 @@ import itertools
 import string
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 
 import msgspec
 
@@ -43,6 +44,7 @@ class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.tokens) + SPECIALS.index(special)
 
 
+@cache
 def build_vocabulary(size: int) -> Vocabulary:
     """A vocabulary of exactly `size` ids, specials included. Raises `ValueError` outside 259 to 18,000."""
     num_merges = size - 256 - len(SPECIALS)

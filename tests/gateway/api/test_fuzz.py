@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
 
 import httpx
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.gateway.api.conftest import build, client_of
+from tests.gateway.api.conftest import House, build, client_of
 
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
@@ -58,28 +60,39 @@ COMPLETION = st.fixed_dictionaries(
     {"model": st.just("demo") | JUNK, "prompt": st.text() | st.lists(st.integers(0, 9)) | JUNK},
     optional=dict.fromkeys(NAMES, NUMBER | JUNK),
 )
+Ask = Callable[[str, bytes], httpx.Response]
+
+
+@pytest.fixture(scope="module")
+def ask() -> Iterator[Ask]:
+    """One house for all bodies: whatever one of them does to it, the next must find it empty and well."""
+    house = build()
+    with asyncio.Runner() as runner:
+        yield lambda path, body: runner.run(_send(house, path, body))
+
+
 CALM = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @CALM
 @given(CHAT)
-def test_chat(body: object) -> None:
+def test_chat(ask: Ask, body: object) -> None:
     """150 chat bodies."""
-    _check("/v1/chat/completions", httpx.Request("POST", "http://x", json=_clean(body)).content)
+    _check(ask("/v1/chat/completions", httpx.Request("POST", "http://x", json=_clean(body)).content))
 
 
 @CALM
 @given(COMPLETION)
-def test_completions(body: object) -> None:
+def test_completions(ask: Ask, body: object) -> None:
     """150 completion bodies."""
-    _check("/v1/completions", httpx.Request("POST", "http://x", json=_clean(body)).content)
+    _check(ask("/v1/completions", httpx.Request("POST", "http://x", json=_clean(body)).content))
 
 
 @CALM
 @given(st.binary(max_size=200))
-def test_bytes(body: bytes) -> None:
+def test_bytes(ask: Ask, body: bytes) -> None:
     """150 bodies that are hardly JSON."""
-    _check("/v1/chat/completions", body)
+    _check(ask("/v1/chat/completions", body))
 
 
 def _clean(value: object) -> object:
@@ -93,16 +106,14 @@ def _clean(value: object) -> object:
     return value
 
 
-def _check(path: str, body: bytes) -> None:
-    response = asyncio.run(_send(path, body))
+def _check(response: httpx.Response) -> None:
     assert response.status_code == 200 or 400 <= response.status_code < 500, response.text
     assert response.headers["x-request-id"]
     if response.status_code != 200:
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 
 
-async def _send(path: str, body: bytes) -> httpx.Response:
-    house = build()
+async def _send(house: House, path: str, body: bytes) -> httpx.Response:
     async with client_of(house) as client:
         response = await client.post(path, content=body)
     assert house.backend.running == set()
