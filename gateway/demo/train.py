@@ -8,7 +8,7 @@ wrapped in politeness. A third of the capital questions are "bags": filler words
 country, nonsense allowed. That third matters most: without it the model knows every trained phrasing and fails on
 "France capital". Both models are Llamas with tied embeddings, trained with AdamW, a cosine learning rate and bf16
 autocast; conversations of one to three exchanges, sorted by length, keep the padding small, and the loss counts
-answer tokens only.
+answer tokens only. A CPU that has no instructions for bf16 computes in float32, which is three times as fast there.
 
 Time. The two models train side by side, one thread each: 14 minutes for the model (12 of processor time) and 3 for the
 draft on two shared cores of a Xeon with AMX. One thread each, because threads of one step wait for one another as soon
@@ -30,6 +30,7 @@ import platform
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -85,9 +86,16 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * (recipe.last_rate + (1 - recipe.last_rate) * cosine)
 
 
+@cache
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bf16 by itself; where it does not, every product is converted back and forth."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
+
+
 def answer_loss(network: Llama, ids: Tensor, targets: Tensor) -> Tensor:
     """Cross entropy of the answer tokens; the head runs only on the rows that have one."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bfloat16()):
         hidden = network(ids)
         wanted = targets != IGNORED
         logits = network.logits(hidden[wanted])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -147,6 +148,20 @@ BAD_PROMPTS: list[object] = [
     None, 5, {}, [], [[]], [-1], [2**31], [2**70], [1.5], [1, "a"], [[1], "a"], [["a"]], [[1], 2],
     ["a"] * 17, [[1]] * 17,
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built() -> House:
+    return build()
+
+
+@pytest.fixture
+def house(built: House) -> Iterator[House]:
+    """The same for all: a bad body leaves nothing behind for the next."""
+    built.backend.requests.clear()
+    yield built
+    assert built.backend.running == set()
+    assert built.services.drain.inside == 0
 
 
 def _error(response: httpx.Response, status: int) -> dict[str, str | None]:

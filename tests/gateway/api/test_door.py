@@ -32,6 +32,12 @@ async def _ask(house: House, path: str, *, method: str = "GET", **scope: Any) ->
     return start["status"], headers, b"".join(message.get("body", b"") for message in rest)
 
 
+@pytest.fixture(scope="module")
+def guarded() -> House:
+    """One for all who are refused; wrong keys are not counted, or the last of them would get a 429."""
+    return build(wrong_keys=WrongKeys(per_minute=0))
+
+
 @pytest.mark.parametrize(("method", "path"), [*GUARDED, *NOWHERE])
 @pytest.mark.parametrize(
     ("authorization", "status"),
@@ -55,11 +61,11 @@ async def _ask(house: House, path: str, *, method: str = "GET", **scope: Any) ->
         ("Bearer sk-closed-0123456789", 403),
     ],
 )
-async def test_no_entry(method: str, path: str, authorization: str | None, status: int, house: House) -> None:
+async def test_no_entry(method: str, path: str, authorization: str | None, status: int, guarded: House) -> None:
     """Deny by default, on every path: 401 tells how to send a key, 403 that the tenant is disabled."""
     headers = {} if authorization is None else {"Authorization": authorization}
 
-    found, answered, body = await _ask(house, path, method=method, headers=headers)
+    found, answered, body = await _ask(guarded, path, method=method, headers=headers)
 
     error = json.loads(body)["error"]
     assert found == status
@@ -68,7 +74,7 @@ async def test_no_entry(method: str, path: str, authorization: str | None, statu
     assert KEY not in body.decode()
     assert status == 403 or "Authorization: Bearer" in error["message"]
     assert answered["x-request-id"]
-    assert house.backend.requests == []
+    assert guarded.backend.requests == []
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/admin/v1/tenants", "/nothing"])
