@@ -7,6 +7,8 @@ from typing import Any, cast
 
 from litestar import Litestar, Request, Response
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
+from litestar.plugins import PluginProtocol
+from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from gateway.api.access import require_access
@@ -51,6 +53,13 @@ class Gateway(Litestar):
             logging_config=None,
         )
         self._door = Door(services, self._enter)
+
+    @staticmethod
+    def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
+        """Leave out those for pydantic and attrs, which Litestar imports where they are installed (2.25; the openai
+        package brings pydantic, a tenth of a second). All our types are msgspec's.
+        """
+        return [*plugins, MsgspecDIPlugin()]
 
     async def __call__(
         self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend

@@ -1,4 +1,4 @@
-"""The HTTP side of the server: store, services and application, answering on one socket.
+"""The HTTP side of the server: services and application, answering on one socket.
 
 `gateway.server` imports it late: its libraries take most of a start, and engines load meanwhile.
 """
@@ -9,45 +9,37 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncGenerator, Generator
-from pathlib import Path
 
 import uvicorn
 
 from gateway.api.hosts import hosts_of
 from gateway.app import create_app
-from gateway.config import Config
+from gateway.config import ServerConfig
 from gateway.corked_http import CorkedProtocol
 from gateway.drain import Drain
 from gateway.metrics import Metrics
 from gateway.routing import Models
 from gateway.services import Services
-from gateway.tenants.opening import open_tenancy
+from gateway.tenants.opening import Tenancy
 from gateway.tenants.wrong_keys import WrongKeys
 
 _SHUTDOWN_GRACE_S = 3
 
 
-@contextlib.asynccontextmanager
-async def open_services(
-    config: Config, models: Models, drain: Drain, *, data_dir: Path, admin_key: str
-) -> AsyncGenerator[Services]:
-    """Everything that routes need, over an open store. Raises `StoreError` or `ConfigError`."""
-    opening = open_tenancy(
-        config.tenants, url=config.database, data_dir=data_dir, admin_key=admin_key, usage=config.usage
+def make_services(config: ServerConfig, models: Models, tenancy: Tenancy, drain: Drain) -> Services:
+    """Everything that routes need, over an open store."""
+    return Services(
+        models=models,
+        directory=tenancy.directory,
+        office=tenancy.office,
+        bookkeeper=tenancy.bookkeeper,
+        limiter=tenancy.limiter,
+        metrics=Metrics(),
+        drain=drain,
+        wrong_keys=WrongKeys(per_minute=config.max_wrong_keys_per_minute),
+        hosts=hosts_of(config.host, config.allowed_hosts),
+        max_body_bytes=config.max_body_bytes,
     )
-    async with opening as tenancy:
-        yield Services(
-            models=models,
-            directory=tenancy.directory,
-            office=tenancy.office,
-            bookkeeper=tenancy.bookkeeper,
-            limiter=tenancy.limiter,
-            metrics=Metrics(),
-            drain=drain,
-            wrong_keys=WrongKeys(per_minute=config.server.max_wrong_keys_per_minute),
-            hosts=hosts_of(config.server.host, config.server.allowed_hosts),
-            max_body_bytes=config.server.max_body_bytes,
-        )
 
 
 @contextlib.asynccontextmanager

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -27,10 +28,14 @@ from gateway.routing import Models, ServedAdapter, ServedModel
 from gateway.tenants.store.errors import StoreCorrupt, StoreError
 from gateway.terminal import LoadProgress, announce_ready, console, machine_facts
 
+if TYPE_CHECKING:
+    from gateway.tenants.opening import Tenancy
+
 EXIT_OK, EXIT_FAILED, EXIT_STORE_CORRUPT = 0, 1, 3
 _PROGRESS_INTERVAL_S = 0.1
-_IMPORTED_LATE = ("litestar", "sqlalchemy", "sqlalchemy.ext.asyncio", "gateway.app", "gateway.http_server")
-"""The last one, and before it the parts of it that take long: between any two a failed engine ends the start."""
+_STORE = ("sqlalchemy", "sqlalchemy.ext.asyncio", "gateway.tenants.opening")
+_HTTP = ("litestar", "gateway.app", "gateway.http_server")
+"""What is imported late, in parts, so that a failed engine ends the start between any two."""
 
 
 def run(config: Config, *, source: str | None, data_dir: Path, key_hint: str, admin_key: str) -> int:
@@ -51,13 +56,16 @@ async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key
     models, stop = Models(), Stop()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_engines(models))
-        loading = await stack.enter_async_context(_loading(config, models, data_dir=data_dir))
-        await _import_late(loading)
-        from gateway.http_server import answering, open_services
+        loading = await stack.enter_async_context(_in_a_task(_load_all(config, models, data_dir=data_dir)))
+        with importing():
+            await _import_late(_STORE, loading)
+            http = await stack.enter_async_context(_in_a_task(_import_late(_HTTP, loading)))
+            tenancy = await stack.enter_async_context(_open_tenancy(config, data_dir=data_dir, admin_key=admin_key))
+            await http
+        from gateway.http_server import answering, make_services
 
-        opening = open_services(config, models, stop.drain, data_dir=data_dir, admin_key=admin_key)
-        services = await stack.enter_async_context(opening)
         await stack.enter_async_context(_engines(models))  # end before the store does, where their usage goes
+        services = make_services(config.server, models, tenancy, stop.drain)
         await stack.enter_async_context(answering(services, listener))
         stop.on_signals()
         console.print(f"listening {url}", soft_wrap=True)
@@ -115,26 +123,31 @@ class Stop:
         (self._second if self._first.is_set() else self._first).set()
 
 
-async def _import_late(loading: asyncio.Task[None]) -> None:
-    """Import what answers HTTP, off the event loop, so that engines start at once. Raises what `loading` does."""
-    with importing():
-        for name in _IMPORTED_LATE:
-            imported = asyncio.create_task(asyncio.to_thread(import_module, name))
-            await asyncio.wait((imported, loading), return_when=asyncio.FIRST_COMPLETED)
-            if loading.done():
-                loading.result()
-            await imported
+async def _import_late(names: Iterable[str], loading: asyncio.Task[None]) -> None:
+    """Import modules off the event loop, so that engines start meanwhile. Raises what `loading` does."""
+    for name in names:
+        imported = asyncio.create_task(asyncio.to_thread(import_module, name))
+        await asyncio.wait((imported, loading), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            loading.result()
+        await imported
 
 
 @contextlib.asynccontextmanager
-async def _loading(config: Config, models: Models, *, data_dir: Path) -> AsyncGenerator[asyncio.Task[None]]:
-    """Load all models in a task that does not outlive the block."""
-    task = asyncio.create_task(_load_all(config, models, data_dir=data_dir))
+async def _in_a_task(work: Coroutine[None, None, None]) -> AsyncGenerator[asyncio.Task[None]]:
+    """Do work in a task that does not outlive the block."""
+    task = asyncio.create_task(work)
     try:
         yield task
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def _open_tenancy(config: Config, *, data_dir: Path, admin_key: str) -> AbstractAsyncContextManager[Tenancy]:
+    from gateway.tenants.opening import open_tenancy  # `_STORE`
+
+    return open_tenancy(config.tenants, url=config.database, data_dir=data_dir, admin_key=admin_key, usage=config.usage)
 
 
 async def _load_all(config: Config, models: Models, *, data_dir: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NEVER = {
     "alembic",
+    "attr",
     "asyncpg",
     "huggingface_hub",
     "mako",
@@ -20,6 +21,7 @@ NEVER = {
     "onnx",
     "onnxruntime",
     "openai",
+    "pydantic",
     "pygments",
     "rich.progress",
     "sqlalchemy.dialects.postgresql",
