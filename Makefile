@@ -9,6 +9,9 @@ ifneq ($(HOSTELRY_BUILD_KERNELS),0)
   KERNELS += $(if $(wildcard backends/kernels/libhostelry_kernels.*),,$(if $(shell command -v c++),again))
 endif
 
+# Hundreds of processes start in a run of the tests, and each would compile every module that it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 JOBS ?= $(shell nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)
 WITHOUT ?=
 SUITE := HOSTELRY_TEST_WITHOUT="$(WITHOUT)" $(DEV)/bin/pytest -q -n $(JOBS) --dist loadgroup -m "not timed"
