@@ -28,8 +28,6 @@ ROOT = Path(__file__).parents[1]
 KEY = "sk-ho-benchmark"
 BAR = 0.5
 """Of the other installation's time: issue 13."""
-SECOND = "serve to ready, second start"
-"""Measured without a bar: its store is there, so it has less to save than a first one."""
 _STOP_WITHIN_S = 40
 
 
@@ -66,7 +64,7 @@ def main() -> None:
     ours, theirs = Installation(arguments.python, ROOT), Installation(arguments.against)
     cases: dict[str, Case] = {
         "serve to ready": _ready,
-        SECOND: _ready_again,
+        "serve to ready, second start": _ready_again,
         "a model that is not there": _missing,
         "a model file cut in half": _cut,
         "a wrong key in the configuration": _misconfigured,
@@ -79,9 +77,8 @@ def main() -> None:
 
 
 def bars(numbers: Numbers) -> list[Bar]:
-    """The share of the other installation's time, a bar for each kind of start that half was asked for."""
-    judged = {name: row for name, row in tables(numbers).items() if name != SECOND}
-    return [at_most(f"{name}: over the other", row["ratio"], BAR, unit="×") for name, row in judged.items()]
+    """The share of the other installation's time, a bar for each kind of start."""
+    return [at_most(f"{name}: over the other", row["ratio"], BAR, unit="×") for name, row in tables(numbers).items()]
 
 
 def _in_turns(case: Case, ours: Installation, theirs: Installation, *, rounds: int) -> Numbers:
