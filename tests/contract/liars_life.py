@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from mmap import mmap
 
 import msgspec
 
@@ -163,15 +164,23 @@ class OneTicket(ReplayRunner):
 
 
 class Leaks(Blank):
-    """Keeps 8 kB of every step."""
+    """Keeps 8 kB of every step: pages of the system's, since the heap may have room from earlier tests."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._kept: list[bytes] = []
+        self._kept: list[mmap] = []
 
     def submit(self, step: Step) -> Ticket:
-        self._kept.append(bytes(range(256)) * 32)
+        pages = mmap(-1, 8192)
+        pages.write(bytes(range(256)) * 32)
+        self._kept.append(pages)
         return super().submit(step)
+
+    def close(self) -> None:
+        super().close()
+        for pages in self._kept:
+            pages.close()
+        self._kept.clear()
 
 
 LIES: tuple[tuple[type[ReplayRunner], str], ...] = (

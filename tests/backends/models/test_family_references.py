@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 
+from backends.api import F32
 from backends.loading import open_model
 from backends.testing.models import FAMILY_NAMES, FamilyName, ModelSizes, make_random_model, write_gguf_of
 from backends.testing.oracle import Oracle
@@ -22,36 +23,47 @@ PROMPT = [11, 200, 45, 301, 7, 93, 128, 64, 5]
 TIED = ("gemma2", "gemma3", "qwen2")
 
 
-@pytest.fixture(params=FAMILY_NAMES)
+class Reference(msgspec.Struct, frozen=True):
+    """What transformers computes: 64 greedy tokens after the prompt, and the logits of all of them."""
+
+    tokens: list[int]
+    logits: F32
+
+
+@pytest.fixture(scope="module", params=FAMILY_NAMES)
 def family(request: pytest.FixtureRequest) -> FamilyName:
     name: FamilyName = request.param
     return name
 
 
-@pytest.fixture
-def folder(tmp_path: Path, family: FamilyName) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, family: FamilyName) -> Path:
     sizes = msgspec.structs.replace(SIZES, tied_head=family in TIED)
-    return make_random_model(tmp_path / family, sizes=sizes, family=family)
+    return make_random_model(tmp_path_factory.mktemp("references") / family, sizes=sizes, family=family)
 
 
-@pytest.fixture(params=["safetensors", "GGUF"])
-def path(request: pytest.FixtureRequest, folder: Path) -> Path:
-    return folder if request.param == "safetensors" else write_gguf_of(folder, folder / "model.gguf", "F32")
-
-
-def test_logits_and_greedy_ids_equal_transformers(folder: Path, path: Path) -> None:
-    """Logits to 1e-4 over 73 positions, and 64 greedy ids one by one."""
-    reference = transformers.AutoModelForCausalLM.from_pretrained(
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Reference:
+    network = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()
     tokens = list(PROMPT)
     with torch.no_grad():
         for _ in range(64):
-            tokens.append(int(reference(torch.tensor([tokens])).logits[0, -1].argmax()))
-        expected = np.asarray(reference(torch.tensor([tokens])).logits[0])
+            tokens.append(int(network(torch.tensor([tokens])).logits[0, -1].argmax()))
+        return Reference(tokens, np.asarray(network(torch.tensor([tokens])).logits[0]))
+
+
+@pytest.fixture(params=["safetensors", "GGUF"])
+def path(request: pytest.FixtureRequest, folder: Path, tmp_path: Path) -> Path:
+    return folder if request.param == "safetensors" else write_gguf_of(folder, tmp_path / "model.gguf", "F32")
+
+
+def test_logits_and_greedy_ids_equal_transformers(path: Path, reference: Reference) -> None:
+    """Logits to 1e-4 over 73 positions, and 64 greedy ids: each has the largest logit after those before it."""
     oracle = Oracle(open_model(path))
 
-    found = oracle.logits(tokens)
+    found = oracle.logits(reference.tokens)
 
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert oracle.greedy(PROMPT, 64) == tokens[len(PROMPT) :]
+    np.testing.assert_allclose(found, reference.logits, atol=1e-4)
+    assert found[len(PROMPT) - 1 : -1].argmax(axis=-1).tolist() == reference.tokens[len(PROMPT) :]

@@ -10,19 +10,21 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent
-NAMES = ("attention", "fused", "dequant_matmul", "executor", "benchmark")
-TESTS = [str(FOLDER / f"test_{name}.py") for name in NAMES]
+HALVES = (("executor",), ("attention", "fused", "dequant_matmul", "benchmark"))
+"""Of the time that they take."""
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter runs already")
-def test_kernels_are_right_under_the_interpreter() -> None:
+@pytest.mark.parametrize("names", HALVES, ids=" ".join)
+def test_kernels_are_right_under_the_interpreter(names: tuple[str, ...]) -> None:
     """In a process of its own: Triton decides when it is imported whether it interprets."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS]
+    tests = [str(FOLDER / f"test_{name}.py") for name in names]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
 
     done = subprocess.run(
         command,
         cwd=FOLDER.parents[3],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
+        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=600,
