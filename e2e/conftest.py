@@ -54,6 +54,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.timeout(1800))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Raises `UsageError` where groups are asked for and pytest-xdist makes none: servers would start again and again."""
+    here = Path(__file__).parent
+    if session.config.getoption("loadgroup", default=False):
+        lost = [item.nodeid for item in session.items if here in item.path.parents and "@" not in item.nodeid]
+        if lost:
+            raise pytest.UsageError(f"pytest-xdist puts {lost[0]} into no group; install what constraints.txt says")
+
+
 def _group(item: pytest.Function) -> str:
     shared = [name for name in SHARED_SERVERS if name in item.fixturenames]
     runner = item.callspec.params.get("runner", "") if hasattr(item, "callspec") else ""

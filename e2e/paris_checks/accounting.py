@@ -14,7 +14,7 @@ from e2e.harness.wire import Json, ask, post_ok, stream
 
 Answers = dict[str, Spent]
 """By the id of each answer, its tokens as counted here."""
-SETTLE_S = 60.0
+SETTLE_S = 15.0
 """Against hanging: counters may trail the last byte of an answer by a moment."""
 
 
