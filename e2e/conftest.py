@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Raises `UsageError` where groups are asked for and pytest-xdist makes none: servers would start again and again."""
+    """Raises `UsageError` where pytest-xdist makes no groups although asked to: servers would start many times."""
     here = Path(__file__).parent
     if session.config.getoption("loadgroup", default=False):
         lost = [item.nodeid for item in session.items if here in item.path.parents and "@" not in item.nodeid]
@@ -64,7 +64,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _group(item: pytest.Function) -> str:
-    shared = [name for name in SHARED_SERVERS if name in item.fixturenames]
+    shared = [name for name in SHARED_SERVERS if name in item.fixturenames and not hasattr(item.module, name)]
     runner = item.callspec.params.get("runner", "") if hasattr(item, "callspec") else ""
     return f"{shared[0] if shared else item.path.stem} {runner}".strip()
 
