@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e.harness.packages import require_index
 from tests.backends.kernels.building import require_compiler
 
 ROOT = Path(__file__).parents[1]
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """bin/ of a virtual environment that holds only the wheel with the quickstart extra."""
+    require_index()
     directory = tmp_path_factory.mktemp("install")
     pip: list[str | Path] = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     subprocess.run([*pip, "wheel", "--no-deps", "-w", directory, ROOT], check=True)
