@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psutil
 
-from e2e.batching_checks import fairness, joining, prefixes, speed
+from e2e.batching_checks import conservation, fairness, joining, prefixes, speed
 from e2e.harness.counters import Counters
 from e2e.harness.crowd import GUESTS
 from e2e.harness.house import Known, Target
@@ -20,6 +20,11 @@ def test_streams_together_are_faster(inn: Target) -> None:
     speed.warm_up(inn)
 
     hold(lambda: speed.gains(inn) | speed.gain_over_control(inn), speed.GAINS | speed.CONTROL)
+
+
+def test_those_that_come_together_run_together(inn: Target) -> None:
+    """B5: eight that are asked for at once share their steps."""
+    hold(lambda: conservation.mean_batch(inn), conservation.TOGETHER)
 
 
 def test_who_joins_does_not_wait(inn: Target) -> None:
