@@ -84,6 +84,10 @@ _STOCK = (
     "Within the noise of the bar; above it in a run that was not recorded. Only machines without the kernels compute "
     "like this: with them it is 2.57 times at 4 streams and 3.42 on the prompt."
 )
+_START = (
+    "Importing Litestar and SQLAlchemy is most of what is left on the gateway's way to ready, and the engine's start "
+    "runs beside it on the same two cores. A store opened without SQLAlchemy's ORM would close it."
+)
 MISSES: Misses = {
     "adapters": {
         "Q4_0: adapters, one for all over none": _ADAPTERS,
@@ -112,6 +116,10 @@ MISSES: Misses = {
             "Both read float32 weights at the speed of the memory. Only fewer bytes would close it, "
             "such as weights in half precision."
         ),
+    },
+    "start": {
+        "serve to ready: over the other": _START,
+        "serve to ready, second start: over the other": _START,
     },
 }
 
