@@ -122,6 +122,10 @@ class Server:
         """Every process below this one."""
         return self._family()[1:]
 
+    def resident_bytes(self) -> int:
+        """Memory that the server and its engines hold."""
+        return sum(int(process.memory_info().rss) for process in self._family())
+
     def log(self, tail: int = _LOG_TAIL) -> str:
         """The last lines of both outputs, each with its time since the start."""
         with self._changed:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import psutil
-
 from e2e.batching_checks import conservation, fairness, joining, prefixes, speed
 from e2e.harness.counters import Counters
 from e2e.harness.crowd import GUESTS
@@ -57,19 +55,14 @@ def test_a_cached_beginning_answers_sooner(inn: Target) -> None:
 def test_many_tenants_are_as_fast_as_one(inn: Target, crowd: Server, known: Known) -> None:
     """B11: 64 streams of 8, 16 and 64 tenants make as many tokens a second as those of one, in the same memory."""
     speed.tokens_per_s(inn, len(GUESTS), keys=GUESTS[:1], tokens=speed.CROWD_TOKENS)
-    before = _resident(crowd)
+    before = crowd.resident_bytes()
 
     hold(lambda: speed.shares_of_tenants(inn, GUESTS), speed.SHARES)
 
-    grown = (_resident(crowd) - before) / (known.big / "model.safetensors").stat().st_size
+    grown = (crowd.resident_bytes() - before) / (known.big / "model.safetensors").stat().st_size
     record("batching", "memory of 64 tenants", part_of_model=round(grown, 4))
     assert grown <= MEMORY_GROWTH, f"grown by {grown:.1%} of the model"
 
 
 def _preempted(target: Target, model: str) -> float:
     return Counters(target.url).total("hostelry_engine_preempted_total", model=model)
-
-
-def _resident(server: Server) -> int:
-    family = [psutil.Process(server.process.pid), *server.children()]
-    return sum(int(process.memory_info().rss) for process in family)

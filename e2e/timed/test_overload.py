@@ -11,7 +11,6 @@ from pathlib import Path
 
 import httpx
 import msgspec
-import psutil
 import pytest
 
 from e2e.harness.counters import Counters
@@ -224,7 +223,7 @@ async def _flood(server: Server) -> Flood:
     async with _client(server) as client:
         alone_s = await _alone_s(server)
         capacity = await _capacity(client)
-        before, is_over = _resident(server), asyncio.Event()
+        before, is_over = server.resident_bytes(), asyncio.Event()
         quiet, probes = asyncio.create_task(_ask_quietly(client, is_over)), asyncio.create_task(_probe(client, is_over))
         sent = await _send(client, TIMES_CAPACITY * capacity, FLOOD_S)
         is_over.set()
@@ -235,7 +234,7 @@ async def _flood(server: Server) -> Flood:
             greedy=list(await asyncio.gather(*sent)),
             quiet=await quiet,
             probes=await probes,
-            growth=_resident(server) - before,
+            growth=server.resident_bytes() - before,
             recovered_s=recovered_s,
         )
 
@@ -308,8 +307,3 @@ async def _recovery_s(client: httpx.AsyncClient, usual_s: float) -> float:
     while (await _ask(client, QUIET)).whole_s > usual_s:
         assert time.monotonic() - start < PATIENCE_S
     return time.monotonic() - start
-
-
-def _resident(server: Server) -> int:
-    processes = [psutil.Process(server.process.pid), *server.children()]
-    return sum(process.memory_info().rss for process in processes)
