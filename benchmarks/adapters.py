@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def bars(numbers: Numbers) -> list[Bar]:
-    """For each format: speed with one adapter for all, with four and with eight."""
+    """Speed of each format with one adapter for all, with four and with eight."""
     return [
         at_least(f"{form}: adapters, {case} over {other}", found["ms"][other] / found["ms"][case], bar, unit="×")
         for form, found in tables(numbers).items()

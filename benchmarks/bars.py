@@ -159,7 +159,7 @@ def refresh(folder: Path, page: Path, misses: Misses) -> list[str]:
 
 
 def check(folder: Path, page: Path, misses: Misses) -> list[str]:
-    """What is not up to date, one sentence each. Raises `NotJudged`."""
+    """List what is not up to date, one sentence each. Raises `NotJudged`."""
     results = {path.stem: judged_anew(path) for path in _files(folder)}
     stale = [path for path in _files(folder) if path.read_text(encoding="utf-8") != encoded(results[path.stem])]
     problems = [f"{path.name}: its bars are not those of its numbers; run python -m benchmarks.bars" for path in stale]

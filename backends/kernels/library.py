@@ -94,7 +94,7 @@ class Library:
         return done == 0
 
     def cpu_has(self, level: str) -> bool:
-        """Whether this CPU has the instructions of a level; this build may have left it out."""
+        """Tell if this CPU has the instructions of a level; this build may have left it out."""
         has: int = self.functions.hk_cpu_has(level.encode())
         return has != 0
 

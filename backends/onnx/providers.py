@@ -87,7 +87,7 @@ def choose_provider(
 
 
 def fit_version(choice: ProviderChoice, version: tuple[int, ...]) -> ProviderChoice:
-    """What an older onnxruntime can do: the builds for devices lag behind, and their CPU has to step in."""
+    """Capabilities of an older onnxruntime: builds for devices lag behind, and their CPU has to step in."""
     if version >= _FUSED_SINCE:
         return choice
     candidates = tuple(msgspec.structs.replace(p, on_host=False) for p in choice.candidates if p.device != "coreml")
