@@ -135,7 +135,7 @@ def read_plainly(strings: bytes) -> list[str]:
 
 
 def test_large_vocabularies_are_read_fast(tmp_path: Path) -> None:
-    """150,000 tokens with scores, types and merges cost at most six times what their strings cost, plainly read."""
+    """150,000 tokens with scores, types and merges cost at most four times what their strings cost, plainly read."""
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
     writer.add_token_list([f"token{i}" for i in range(150_000)])
     writer.add_token_merges([f"tok en{i}" for i in range(150_000)])
@@ -147,7 +147,7 @@ def test_large_vocabularies_are_read_fast(tmp_path: Path) -> None:
     metadata = read_metadata(tmp_path / "m.gguf")
     ratio = cost_ratio(lambda: read_metadata(tmp_path / "m.gguf"), lambda: read_plainly(strings), rounds=3)
 
-    assert ratio < 6
+    assert ratio < 4
     tokens = metadata["tokenizer.ggml.tokens"]
     assert isinstance(tokens, tuple)
     assert tokens[149_999] == "token149999"
