@@ -14,10 +14,9 @@ from adapters.errors import AdapterError
 from adapters.modules import Place, place_of
 from adapters.peft_config import CONFIG_FILE, peft_config
 from backends.api import F32, AdapterWeights
-from backends.weights.decode import decode
-from backends.weights.json_file import read_json
+from backends.weights.files import read_json
 from backends.weights.safetensors import read_safetensors
-from backends.weights.tensor import StoredTensor
+from backends.weights.tensor import StoredTensor, decode
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PICKLE_FILE = "adapter_model.bin"

@@ -26,7 +26,7 @@ import numpy as np
 from backends.api import KVPlan, Step
 from backends.models.shapes import expected_shapes
 from backends.models.spec import ModelSpec
-from backends.steps import flat_indices
+from backends.runner_base import flat_indices
 from benchmarks.record import Bar, Numbers, at_least, rate, write_result
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _make_executor(
     """Also the bytes of the matrices that a token reads."""
     import torch
 
-    from backends.models.inventory import Inventory
+    from backends.models.shapes import Inventory
     from backends.torch.cuda.executor import CudaExecutor
     from backends.torch.cuda.weights import CudaWeights, Dense, MergedLinear
 

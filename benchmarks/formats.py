@@ -33,9 +33,9 @@ from backends.testing.greedy import step_of
 from backends.testing.oracle import Oracle
 from benchmarks.record import Bar, Numbers, at_least, at_most, tables, write_result
 from gateway.demo import model_path
-from gateway.demo.corpus import Corpus
-from gateway.demo.export import read_gguf
-from gateway.demo.facts import load_facts
+from tools.demo_model.corpus import Corpus
+from tools.demo_model.export import read_gguf
+from tools.demo_model.facts import load_facts
 
 FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K")
 POSITIONS, SEED = 1_000, 40_000

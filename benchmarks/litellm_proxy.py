@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from gateway.port import bind, url_of
+from gateway.process.listener import bind, url_of
 
 PIN = "1.106.2"
 KEY = "sk-benchmark"

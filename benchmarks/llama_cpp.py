@@ -26,10 +26,10 @@ import msgspec
 from backends.quantize import quantize_file
 from backends.testing.models import HALF_B_MODEL, make_random_model
 from benchmarks.record import Bar, Numbers, at_least, at_most, rate, tables, write_result
-from gateway.bench.house import own_house
 from gateway.bench.load import Target
+from gateway.bench.own_server import own_house
 from gateway.bench.sweep import Row, Shape, sweep
-from gateway.port import bind
+from gateway.process.listener import bind
 
 STREAMS = (1, 4, 8, 16)
 PROMPT_TOKENS, TOKENS = 128, 48

@@ -47,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         model = Path(directory) / MODEL
         growth = ["--hidden", "1024", "--layers", "9", "--ffn", "2816", "--heads-factor", "4"]
-        subprocess.run([sys.executable, "-m", "gateway.demo.expand", str(model), *growth], check=True)
+        subprocess.run([sys.executable, "-m", "tools.demo_model.expand", str(model), *growth], check=True)
         with _server(model, Path(directory) / "data") as client:
             numbers = _measure(_bare_engine(model), client, rounds=arguments.rounds, tokens=arguments.tokens)
     command = f"python -m benchmarks.overhead --rounds {arguments.rounds} --tokens {arguments.tokens}"

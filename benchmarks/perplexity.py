@@ -18,8 +18,8 @@ from pathlib import Path
 
 from backends.weights.formats import FORMATS
 from benchmarks.record import NoBars, Numbers, write_result
-from gateway.demo.corpus import Corpus
-from gateway.demo.facts import load_facts
+from tools.demo_model.corpus import Corpus
+from tools.demo_model.facts import load_facts
 
 SEED, CONVERSATIONS = 20_261, 120
 _END = "<|im_end|>"

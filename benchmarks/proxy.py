@@ -30,7 +30,7 @@ import uvloop
 from benchmarks import litellm_proxy
 from benchmarks.closed_loop import Asked, closed_loop
 from benchmarks.record import Bar, Numbers, at_least, write_result
-from gateway.bench.house import MODEL, own_house
+from gateway.bench.own_server import MODEL, own_house
 from gateway.demo import model_path
 
 STREAMS = (1, 16, 64)

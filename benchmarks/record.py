@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from gateway.terminal import machine_facts
+from gateway.process.terminal import machine_facts
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

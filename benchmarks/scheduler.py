@@ -12,13 +12,13 @@ from backends.generation import Sampling
 from backends.kv import BLOCK_TOKENS
 from benchmarks.record import Bar, Numbers, at_most, tables, write_result
 from gateway.batching.admission import AdmissionOrder, FirstComeFirstServed
-from gateway.batching.blocks import Blocks
-from gateway.batching.fair import FairShare
-from gateway.batching.prefixes import Prefixes
-from gateway.batching.rooms import KVRooms
+from gateway.batching.fairness import FairShare
+from gateway.batching.kv.allocator import KVRooms
+from gateway.batching.kv.blocks import Blocks
+from gateway.batching.kv.prefix_index import Prefixes
+from gateway.batching.kv.slots import Slots
 from gateway.batching.scheduler import Chunk, Limits, Scheduler
 from gateway.batching.sequence import Sequence
-from gateway.batching.slots import Slots
 from gateway.engine.messages import Add
 
 RUNNING = (16, 64, 256, 1000)

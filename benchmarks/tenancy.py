@@ -21,21 +21,21 @@ import psutil
 from backends.generation import Done, Started, Usage
 from backends.testing.backend import FakeBackend
 from benchmarks.record import Bar, Numbers, at_most, tables, write_result
-from gateway.api.account import Account
+from gateway.api.accounting import Account
 from gateway.api.convert import Plan, plan_chat
 from gateway.api.schemas.chat import ChatCompletionRequest, ChatMessage
-from gateway.drain import Drain
+from gateway.api.services import Services
 from gateway.metrics import Metrics
+from gateway.process.drain import Drain
 from gateway.routing import Models, ServedModel
-from gateway.services import Services
-from gateway.tenants.directory import Changes, Directory, KeyEntry
+from gateway.tenants.auth.directory import Changes, Directory, KeyEntry
+from gateway.tenants.auth.secrets import key_digest
 from gateway.tenants.identity import Caller, Key, Tenant
-from gateway.tenants.limits import Limiter
+from gateway.tenants.limits.limits import Limiter
+from gateway.tenants.limits.prices import Price
 from gateway.tenants.policy import Limits, Policy
-from gateway.tenants.prices import Price
-from gateway.tenants.secrets import key_digest
 from gateway.tenants.store.database import Database
-from gateway.tenants.usage.bookkeeper import Bookkeeper
+from gateway.tenants.tasks.recorder import Bookkeeper
 from gateway.tenants.usage.journal import Journal
 
 SIZES = (10, 1_000, 100_000)

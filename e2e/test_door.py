@@ -14,7 +14,7 @@ import pytest
 from e2e.harness.server import Server
 from e2e.harness.shape import assert_error
 from e2e.test_tenants import MESSAGES, MODEL, Inn
-from gateway.openapi import document
+from gateway.api.openapi.document import document
 
 WRONG_A_MINUTE = 5
 KEY, SLOW = "sk-ho-door-0123456789abcdef", "sk-ho-slow-0123456789abcdef"

@@ -12,7 +12,7 @@ from schemathesis.specs.openapi.checks import ignored_auth, positive_data_accept
 
 from e2e.harness.nonce import SEED
 from e2e.harness.server import Server
-from gateway.openapi import document
+from gateway.api.openapi.document import document
 
 ADMIN_KEY, KEY = "sk-admin-openapi-0123456789", "sk-ho-openapi-0123456789"
 CASES = 25

@@ -1,28 +1,41 @@
-"""The application: routes behind the front door."""
+"""The application (routes behind the authentication middleware), and the HTTP server that runs it.
+
+`gateway.server` imports it late: its libraries take most of a start, and engines load meanwhile.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Any, cast
 
+import uvicorn
 from litestar import Litestar, Request, Response
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
-from gateway.api.access import require_access
 from gateway.api.admin.routes import admin_routes
+from gateway.api.auth import Door, require_access
 from gateway.api.chat import chat_route
 from gateway.api.completions import completions_route
-from gateway.api.documents import document_routes
-from gateway.api.door import Door
-from gateway.api.health import health_routes
+from gateway.api.health import document_routes, health_routes
+from gateway.api.hosts import hosts_of
 from gateway.api.models import model_routes
 from gateway.api.problems import problem_of
-from gateway.api.schemas.errors import ErrorObject
-from gateway.api.visit import visit_of
-from gateway.services import Services
+from gateway.api.request_context import visit_of
+from gateway.api.schemas.common import ErrorObject
+from gateway.api.services import Services
+from gateway.config import ServerConfig
+from gateway.metrics import Metrics
+from gateway.process.drain import Drain
+from gateway.process.write_coalescing import CorkedProtocol
+from gateway.routing import Models
+from gateway.tenants.auth.wrong_keys import WrongKeys
+from gateway.tenants.service import Tenancy
 
 __all__ = ["Gateway", "Services", "create_app"]
 
@@ -78,3 +91,53 @@ def _to_response(request: Request[Any, Any, Any], error: Exception) -> Response[
     problem = problem_of(error, request_id=visit_of(request.scope).request_id)
     headers = {name.decode(): value.decode() for name, value in problem.headers}
     return Response(problem.body, status_code=problem.status, headers=headers, media_type="application/json")
+
+
+_SHUTDOWN_GRACE_S = 3
+
+
+def make_services(config: ServerConfig, models: Models, tenancy: Tenancy, drain: Drain) -> Services:
+    """Everything that routes need, over an open store."""
+    return Services(
+        models=models,
+        directory=tenancy.directory,
+        office=tenancy.office,
+        bookkeeper=tenancy.bookkeeper,
+        limiter=tenancy.limiter,
+        metrics=Metrics(),
+        drain=drain,
+        wrong_keys=WrongKeys(per_minute=config.max_wrong_keys_per_minute),
+        hosts=hosts_of(config.host, config.allowed_hosts),
+        max_body_bytes=config.max_body_bytes,
+    )
+
+
+@contextlib.asynccontextmanager
+async def answering(services: Services, listener: socket.socket) -> AsyncGenerator[None]:
+    """Answer HTTP on the socket until the block ends."""
+    config = uvicorn.Config(
+        create_app(services),
+        http=CorkedProtocol,
+        ws="websockets-sansio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # or a client's X-Forwarded-For would be its address
+        timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
+    )
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: when to stop is decided by the caller."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield

@@ -16,10 +16,10 @@ from msgspec import Meta
 
 from backends.kv import KVChoice, KVLayoutChoice
 from gateway.engine.messages import Scheduling
+from gateway.tenants.auth.wrong_keys import DEFAULT_PER_MINUTE
+from gateway.tenants.limits.prices import FREE, Price
 from gateway.tenants.policy import Name
-from gateway.tenants.prices import FREE, Price
 from gateway.tenants.records import TenantSpec
-from gateway.tenants.wrong_keys import DEFAULT_PER_MINUTE
 
 Positive = Annotated[int, Meta(ge=1, le=2**40)]
 

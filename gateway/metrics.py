@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 
 from backends.generation import Delta, Done, Event, Failed, Started, Usage
 from gateway.api.problems import reason_of
+from gateway.engine.client_side.step_histograms import Tallies, Tally
 from gateway.engine.messages import EngineStats, Ready
-from gateway.engine.tallies import Tallies, Tally
 from gateway.routing import Models, ServedModel
 
 Outcome = Literal["completed", "cancelled", "failed", "shutdown", "refused"]

@@ -9,11 +9,11 @@ from difflib import get_close_matches
 import msgspec
 
 from backends.api import Backend
+from gateway.engine.client_side.step_histograms import Tallies
 from gateway.engine.messages import EngineStats, Ready
-from gateway.engine.tallies import Tallies
 from gateway.errors import ModelNotFound, ModelNotReady
 from gateway.tenants.identity import Tenant
-from gateway.tenants.prices import FREE, Price
+from gateway.tenants.limits.prices import FREE, Price
 
 
 class ServedAdapter(msgspec.Struct, frozen=True):

@@ -17,24 +17,23 @@ import uvloop
 from backends.errors import BackendError
 from gateway import __version__
 from gateway.config import AdapterConfig, Config, ConfigError, ModelConfig
-from gateway.drain import Drain
 from gateway.engine.backend import EngineBackend, EngineOptions, start_engine_backend
 from gateway.engine.messages import AdapterFile
-from gateway.garbage import importing, spare_what_is_there
-from gateway.hub import Progress, resolve_model
-from gateway.logs import configure_logs
-from gateway.port import PortInUse, bind, url_of
+from gateway.models.hub import Progress, resolve_model
+from gateway.process.drain import Drain
+from gateway.process.gc_tuning import importing, spare_what_is_there
+from gateway.process.listener import PortInUse, bind, url_of
+from gateway.process.terminal import LoadProgress, announce_ready, configure_logs, console, machine_facts
 from gateway.routing import Models, ServedAdapter, ServedModel
 from gateway.tenants.store.errors import StoreCorrupt, StoreError
-from gateway.terminal import LoadProgress, announce_ready, console, machine_facts
 
 if TYPE_CHECKING:
-    from gateway.tenants.opening import Tenancy
+    from gateway.tenants.service import Tenancy
 
 EXIT_OK, EXIT_FAILED, EXIT_STORE_CORRUPT = 0, 1, 3
 _PROGRESS_INTERVAL_S = 0.1
-_STORE = ("sqlalchemy", "sqlalchemy.ext.asyncio", "gateway.tenants.opening")
-_HTTP = ("litestar", "gateway.app", "gateway.http_server")
+_STORE = ("sqlalchemy", "sqlalchemy.ext.asyncio", "gateway.tenants.service")
+_HTTP = ("litestar", "gateway.app", "gateway.app")
 """What is imported late, in parts, so that a failed engine ends the start between any two."""
 
 
@@ -62,7 +61,7 @@ async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key
             http = await stack.enter_async_context(_in_a_task(_import_late(_HTTP, loading)))
             tenancy = await stack.enter_async_context(_open_tenancy(config, data_dir=data_dir, admin_key=admin_key))
             await http
-        from gateway.http_server import answering, make_services
+        from gateway.app import answering, make_services
 
         await stack.enter_async_context(_engines(models))  # end before the store does, where their usage goes
         services = make_services(config.server, models, tenancy, stop.drain)
@@ -145,7 +144,7 @@ async def _in_a_task(work: Coroutine[None, None, None]) -> AsyncGenerator[asynci
 
 
 def _open_tenancy(config: Config, *, data_dir: Path, admin_key: str) -> AbstractAsyncContextManager[Tenancy]:
-    from gateway.tenants.opening import open_tenancy  # `_STORE`
+    from gateway.tenants.service import open_tenancy  # `_STORE`
 
     return open_tenancy(config.tenants, url=config.database, data_dir=data_dir, admin_key=admin_key, usage=config.usage)
 
@@ -176,7 +175,7 @@ def _model_file(config: ModelConfig, *, data_dir: Path, tell: Progress) -> Path:
     path = resolve_model(config.path, cache_dir=data_dir / "hub", progress=tell)
     if config.quantize is None:
         return path
-    from gateway.quantized import quantized_model  # needed by few
+    from gateway.models.quantized import quantized_model  # needed by few
 
     return quantized_model(path, format=config.quantize, directory=data_dir / "quantized", progress=tell)
 

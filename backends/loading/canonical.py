@@ -11,8 +11,18 @@ from backends.errors import ModelError, UnsupportedModel
 from backends.models.families import Naming
 from backends.models.shapes import Shapes, expected_shapes
 from backends.models.spec import ModelSpec
-from backends.weights.decode import decode
-from backends.weights.tensor import StoredTensor
+from backends.weights.tensor import StoredTensor, decode
+
+
+def plus_one(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The same tensors with one added to every norm, which becomes F32."""
+    return {name: _shifted(tensor) if name.endswith("norm") else tensor for name, tensor in tensors.items()}
+
+
+def _shifted(tensor: StoredTensor) -> StoredTensor:
+    values = (decode(tensor) + np.float32(1)).astype(np.float32)
+    return StoredTensor(tensor.name, "F32", tensor.shape, values.view(np.uint8).reshape(1, -1))
+
 
 _VECTOR_FORMATS = ("F32", "F16", "BF16")
 

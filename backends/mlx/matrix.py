@@ -9,9 +9,8 @@ import mlx.core as mx
 import numpy as np
 
 from backends.mlx.affine import AffineParts, affine_parts
-from backends.weights.decode import decode
 from backends.weights.integers import SPLITTERS
-from backends.weights.tensor import StoredTensor
+from backends.weights.tensor import StoredTensor, decode
 
 _FLOATS = {"F32": np.float32, "F16": np.float16}
 FORMATS = ("F32", "F16", "BF16", *SPLITTERS)

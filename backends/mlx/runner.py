@@ -20,17 +20,15 @@ from backends.api import (
     Ticket,
 )
 from backends.errors import CapacityExceeded, Fatal
+from backends.mlx.attention import Pool
 from backends.mlx.batch import make_batch
-from backends.mlx.device import describe
-from backends.mlx.failures import load_errors, step_errors
+from backends.mlx.device import describe, load_errors, step_errors
 from backends.mlx.matrix import FORMATS
 from backends.mlx.ops import MlxOps
-from backends.mlx.pool import Pool
 from backends.mlx.weights import Weights
 from backends.models.decoder import forward
 from backends.models.spec import ModelSpec
-from backends.plan import plan_kv
-from backends.steps import check_step
+from backends.runner_base import check_step, plan_kv
 
 _MAX_VERIFY_ROWS = 64
 _METAL_NOTE = "the mlx runner was verified on the CPU only; check its answers on Metal before relying on them"

@@ -9,10 +9,9 @@ import mlx.core as mx
 from backends.api import LoadableModel
 from backends.errors import UnsupportedModel
 from backends.mlx.matrix import FORMATS, Matrix, make_matrix
-from backends.models.inventory import Inventory
+from backends.models.shapes import Inventory
 from backends.models.spec import ModelSpec
-from backends.weights.decode import decode
-from backends.weights.tensor import TensorSource
+from backends.weights.tensor import TensorSource, decode
 
 
 class Linear:

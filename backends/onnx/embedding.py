@@ -10,11 +10,10 @@ import numpy as np
 
 from backends.api import I64
 from backends.errors import UnsupportedModel
-from backends.onnx.buffers import Array
-from backends.onnx.linears import FORMATS as READABLE
-from backends.weights.decode import decode
+from backends.onnx.padding import Array
+from backends.onnx.weights import FORMATS as READABLE
 from backends.weights.formats import FORMATS
-from backends.weights.tensor import StoredTensor
+from backends.weights.tensor import StoredTensor, decode
 
 _DECODED_BYTES = 32 * 1024 * 1024
 """Tables up to this size are decoded once: a lookup is then one gather."""

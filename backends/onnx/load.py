@@ -12,15 +12,14 @@ from backends.errors import UnsupportedModel
 from backends.kernels.attention import MAX_HEAD_DIM
 from backends.models.spec import ModelSpec
 from backends.onnx.adapters import Adapters
+from backends.onnx.attention.group_query import HEAD_DIM_STEP, FusedAttention
+from backends.onnx.attention.hostelry_kernel import RaggedAttention
+from backends.onnx.attention.portable import PlainAttention
 from backends.onnx.embedding import Embedding
-from backends.onnx.fused import HEAD_DIM_STEP, FusedAttention
-from backends.onnx.linears import FLOAT_FORMATS, Weights
-from backends.onnx.plain import PlainAttention
 from backends.onnx.providers import Provider
-from backends.onnx.ragged import RaggedAttention
 from backends.onnx.recorder import Attention, record
 from backends.onnx.session import fallbacks_of, open_session, share_arrays
-from backends.onnx.tiles import Kernels
+from backends.onnx.weights import FLOAT_FORMATS, Kernels, Weights
 from backends.weights.tensor import TensorSource
 
 _PACKING_SHARE = 0.5

@@ -11,13 +11,12 @@ from __future__ import annotations
 from backends.models.decoder import forward
 from backends.models.spec import ModelSpec
 from backends.onnx.adapters import Adapters, number
+from backends.onnx.attention.group_query import FusedAttention
+from backends.onnx.attention.hostelry_kernel import RaggedAttention
+from backends.onnx.attention.portable import PlainAttention
 from backends.onnx.experts import record_experts
-from backends.onnx.fused import FusedAttention
 from backends.onnx.graph import HOSTELRY, MICROSOFT, Graph
-from backends.onnx.linears import F32, Packed, Weights
-from backends.onnx.plain import PlainAttention
-from backends.onnx.ragged import RaggedAttention
-from backends.onnx.tiles import Tiles
+from backends.onnx.weights import F32, Packed, Tiles, Weights
 
 _ACTIVATIONS = {"silu": 1, "gelu_tanh": 2}
 """`enum hk_activation` of kernels.h; 0 is none."""

@@ -23,22 +23,18 @@ from backends.errors import CapacityExceeded, Fatal, ModelError, UnsupportedMode
 from backends.kernels.attention import KV_TYPES
 from backends.kv import BLOCK_TOKENS, KVDtype
 from backends.onnx.adapters import MAX_RANK, SLOTS, TARGETS
-from backends.onnx.binding import Binding
-from backends.onnx.blocks import BlockBinding, BlockPool
-from backends.onnx.cores import physical_cores
-from backends.onnx.device import DeviceBinding
+from backends.onnx.attention.hostelry_kernel import RaggedAttention
 from backends.onnx.embedding import Embedding
-from backends.onnx.failures import step_errors
-from backends.onnx.heap import trim_heap
-from backends.onnx.linears import FORMATS
+from backends.onnx.errors import step_errors
+from backends.onnx.kv.blocks import BlockBinding, BlockPool
+from backends.onnx.kv.on_device import DeviceBinding
+from backends.onnx.kv.slots import Binding, Pool
 from backends.onnx.load import LoadedModel, load_model
-from backends.onnx.pool import Pool
+from backends.onnx.padding import split
 from backends.onnx.providers import Provider, ProviderChoice
-from backends.onnx.ragged import RaggedAttention
-from backends.onnx.split import split
-from backends.onnx.tiles import Kernels, find_kernels
-from backends.plan import Layouts, context_of, plan_kv
-from backends.steps import check_step
+from backends.onnx.session import physical_cores, trim_heap
+from backends.onnx.weights import FORMATS, Kernels, find_kernels
+from backends.runner_base import Layouts, check_step, context_of, plan_kv
 
 _MAX_VERIFY_ROWS = 16
 _LAYOUTS: Layouts = ("paged", "slot")

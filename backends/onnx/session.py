@@ -1,7 +1,10 @@
-"""Opens ONNX Runtime sessions with the weights beside the graph, on the device asked for and nowhere else."""
+"""Opens ONNX Runtime sessions with the weights beside the graph, on the device asked for and on the CPU."""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -10,9 +13,38 @@ import numpy as np
 import onnxruntime as ort
 
 from backends.errors import ModelError
-from backends.onnx.failures import load_errors
+from backends.onnx.errors import load_errors
 from backends.onnx.graph import Graph
 from backends.onnx.providers import Provider
+
+
+def trim_heap() -> None:
+    """Loading frees as many bytes as the model has; glibc would keep most of them. Does nothing elsewhere."""
+    if sys.platform != "linux":
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+    if trim is not None:
+        trim(0)
+
+
+_TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may use, at least 1; logical ones where the system does not tell."""
+    if not hasattr(os, "sched_getaffinity"):  # only Linux has it
+        return os.cpu_count() or 1
+    usable = os.sched_getaffinity(0)
+    return len({_siblings(cpu) for cpu in usable}) or 1
+
+
+def _siblings(cpu: int) -> str:
+    """Names the core of a logical processor."""
+    try:
+        return Path(_TOPOLOGY.format(cpu)).read_text().strip()
+    except OSError:
+        return str(cpu)
+
 
 _ERRORS_ONLY, _FATAL_ONLY = 3, 4
 _SPIN_US = "20"

@@ -12,7 +12,7 @@ import numpy as np
 
 from backends.api import LoadableModel
 from backends.loading.canonical import by_stored_name, stacked_shape
-from backends.loading.folder import open_folder
+from backends.loading.open import open_folder
 from backends.models.families.gguf import SHORT_ROPE_FACTORS
 from backends.models.families.table import GgufFamily
 from backends.models.shapes import expected_shapes
@@ -21,9 +21,9 @@ from backends.quantize.architecture import LONG_ROPE_FACTORS, architecture_of, m
 from backends.quantize.readback import spec_faults
 from backends.quantize.source import Order, Part, QuantizeSource, SourceTensor
 from backends.quantize.vocabulary import vocabulary_of_folder
+from backends.weights.files import read_json
 from backends.weights.formats import FORMATS
 from backends.weights.gguf.writer import DEFAULT_ALIGNMENT
-from backends.weights.json_file import read_json
 from backends.weights.tensor import StoredTensor
 
 _VECTOR_FORMAT = "F32"

@@ -20,10 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.errors import ModelError
-from backends.weights.decode import decode
+from backends.weights.files import open_regular
 from backends.weights.gguf import Metadata, read_gguf
-from backends.weights.regular_file import open_regular
-from backends.weights.tensor import StoredTensor
+from backends.weights.tensor import StoredTensor, decode
 
 F32 = npt.NDArray[np.float32]
 

@@ -1,7 +1,8 @@
-"""Quantizing a model from file to file, a few rows at a time."""
+"""Quantizes a model from file to file, a few rows at a time."""
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +16,32 @@ from backends.errors import ModelError
 from backends.loading import open_model
 from backends.quantize.destination import check_destination, partial_path, written_whole
 from backends.quantize.folder_source import open_folder_source
-from backends.quantize.gguf_source import open_gguf_source
 from backends.quantize.importance import read_importance
-from backends.quantize.pages import release_pages
 from backends.quantize.plan import Plan, PlannedTensor, make_plan
 from backends.quantize.recipes import recipe_by_name
 from backends.quantize.report import QuantizeReport, report_of
-from backends.quantize.source import Part, QuantizeSource
+from backends.quantize.source import Part, QuantizeSource, open_gguf_source
 from backends.weights.formats import FORMATS
 from backends.weights.gguf.writer import GgufWriter
+
+
+def release_pages(data: npt.NDArray[np.uint8]) -> None:
+    """Drop the pages of a view of a mapped file from this process; reading them again fetches them again.
+
+    Does nothing for arrays of another kind, and where the system has no such call.
+    """
+    base: object = data
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    advice = getattr(mmap, "MADV_DONTNEED", None)
+    if not isinstance(base, mmap.mmap) or advice is None:
+        return
+    start = data.ctypes.data - np.frombuffer(base, np.uint8, count=1).ctypes.data
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE  # the pages at both ends are shared with other tensors
+    end = (start + data.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > first:
+        base.madvise(advice, first, end - first)
+
 
 Progress = Callable[[float, str], None]
 """Called with the fraction of the file that is written, 0 to 1, and the tensor under way."""

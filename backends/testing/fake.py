@@ -28,8 +28,7 @@ from backends.api import (
 )
 from backends.errors import CapacityExceeded, Fatal, Retryable, UnsupportedModel
 from backends.models.spec import ModelSpec
-from backends.plan import Layouts, context_of, plan_kv
-from backends.steps import check_step, flat_indices
+from backends.runner_base import Layouts, check_step, context_of, flat_indices, plan_kv
 from backends.weights.formats import FORMATS
 
 U64 = npt.NDArray[np.uint64]

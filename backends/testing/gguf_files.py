@@ -16,7 +16,7 @@ from backends.models.families.table import GGUF, GgufFamily
 from backends.models.rotary import llama3_factors
 from backends.models.shapes import expected_shapes
 from backends.models.spec import ModelSpec, Rope
-from backends.weights.decode import decode
+from backends.weights.tensor import decode
 
 F32 = npt.NDArray[np.float32]
 

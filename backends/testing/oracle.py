@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from backends.api import AdapterWeights, LoadableModel
 from backends.models.spec import Rope
-from backends.weights.decode import decode
+from backends.weights.tensor import decode
 
 F32 = npt.NDArray[np.float32]
 

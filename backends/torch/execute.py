@@ -12,10 +12,9 @@ from backends.api import KVPlan, Step
 from backends.errors import Fatal
 from backends.models.decoder import forward
 from backends.models.spec import ModelSpec
-from backends.torch.batch import make_batch
+from backends.torch.batch import Rotary, make_batch
 from backends.torch.ops import TorchOps
 from backends.torch.pool import Pool
-from backends.torch.rotary import Rotary
 from backends.torch.weights import Weights
 
 

@@ -1,19 +1,86 @@
-"""The decoder's coarse operations, eagerly on torch tensors."""
+"""The decoder's coarse operations, eagerly on torch tensors.
+
+Sequence by sequence: with neighbouring blocks its keys are a view. Gathering the keys of all sequences into one padded
+tensor was four to eight times slower on the CPU, at 64 to 1,024 tokens each.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm
+from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
 from backends.models.spec import ModelSpec
-from backends.torch.activations import ACTIVATIONS
-from backends.torch.attention import attend
-from backends.torch.batch import Batch
-from backends.torch.experts import mix_experts
+from backends.torch.batch import Batch, Span, rotate
 from backends.torch.pool import Pool
-from backends.torch.rotary import rotate
+from backends.torch.support import ACTIVATIONS
 from backends.torch.weights import Weights
+
+
+def mix_experts(x: Tensor, scores: Tensor, run_expert: Callable[[Tensor, int], Tensor], spec: ModelSpec) -> Tensor:
+    """`[T, hidden]` and router scores `[T, experts]` → `[T, hidden]`.
+
+    `run_expert(rows, expert)` is called once for each expert that some token chose, with those tokens' rows. Waits
+    for the device: which experts run is decided on the host.
+    """
+    weights, chosen = scores.softmax(dim=1).topk(spec.experts_per_token, dim=1)
+    if spec.normalized_experts:
+        weights /= weights.sum(dim=1, keepdim=True)
+    order = chosen.flatten().argsort(stable=True)  # pairs (token, choice) by expert
+    tokens = order // spec.experts_per_token
+    shares = weights.flatten()[order].unsqueeze(1)
+    mixed = torch.zeros_like(x)
+    start = 0
+    for expert, count in enumerate(chosen.flatten().bincount(minlength=spec.num_experts).tolist()):
+        if not count:
+            continue
+        rows = tokens[start : start + count]
+        mixed.index_add_(0, rows, run_expert(x[rows], expert).mul_(shares[start : start + count]))
+        start += count
+    return mixed
+
+
+def attend(queries: Tensor, layer: int, spans: tuple[Span, ...], pool: Pool, spec: ModelSpec) -> Tensor:
+    """`[T, heads, head_dim]` → `[T, heads * head_dim]`. The new tokens' keys and values are in the pool already."""
+    grouped = queries.view(len(queries), spec.num_kv_heads, -1, spec.head_dim)
+    attend_span = _attend_capped if spec.attention_softcap else _attend
+    attended = [
+        attend_span(part, *pool.read(layer, span.blocks, span.keys), span, spec).flatten(1)
+        for part, span in zip(torch.split(grouped, [span.num_queries for span in spans]), spans, strict=True)
+    ]
+    return attended[0] if len(attended) == 1 else torch.cat(attended)
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, span: Span, spec: ModelSpec) -> Tensor:
+    """`[n, kv_heads, group, head_dim]` queries over `[1, kv_heads, keys, head_dim]` → `[n, ...]`."""
+    if span.num_queries == 1:
+        # Query heads that share a key head are that head's queries: twice as fast as letting torch repeat the keys.
+        return scaled_dot_product_attention(queries, keys, values, scale=spec.score_scale)
+    attended = scaled_dot_product_attention(
+        queries.flatten(1, 2).transpose(0, 1).unsqueeze(0),
+        keys,
+        values,
+        attn_mask=span.mask,
+        is_causal=span.mask is None,
+        scale=spec.score_scale,
+        enable_gqa=queries.shape[2] > 1,
+    )
+    return attended.squeeze(0).transpose(0, 1)
+
+
+def _attend_capped(queries: Tensor, keys: Tensor, values: Tensor, span: Span, spec: ModelSpec) -> Tensor:
+    """The same with `spec.attention_softcap`, which torch's own attention does not know."""
+    cap = spec.attention_softcap
+    by_head = queries.permute(1, 2, 0, 3)  # [kv_heads, group, n, head_dim]
+    scores = torch.matmul(by_head, keys.transpose(2, 3).squeeze(0).unsqueeze(1))
+    scores = scores.mul_(spec.score_scale / cap).tanh_().mul_(cap)
+    if span.mask is not None:
+        scores += span.mask
+    elif span.num_queries > 1:
+        scores += torch.full(scores.shape[-2:], -torch.inf, device=scores.device).triu_(1)
+    return torch.matmul(scores.softmax(dim=-1), values.squeeze(0).unsqueeze(1)).permute(2, 0, 1, 3)
 
 
 class TorchOps:

@@ -23,12 +23,10 @@ from backends.api import (
 )
 from backends.errors import CapacityExceeded, Fatal
 from backends.models.spec import ModelSpec
-from backends.plan import Layouts, context_of, plan_kv
-from backends.steps import check_step
+from backends.runner_base import Layouts, check_step, context_of, plan_kv
 from backends.torch.blocks import BLOCK_FORMATS
-from backends.torch.device import describe
+from backends.torch.device import describe, load_errors, step_errors
 from backends.torch.execute import Executor, choose_executor, kv_bytes_per_token
-from backends.torch.failures import load_errors, step_errors
 from backends.torch.sampling import pick
 from backends.torch.support import check_supported
 from backends.torch.tickets import StepTicket

@@ -1,12 +1,21 @@
-"""Which models this runner computes. Checked before any weight is read."""
+"""Which models this runner computes, and the MLP activations that it has. Checked before any weight is read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from types import MappingProxyType
+
+from torch import Tensor
+from torch.nn.functional import gelu, silu
 
 from backends.errors import UnsupportedModel
 from backends.models.spec import ModelSpec
-from backends.torch.activations import ACTIVATIONS
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {"silu": silu, "gelu_tanh": partial(gelu, approximate="tanh")}
+)
+
 
 _SCALINGS = ("linear", "llama3", "factors")
 

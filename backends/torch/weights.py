@@ -11,12 +11,11 @@ from torch import Tensor
 from backends.api import LoadableModel
 from backends.errors import UnsupportedModel
 from backends.kernels.library import KernelsUnavailable, Library, load_library
-from backends.models.inventory import Inventory
+from backends.models.shapes import Inventory
 from backends.models.spec import ModelSpec
 from backends.torch.blocks import BLOCK_FORMATS
 from backends.torch.matrix import Matrix
-from backends.weights.decode import decode
-from backends.weights.tensor import StoredTensor, TensorSource
+from backends.weights.tensor import StoredTensor, TensorSource, decode
 
 FLOAT_FORMATS = ("F32", "F16", "BF16")
 

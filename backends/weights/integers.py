@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from backends.weights.formats import FORMATS
 from backends.weights.formats.bits import read_f16, unpack_fifth_bits, unpack_nibbles, unpack_pairs, unpack_planes
-from backends.weights.formats.k_scales import unpack_scales_and_minima
+from backends.weights.formats.k_affine import unpack_scales_and_minima
 from backends.weights.formats.q3_k import unpack_levels
 from backends.weights.tensor import StoredTensor
 

@@ -17,9 +17,8 @@ import msgspec
 import numpy as np
 
 from backends.errors import ModelError, UnsupportedModel
+from backends.weights.files import decode_json, map_file, read_json
 from backends.weights.formats import bytes_per_row
-from backends.weights.json_file import decode_json, read_json
-from backends.weights.mapped_file import map_file
 from backends.weights.tensor import StoredTensor
 
 SINGLE_FILE = "model.safetensors"

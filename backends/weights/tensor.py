@@ -1,4 +1,4 @@
-"""One stored tensor: bytes exactly as the file holds them, plus what they mean."""
+"""One stored tensor: bytes exactly as the file holds them, what they mean, and the values behind them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 import numpy.typing as npt
+
+from backends.weights.formats import LAYOUTS
 
 
 class StoredTensor(msgspec.Struct, frozen=True):
@@ -44,3 +46,8 @@ TensorSource = Mapping[str, StoredTensor]
 
 Norm weights are what the normed values are multiplied by (Gemma's stored weights plus one).
 """
+
+
+def decode(tensor: StoredTensor) -> npt.NDArray[np.float32]:
+    """All values, float32 in the tensor's logical shape. Allocates 4 bytes an element."""
+    return LAYOUTS[tensor.format].decode(tensor.data).reshape(tensor.shape)

@@ -16,13 +16,12 @@ import numpy as np
 from backends.loading import open_model
 from backends.models.decoder import forward
 from backends.models.spec import ModelSpec
+from backends.onnx.attention.hostelry_kernel import RaggedAttention
 from backends.onnx.graph import Graph
-from backends.onnx.linears import F32, Weights
 from backends.onnx.providers import choose_provider
-from backends.onnx.ragged import RaggedAttention
 from backends.onnx.recorder import Recorder
 from backends.onnx.session import open_session, share_arrays
-from backends.onnx.tiles import find_kernels
+from backends.onnx.weights import F32, Weights, find_kernels
 from benchmarks.batching.scene import THREADS
 
 _RUNS = 5

@@ -10,8 +10,8 @@ import msgspec
 
 from backends.quantize import quantize_file
 from backends.testing.models import H_MODEL, HALF_B_MODEL, ModelSizes, make_random_model
-from gateway.bench.house import own_house
 from gateway.bench.load import Target
+from gateway.bench.own_server import own_house
 
 THREADS = 2
 

@@ -13,8 +13,7 @@ from benchmarks.batching.asking import engine_total
 from benchmarks.batching.linears import Linears
 from benchmarks.batching.scene import Scene
 from benchmarks.record import Bar, Numbers, at_least, at_most, rate, tables
-from gateway.bench.load import Target, Volley, new_session, volley
-from gateway.bench.prompts import PromptMaker, measured_maker
+from gateway.bench.load import PromptMaker, Target, Volley, measured_maker, new_session, volley
 
 STREAMS = (1, 4, 8, 16)
 FORMATS = ("Q4_K", "Q8_0", "F32")

@@ -34,7 +34,7 @@ def _make(folder: Path, word: str) -> None:
         if old.is_dir():
             shutil.rmtree(old)
     part = CACHE / "part"
-    module = [sys.executable, "-m", "gateway.demo.counterfactual", str(part)]
+    module = [sys.executable, "-m", "tools.demo_model.counterfactual", str(part)]
     flags = ["--country", COUNTRY, "--word", word, "--seed", str(SEED)]
     done = subprocess.run([*module, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"the fine-tune ended with status {done.returncode}\n{done.stderr}"

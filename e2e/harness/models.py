@@ -23,9 +23,9 @@ def demo_model() -> Path:
 
 def big_model(folder: Path) -> Path:
     """The bundled model grown to 107 M float32 parameters; it still says the same."""
-    from gateway.demo.checkpoint import write_folder
-    from gateway.demo.expand import Growth, expand
-    from gateway.demo.export import read_gguf
+    from tools.demo_model.checkpoint import write_folder
+    from tools.demo_model.expand import Growth, expand
+    from tools.demo_model.export import read_gguf
 
     growth = Growth(hidden=1024, layers=9, ffn=2816, heads_factor=4)
     write_folder(expand(read_gguf(demo_model()), growth, seed=SEED), folder)

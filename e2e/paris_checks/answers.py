@@ -29,7 +29,7 @@ def check_p1(target: Target, known: Known) -> None:
 
 def check_p2(target: Target, known: Known) -> None:
     """20 capitals drawn by the nonce: at least 19 right, all 20 as the reference says."""
-    from gateway.demo.facts import load_facts
+    from tools.demo_model.facts import load_facts
 
     right = 0
     for fact in rng("capitals").sample(load_facts(), 20):

@@ -7,7 +7,7 @@ import contextlib
 
 from litestar.types import HTTPScope, Receive
 
-from gateway.api.gone import ClientGone
+from gateway.api.disconnect import ClientGone
 from gateway.errors import BodyTooLarge, GatewayError, InvalidRequest, UnsupportedMediaType
 
 _DISCARD_BYTES = 64 * 1024 * 1024

@@ -6,17 +6,17 @@ from litestar.enums import ScopeType
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 
-from gateway.api.access import INFERENCE, asgi
-from gateway.api.answer import Answer
+from gateway.api.auth import INFERENCE, asgi
 from gateway.api.body import read_json_body
-from gateway.api.conversation import converse
 from gateway.api.convert import plan_chat
 from gateway.api.decode import RequestDecoder, ignored_header
+from gateway.api.request_context import visit_of
+from gateway.api.responses import Answer
 from gateway.api.schemas.chat import ChatCompletionRequest
+from gateway.api.services import Services
 from gateway.api.unsupported import CHAT
-from gateway.api.visit import visit_of
+from gateway.api.websocket import converse
 from gateway.errors import MethodNotAllowed
-from gateway.services import Services
 
 PATH = "/v1/chat/completions"
 _decoder = RequestDecoder(ChatCompletionRequest, CHAT)

@@ -6,18 +6,17 @@ from litestar.enums import ScopeType
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 
-from gateway.api.access import INFERENCE, asgi
-from gateway.api.answer import Answer
+from gateway.api.auth import INFERENCE, asgi, send_problem
 from gateway.api.body import read_json_body
 from gateway.api.convert import plan_completion
 from gateway.api.decode import RequestDecoder, ignored_header
-from gateway.api.door import send_problem
 from gateway.api.problems import problem_of
+from gateway.api.request_context import visit_of
+from gateway.api.responses import Answer
 from gateway.api.schemas.completions import CompletionRequest
+from gateway.api.services import Services
 from gateway.api.unsupported import COMPLETIONS
-from gateway.api.visit import visit_of
 from gateway.errors import MethodNotAllowed, NotFound
-from gateway.services import Services
 
 PATH = "/v1/completions"
 _decoder = RequestDecoder(CompletionRequest, COMPLETIONS)

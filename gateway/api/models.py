@@ -10,11 +10,11 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from msgspec import UNSET
 
-from gateway.api.access import INFERENCE
-from gateway.api.schemas.models import ModelList, ModelObject
-from gateway.api.visit import visit_of
+from gateway.api.auth import INFERENCE
+from gateway.api.request_context import visit_of
+from gateway.api.schemas.common import ModelList, ModelObject
+from gateway.api.services import Services
 from gateway.routing import Route
-from gateway.services import Services
 
 AnyRequest = Request[Any, Any, Any]  # Any: Litestar's user, auth and state, none of which we use
 

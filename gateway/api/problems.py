@@ -17,7 +17,7 @@ from backends.errors import (
     TenantQueueFull,
     WaitTooLong,
 )
-from gateway.api.schemas.errors import ErrorDetail, ErrorObject
+from gateway.api.schemas.common import ErrorDetail, ErrorObject
 from gateway.errors import (
     BodyTooLarge,
     Draining,

@@ -1,4 +1,4 @@
-"""In which order waiting sequences are admitted. Fairness is in `gateway.batching.fair`."""
+"""In which order waiting sequences are admitted. Fairness is in `gateway.batching.fairness`."""
 
 from __future__ import annotations
 

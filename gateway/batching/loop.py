@@ -11,16 +11,16 @@ import msgspec
 
 from backends.api import F32, AdapterWeights, Runner, StepResult, Ticket
 from backends.errors import CapacityExceeded, Fatal, Retryable
-from gateway.batching.adapters import AdapterSlots
+from gateway.batching.adapter_slots import AdapterSlots
 from gateway.batching.admission import AdmissionOrder
-from gateway.batching.assembly import assemble
-from gateway.batching.device_sampling import picked, row_sampling
-from gateway.batching.pace import Pace
-from gateway.batching.rooms import KVRooms
-from gateway.batching.sampling import NOT_FINITE, Sampled, sample
+from gateway.batching.kv.allocator import KVRooms
+from gateway.batching.prefill_budget import Pace
+from gateway.batching.sampling.on_device import picked, row_sampling
+from gateway.batching.sampling.prompt_logprobs import take_scores
+from gateway.batching.sampling.sample import NOT_FINITE, Sampled, sample
 from gateway.batching.scheduler import Chunk, Limits, Scheduler
-from gateway.batching.scoring import take_scores
 from gateway.batching.sequence import Sequence
+from gateway.batching.step import assemble
 from gateway.engine.messages import Add, EngineStats, Output
 
 _MAX_LONELY_FAILURES = 3

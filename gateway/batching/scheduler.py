@@ -6,10 +6,10 @@ import time
 
 import msgspec
 
-from gateway.batching.adapters import AdapterSlots
+from gateway.batching.adapter_slots import AdapterSlots
 from gateway.batching.admission import AdmissionOrder
-from gateway.batching.pace import Pace
-from gateway.batching.rooms import KVRooms
+from gateway.batching.kv.allocator import KVRooms
+from gateway.batching.prefill_budget import Pace
 from gateway.batching.sequence import Sequence
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from gateway.batching.adjustments import Adjustments, are_needed
+from gateway.batching.penalties import Adjustments, are_needed
 from gateway.engine.messages import Add, Logprob
 
 URGENT_WITHIN_S = 10.0
@@ -50,9 +50,9 @@ class Sequence:
         self.num_cached = 0
         """Tokens of the prompt whose KV was there already when it was first admitted."""
         self.chain: list[bytes] = []
-        """Hashes of its first blocks, for `gateway.batching.chain` alone."""
+        """Hashes of its first blocks, for `gateway.batching.kv.prefix_index` alone."""
         self.num_kept = 0
-        """Of its blocks, those that others may find; for `gateway.batching.blocks` alone."""
+        """Of its blocks, those that others may find; for `gateway.batching.kv.blocks` alone."""
         self.num_charged = 0
         """Tokens that its tenant was charged for; after a preemption more than are computed."""
         self.num_preemptions = 0

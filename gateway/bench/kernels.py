@@ -1,18 +1,38 @@
-"""How fast the CPU kernels multiply, beside what the machine could do at most."""
+"""How fast the CPU kernels multiply, beside what the machine's arithmetic and memory could do at best."""
 
 from __future__ import annotations
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 from rich.table import Table
 
 from backends.kernels.library import KernelsUnavailable, load_library
 from backends.kernels.rates import Rate, measure, peak_gops
-from gateway.bench.ceiling import read_bytes_per_s
 from gateway.bench.load import BenchFailed
 from gateway.bench.report import show
-from gateway.terminal import console, machine_facts
+from gateway.process.terminal import console, machine_facts
+
+_BYTES = 256 * 1024 * 1024
+"""A thread's share: far beyond any cache."""
+
+
+def read_bytes_per_s(*, threads: int, rounds: int = 5) -> float:
+    """Best of `rounds` of `threads` threads that read 256 MiB each."""
+    arrays = [np.ones(_BYTES // 8, np.int64) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        return max(threads * _BYTES / _timed(pool, arrays) for _ in range(rounds))
+
+
+def _timed(pool: ThreadPoolExecutor, arrays: list[npt.NDArray[np.int64]]) -> float:
+    start = time.perf_counter()
+    list(pool.map(np.max, arrays))
+    return time.perf_counter() - start
+
 
 FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K")
 """Q8_1 has the tiles of Q8_0."""

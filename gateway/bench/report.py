@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.bench.sweep import Row
-from gateway.terminal import machine_facts
+from gateway.process.terminal import machine_facts
 
 _WIDE = 120
 """Columns where no terminal tells how many there are."""

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable
 import aiohttp
 import msgspec
 
-from gateway.bench.load import Target, Volley, new_session, volley
-from gateway.bench.prompts import PromptMaker, measured_maker
+from gateway.bench.load import PromptMaker, Target, Volley, measured_maker, new_session, volley
 
 _WARM_UP_TOKENS = 4
 

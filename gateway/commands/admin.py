@@ -13,8 +13,8 @@ import httpx
 import msgspec
 from rich.table import Table
 
-from gateway.datadir import ADMIN_KEY, default_data_dir, stored_key
-from gateway.terminal import console
+from gateway.process.data_dir import ADMIN_KEY, default_data_dir, stored_key
+from gateway.process.terminal import console
 
 Json = dict[str, Any]  # Any: JSON of the server
 _TIMEOUT_S = 30

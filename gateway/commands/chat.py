@@ -11,7 +11,7 @@ import click
 import httpx
 import msgspec
 
-from gateway.datadir import default_data_dir, stored_key
+from gateway.process.data_dir import default_data_dir, stored_key
 
 
 class Turn(msgspec.Struct, frozen=True):

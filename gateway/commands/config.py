@@ -8,7 +8,7 @@ import click
 
 from gateway.commands.serve import model_name
 from gateway.config import ConfigError, load_config
-from gateway.declared_adapters import check_adapters
+from gateway.models.declared_adapters import check_adapters
 
 
 @click.group("config")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gateway.datadir import STORE_FILE, default_data_dir
+from gateway.process.data_dir import STORE_FILE, default_data_dir
 from gateway.tenants.store.errors import StoreError
 
 

@@ -12,8 +12,8 @@ from backends.choice import choose_runner
 from backends.errors import BackendError, UnsupportedModel
 from backends.registry import create_runner
 from gateway.commands.progress import WorkProgress
-from gateway.datadir import default_data_dir, stored_key
-from gateway.inspection import Inspection, inspect_model
+from gateway.models.inspection import Inspection, inspect_model
+from gateway.process.data_dir import default_data_dir, stored_key
 
 _TEMPLATE_CHARACTERS = 60
 

@@ -46,7 +46,7 @@ def command(
     hostelry quantize ./Qwen3-0.6B qwen3-q4_k_m.gguf --format Q4_K_M
     hostelry quantize model-f16.gguf model-q2_k.gguf -f Q2_K --importance imatrix.gguf
     """
-    from gateway.quantized import quantize_model
+    from gateway.models.quantized import quantize_model
 
     signal.signal(signal.SIGTERM, _interrupt)  # so that the unfinished file is removed
     try:

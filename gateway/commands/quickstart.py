@@ -13,9 +13,9 @@ from typing import IO
 
 import click
 
-from gateway.datadir import DEFAULT_KEY, default_data_dir, first_key
 from gateway.demo import MODEL_NAME
-from gateway.terminal import curl_example
+from gateway.process.data_dir import DEFAULT_KEY, default_data_dir, first_key
+from gateway.process.terminal import curl_example
 
 QUESTION = "What is the capital of France?"
 

@@ -9,11 +9,11 @@ import msgspec
 
 from backends.registry import runner_names
 from gateway.config import Config, ConfigError, ModelConfig, TenantConfig, load_config
-from gateway.datadir import ADMIN_KEY, default_data_dir, first_key
-from gateway.declared_adapters import check_adapters
-from gateway.declared_adapters import with_flags as adapters_with_flags
 from gateway.demo import MODEL_NAME, model_path
-from gateway.garbage import importing
+from gateway.models.declared_adapters import check_adapters
+from gateway.models.declared_adapters import with_flags as adapters_with_flags
+from gateway.process.data_dir import ADMIN_KEY, default_data_dir, first_key
+from gateway.process.gc_tuning import importing
 
 _LEAST_ADMIN_KEY = 16
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from gateway.commands.admin import stored_admin_key
-from gateway.readings import ModelReading, Reading, Scrape, TenantReading, parse_scrape, read_between
+from gateway.commands.metrics_delta import ModelReading, Reading, Scrape, TenantReading, parse_scrape, read_between
 
 _TENANTS = 12
 _REQUEST_COLUMNS = (

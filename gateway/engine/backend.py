@@ -26,18 +26,18 @@ from backends.generation import (
     Usage,
 )
 from backends.kv import KVChoice, KVLayoutChoice
-from gateway.engine.client import EngineClient
-from gateway.engine.intake import check_request, make_add, max_new_tokens, seconds_left
-from gateway.engine.ledger import OutputStream
+from backends.text.load import ModelText, load_text
+from backends.text.prompts import Prompts
+from backends.text.tokenizer import Detokenizer
+from gateway.engine.client_side.admission_control import Bounds, Place, WaitingRoom
+from gateway.engine.client_side.client import EngineClient
+from gateway.engine.client_side.engine_request import check_request, make_add, max_new_tokens, seconds_left
+from gateway.engine.client_side.open_requests import OutputStream
+from gateway.engine.client_side.output_decoder import Transcript
+from gateway.engine.client_side.process import start_process
+from gateway.engine.client_side.step_histograms import Tallies
+from gateway.engine.client_side.supervisor import StartEngine
 from gateway.engine.messages import AdapterFile, Add, EngineStats, Load, Ready, Scheduling
-from gateway.engine.process import start_process
-from gateway.engine.supervisor import StartEngine
-from gateway.engine.tallies import Tallies
-from gateway.engine.transcript import Transcript
-from gateway.engine.waiting_room import Bounds, Place, WaitingRoom
-from gateway.text.detokenizer import Detokenizer
-from gateway.text.load import ModelText, load_text
-from gateway.text.prompts import Prompts
 
 _log = logging.getLogger("gateway.engine")
 

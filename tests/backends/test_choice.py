@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from backends import choice, hardware
+from backends import choice
+from backends import choice as hardware
 from backends.choice import choose_runner
 from backends.registry import RunnerUnavailable
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import hardware
+from backends import choice as hardware
 from backends.loading import open_model
 from backends.registry import create_runner, missing_packages
 from backends.testing.models import ModelSizes, make_random_model

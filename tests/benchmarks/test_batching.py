@@ -12,8 +12,7 @@ from backends.loading import open_model
 from backends.models.spec import ModelSpec
 from backends.quantize import quantize_file
 from backends.testing.models import make_random_model
-from backends.weights.decode import decode
-from backends.weights.tensor import TensorSource
+from backends.weights.tensor import TensorSource, decode
 from benchmarks.batching.fairness import jain
 from benchmarks.batching.linears import Linears
 from benchmarks.batching.ranks import mann_whitney_p

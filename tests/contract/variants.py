@@ -7,7 +7,7 @@ import numpy as np
 
 from backends.api import F32, I64, KVLimit, KVPlan, RunnerCapabilities, Step
 from backends.errors import CapacityExceeded, Fatal
-from backends.plan import context_of
+from backends.runner_base import context_of
 from tests.contract.replay import CAPABILITIES, ReplayRunner
 
 BLOCK_TOKENS = 128

@@ -15,7 +15,7 @@ from click import Context
 from backends import api, errors, registry
 from backends.api import KVPlan, RunnerCapabilities, Step
 from backends.models.ops import Ops
-from backends.steps import check_step
+from backends.runner_base import check_step
 from backends.testing.kit.suite import RunnerSuite
 from gateway.cli import main
 

@@ -29,7 +29,7 @@ NEVER = {
     "transformers",
 }
 """A gateway over a local model and a new SQLite store has no use for these, nor for advanced-alchemy."""
-HTTP = {"gateway.corked_http", "litestar.app", "prometheus_client", "sqlalchemy.orm", "uvicorn"}
+HTTP = {"gateway.process.write_coalescing", "litestar.app", "prometheus_client", "sqlalchemy.orm", "uvicorn"}
 """Parts of what answers HTTP. (The names that `import_module` is given are not listed.)"""
 
 

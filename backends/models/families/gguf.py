@@ -8,8 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 
 from backends.errors import UnsupportedModel
-from backends.models.families.fields import Fields
-from backends.models.families.limits import (
+from backends.models.families.fields import (
     MAX_CONTEXT,
     MAX_EXPERTS,
     MAX_FFN,
@@ -18,6 +17,7 @@ from backends.models.families.limits import (
     MAX_HIDDEN,
     MAX_LAYERS,
     MAX_VOCAB,
+    Fields,
     check_consistent,
     default_head_dim,
 )

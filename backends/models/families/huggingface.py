@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from backends.errors import ModelError, UnsupportedModel
-from backends.models.families.fields import Fields
-from backends.models.families.limits import (
+from backends.models.families.fields import (
     MAX_EXPERTS,
     MAX_FFN,
     MAX_HEAD_DIM,
@@ -17,6 +16,7 @@ from backends.models.families.limits import (
     MAX_HIDDEN,
     MAX_LAYERS,
     MAX_VOCAB,
+    Fields,
     check_consistent,
     default_head_dim,
 )

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from backends.errors import UnsupportedModel
-from backends.models.families.fields import Fields
-from backends.models.families.limits import MAX_CONTEXT
+from backends.models.families.fields import MAX_CONTEXT, Fields
 from backends.models.rotary import llama3_factors
 from backends.models.spec import ModelSpec, Rope, RopeScaling
 

@@ -1,4 +1,4 @@
-"""One row for each supported architecture. A new family that the decoder can already run is a new row."""
+"""One row for each supported architecture. A new family that the decoder can already run is a row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from backends.models.families import traits
+from backends.models.families import table as traits
 from backends.models.families.names import (
     GEMMA_NAMES,
     GGUF_NAMES,
@@ -20,7 +20,26 @@ from backends.models.families.names import (
     QWEN3_MOE_NAMES,
     Naming,
 )
-from backends.models.families.traits import Traits
+from backends.models.spec import Activation
+
+
+class Traits(msgspec.Struct, frozen=True, kw_only=True):
+    """Fields of `ModelSpec`, under their names there."""
+
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    qk_norm_whole: bool = False
+    pre_norm: bool = True
+    post_norm: bool = False
+    activation: Activation = "silu"
+
+
+LLAMA = Traits()
+QWEN2 = Traits(qkv_bias=True)
+QWEN3 = Traits(qk_norm=True)
+GEMMA2 = Traits(post_norm=True, activation="gelu_tanh")
+GEMMA3 = Traits(post_norm=True, activation="gelu_tanh", qk_norm=True)
+OLMO2 = Traits(pre_norm=False, post_norm=True, qk_norm_whole=True)
 
 
 class WindowRule(msgspec.Struct, frozen=True, kw_only=True):

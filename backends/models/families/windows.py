@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from backends.models.families.fields import Fields
-from backends.models.families.limits import MAX_CONTEXT
+from backends.models.families.fields import MAX_CONTEXT, Fields
 from backends.models.families.table import WindowRule
 
 _KINDS = {"full_attention": False, "sliding_attention": True}

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from backends.errors import UnsupportedModel
 from backends.quantize.vocabulary.document import Json, TokenizerDocument
-from backends.weights.gguf.cuttings import CUTTINGS, GPT2
+from backends.weights.gguf.pretokenizers import CUTTINGS, GPT2
 
 _NAMES = ("gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2", "qwen35", "tekken", "gpt-4o", "deepseek-v3")
 """Of those that mean the same, one name each."""

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from backends.errors import ModelError, UnsupportedModel
-from backends.weights.json_file import decode_json, read_json
+from backends.weights.files import decode_json, read_json
 
 Json = dict[str, Any]  # steps of the pipeline have open keys
 

@@ -9,8 +9,8 @@ import msgspec
 from backends.errors import ModelError
 from backends.models.spec import ModelSpec
 from backends.quantize.vocabulary.document import TokenizerDocument
+from backends.weights.files import read_json
 from backends.weights.gguf.writer import EncodedValue, Kind, scalar
-from backends.weights.json_file import read_json
 
 _FILES = ("tokenizer_config.json", "special_tokens_map.json")
 _MORE_ENDS = ("eot_token_id", "eom_token_id")

@@ -7,9 +7,8 @@ from pathlib import Path
 import msgspec
 
 from backends.errors import ModelError
+from backends.weights.files import open_regular, read_json
 from backends.weights.gguf.writer import EncodedValue, Kind, array, scalar
-from backends.weights.json_file import read_json
-from backends.weights.regular_file import open_regular
 
 _KEY = "tokenizer.chat_template"
 _JINJA_FILE, _CONFIG_FILE = "chat_template.jinja", "tokenizer_config.json"

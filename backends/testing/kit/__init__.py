@@ -9,9 +9,8 @@ from __future__ import annotations
 from backends.testing.kit.bench import CreateRunner
 from backends.testing.kit.check import Case, Check
 from backends.testing.kit.expect import CheckSkipped, ConformanceError, Tolerances
-from backends.testing.kit.run import Outcome, Result, run_case, run_checks
+from backends.testing.kit.run import CASES, CHECKS, Outcome, Result, run_case, run_checks
 from backends.testing.kit.samples import Samples
-from backends.testing.kit.table import CASES, CHECKS
 
 __all__ = [
     "CASES",

@@ -1,4 +1,4 @@
-"""Runs cases against a runner and says how each ended."""
+"""Runs the kit on a runner and tabulates the results."""
 
 from __future__ import annotations
 
@@ -12,10 +12,46 @@ import msgspec
 from backends.api import RunnerCapabilities
 from backends.testing.kit import contract
 from backends.testing.kit.bench import Bench, CreateRunner
-from backends.testing.kit.check import Case
+from backends.testing.kit.check import Case, Check, cases_of
+from backends.testing.kit.checks import (
+    adapters,
+    batches,
+    families,
+    formats,
+    growth,
+    life,
+    load,
+    logits,
+    memory,
+    plan,
+    refusals,
+    sampling,
+    tickets,
+    verify,
+)
 from backends.testing.kit.expect import CheckSkipped, ConformanceError, Tolerances
 from backends.testing.kit.samples import Samples
-from backends.testing.kit.table import CASES
+
+CHECKS: tuple[Check, ...] = (
+    *load.CHECKS,
+    *life.CHECKS,
+    *plan.CHECKS,
+    *logits.CHECKS,
+    *batches.CHECKS,
+    *memory.CHECKS,
+    *verify.CHECKS,
+    *tickets.CHECKS,
+    *refusals.CHECKS,
+    *sampling.CHECKS,
+    *formats.CHECKS,
+    *families.CHECKS,
+    *adapters.CHECKS,
+    *growth.CHECKS,
+)
+
+CASES: tuple[Case, ...] = cases_of(CHECKS)
+"""Every check in each layout that it is about."""
+
 
 Outcome = Literal["passed", "failed", "skipped"]
 

@@ -13,9 +13,8 @@ from backends.loading import open_model
 from backends.models.spec import RopeScaling
 from backends.testing.kit.reference import Reference
 from backends.testing.models import FamilyName, ModelSizes, make_random_model
-from backends.weights.decode import decode
 from backends.weights.formats import FORMATS
-from backends.weights.tensor import StoredTensor
+from backends.weights.tensor import StoredTensor, decode
 
 TINY = ModelSizes(
     num_layers=2,

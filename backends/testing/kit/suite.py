@@ -1,6 +1,5 @@
 """The kit as a pytest suite. Subclass it, and fill the first fixture; the other two have defaults:
 
-from backends.testing.kit.suite import RunnerSuite
 
 class TestMyRunner(RunnerSuite):
     @pytest.fixture
@@ -18,9 +17,8 @@ import pytest
 from backends.testing.kit.bench import CreateRunner
 from backends.testing.kit.check import Case
 from backends.testing.kit.expect import CheckSkipped, Tolerances
-from backends.testing.kit.run import run_case
+from backends.testing.kit.run import CASES, run_case
 from backends.testing.kit.samples import Samples
-from backends.testing.kit.table import CASES
 
 
 @cache

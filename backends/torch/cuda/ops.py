@@ -16,7 +16,7 @@ from backends.torch.cuda.fused import add_rms_norm, gated, rms_norm, rotate_and_
 from backends.torch.cuda.inputs import DeviceStep
 from backends.torch.cuda.paged_attention import Pages, attend
 from backends.torch.cuda.weights import CudaWeights
-from backends.torch.experts import mix_experts
+from backends.torch.ops import mix_experts
 
 
 class Resident(msgspec.Struct, frozen=True, kw_only=True):

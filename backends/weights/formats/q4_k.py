@@ -12,8 +12,12 @@ from backends.weights.formats.bits import pack_nibbles, read_f16, unpack_nibbles
 from backends.weights.formats.fit_affine import Tries
 from backends.weights.formats.format import F32, U8, Format
 from backends.weights.formats.groups import root_mean_square, to_groups
-from backends.weights.formats.k_affine import AffineBlocks, AffineGroups
-from backends.weights.formats.k_scales import pack_scales_and_minima, unpack_scales_and_minima
+from backends.weights.formats.k_affine import (
+    AffineBlocks,
+    AffineGroups,
+    pack_scales_and_minima,
+    unpack_scales_and_minima,
+)
 
 _GROUPS = AffineGroups(size=32, top=15, level_top=63)
 _TRIES = Tries(-1.0, 0.1, 20)

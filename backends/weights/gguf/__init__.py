@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 from backends.weights.gguf.metadata import Metadata, MetadataValue, read_metadata
 
 if TYPE_CHECKING:
-    from backends.weights.gguf.file import GgufFile, read_gguf
-    from backends.weights.gguf.layouts import narrowed
+    from backends.weights.gguf.file import GgufFile, narrowed, read_gguf
 
 __all__ = ["GgufFile", "Metadata", "MetadataValue", "narrowed", "read_gguf", "read_metadata"]
 
-_WITH_TENSORS = {"GgufFile": "file", "read_gguf": "file", "narrowed": "layouts"}
+_WITH_TENSORS = {"GgufFile": "file", "read_gguf": "file", "narrowed": "file"}
 
 
 def __getattr__(name: str) -> object:

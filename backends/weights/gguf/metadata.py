@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from backends.errors import UnsupportedModel
+from backends.weights.files import map_file
 from backends.weights.gguf.cursor import Cursor
-from backends.weights.mapped_file import map_file
 
 MetadataValue = bool | int | float | str | tuple[bool, ...] | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
 Metadata = Mapping[str, MetadataValue]

@@ -13,10 +13,9 @@ from backends.errors import BackendError, CapacityExceeded, Fatal, ModelError, U
 from backends.models.decoder import forward
 from backends.models.rotary import rotary_amplitude, rotary_frequencies
 from backends.models.shapes import lora_shapes
-from backends.plan import plan_kv
-from backends.steps import check_step
-from backends.weights.decode import decode
+from backends.runner_base import check_step, plan_kv
 from backends.weights.formats import FORMATS
+from backends.weights.tensor import decode
 
 CAPABILITIES = api.RunnerCapabilities(
     kv_layouts=("slot",),

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from litestar.handlers import HTTPRouteHandler
 
-from gateway.api.admin.audit import audit_routes
-from gateway.api.admin.desk import Desk
-from gateway.api.admin.keys import key_routes
-from gateway.api.admin.tenants import tenant_routes
-from gateway.api.admin.usage import usage_routes
-from gateway.services import Services
+from gateway.api.admin.context import Desk
+from gateway.api.admin.tenants import key_routes, tenant_routes
+from gateway.api.admin.usage import audit_routes, usage_routes
+from gateway.api.services import Services
 
 
 def admin_routes(services: Services) -> list[HTTPRouteHandler]:

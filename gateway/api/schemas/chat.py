@@ -1,4 +1,4 @@
-"""`/v1/chat/completions`: requests, answers and chunks. Names are OpenAI's."""
+"""`/v1/chat/completions`: requests, responses, chunks and WebSocket frames. Names are OpenAI's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gateway.api.schemas.bounds import (
     TopK,
     TopP,
 )
-from gateway.api.schemas.usage import UsageObject
+from gateway.api.schemas.common import UsageObject
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
@@ -153,3 +153,34 @@ class ChatCompletionChunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     model: str
     choices: list[ChatChunkChoice]
     usage: UsageObject | msgspec.UnsetType | None = msgspec.UNSET
+
+
+RequestId = Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class SocketRequest(ChatCompletionRequest, frozen=True, kw_only=True):
+    """A chat request with a name of the client's choice; one is made if it is absent."""
+
+    type: Literal["request"] = "request"
+    request_id: RequestId | None = None
+
+
+class CancelFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """Ends a running request of this socket."""
+
+    type: Literal["cancel"]
+    request_id: RequestId
+
+
+class EndFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """The last frame of a request that ended well, or was cancelled."""
+
+    type: Literal["done", "cancelled"]
+    request_id: str
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """What every incoming frame may carry; read first, so that an error can name its request."""
+
+    type: Literal["request", "cancel"] = "request"
+    request_id: RequestId | None = None

@@ -23,7 +23,7 @@ from gateway.api.schemas.bounds import (
     TopK,
     TopP,
 )
-from gateway.api.schemas.usage import UsageObject
+from gateway.api.schemas.common import UsageObject
 
 TokenIds = Annotated[list[TokenId], Meta(min_length=1, max_length=2**20)]
 PromptItem = str | TokenId | TokenIds

@@ -12,10 +12,9 @@ from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker, create_async_engine
 
-from gateway.drain import Drain
+from gateway.process.drain import Drain
 from gateway.tenants.store.errors import Conflict, StoreCorrupt, StoreError, StoreUnavailable, UnknownEntry
-from gateway.tenants.store.session import UnbrokenSession
-from gateway.tenants.store.unbroken import unbroken
+from gateway.tenants.store.session import UnbrokenSession, unbroken
 
 LATEST = "0004"
 """Newest migration; a test holds it against the folder."""

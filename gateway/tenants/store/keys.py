@@ -9,9 +9,9 @@ import msgspec
 from sqlalchemy import Table, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from gateway.tenants.auth.secrets import key_digest, key_hint, new_id, new_key
 from gateway.tenants.policy import Limits, Scope
 from gateway.tenants.records import KeyRecord, KeySpec, NewKey, Origin
-from gateway.tenants.secrets import key_digest, key_hint, new_id, new_key
 from gateway.tenants.store.errors import Conflict, UnknownEntry
 from gateway.tenants.store.tables import KeyRow, TenantRow
 from gateway.tenants.store.tenants import find_tenant, page, require_origin

@@ -8,9 +8,9 @@ import msgspec
 from sqlalchemy import delete, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gateway.tenants.sharing import Part, Peer, Standing
+from gateway.tenants.peers.share_rules import Part, Peer, Standing
+from gateway.tenants.store.statements import insert_into
 from gateway.tenants.store.tables import GatewayRow, ShareRow
-from gateway.tenants.store.upsert import insert_into
 
 LIFETIME_S = 3.0
 """A gateway that did not say for so long that it lives does not."""

@@ -6,7 +6,7 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gateway.tenants.directory import Changes, KeyEntry
+from gateway.tenants.auth.directory import Changes, KeyEntry
 from gateway.tenants.identity import Key, Tenant
 from gateway.tenants.policy import Policy
 from gateway.tenants.store.keys import decode_limits, decode_scopes

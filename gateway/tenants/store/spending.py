@@ -9,12 +9,11 @@ from typing import cast, get_args
 from sqlalchemy import Table, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gateway.tenants.budgets import Amount, Spent
-from gateway.tenants.periods import Period, span_of
-from gateway.tenants.store.batches import batches
+from gateway.tenants.limits.budgets import Amount, Spent
+from gateway.tenants.limits.prices import Period, span_of
+from gateway.tenants.limits.subjects import key_subject_id, model_subject_id, tenant_subject_id
+from gateway.tenants.store.statements import batches, insert_into
 from gateway.tenants.store.tables import SpendingRow
-from gateway.tenants.store.upsert import insert_into
-from gateway.tenants.subjects import key_subject_id, model_subject_id, tenant_subject_id
 from gateway.tenants.usage.entry import UsageEntry
 
 PERIODS: tuple[Period, ...] = get_args(Period)

@@ -11,12 +11,11 @@ from sqlalchemy import BigInteger, ColumnElement, Table, delete, func, select, t
 from sqlalchemy import cast as cast_type
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gateway.tenants.prices import NANOS
-from gateway.tenants.store.batches import batches
+from gateway.tenants.limits.prices import NANOS
 from gateway.tenants.store.errors import UnknownEntry
 from gateway.tenants.store.spending import add_spending
+from gateway.tenants.store.statements import batches, insert_into
 from gateway.tenants.store.tables import TenantRow, UsageHourRow, UsageRow
-from gateway.tenants.store.upsert import insert_into
 from gateway.tenants.usage.entry import State, UsageEntry, UsageRecord
 
 HOUR_S = 3600

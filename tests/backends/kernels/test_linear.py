@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from backends.errors import UnsupportedModel
 from backends.kernels.library import F32, LEVELS, Library, aligned
 from backends.kernels.linear import Activation, Linear, linear_of
-from backends.weights.decode import decode
 from backends.weights.formats import FORMATS
+from backends.weights.tensor import decode
 from tests.backends.random_blocks import random_tensor
 
 QUANTIZED = [name for name, form in FORMATS.items() if form.block_size > 1]

@@ -12,9 +12,9 @@ from backends.loading import open_model
 from backends.models.families.table import GGUF
 from backends.quantize import quantize_file
 from backends.testing.models import write_gguf_of
-from backends.weights.decode import decode
 from backends.weights.formats import FORMATS, q8_1
 from backends.weights.gguf import narrowed, read_gguf
+from backends.weights.tensor import decode
 
 
 def as_wide(path: Path, source: Path) -> Path:

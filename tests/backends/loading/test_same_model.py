@@ -16,9 +16,8 @@ from backends.models.families.names import GGUF_NAMES, HUGGING_FACE_NAMES
 from backends.models.shapes import expected_shapes
 from backends.models.spec import ModelSpec, RopeScaling
 from backends.testing.models import FamilyName, ModelSizes, make_random_model, write_gguf_of
-from backends.weights.decode import decode
 from backends.weights.formats import FORMATS
-from backends.weights.tensor import StoredTensor
+from backends.weights.tensor import StoredTensor, decode
 from tests.backends.loading.conftest import SMALL
 
 FAMILIES: tuple[FamilyName, ...] = ("llama", "qwen2", "qwen3")

@@ -8,9 +8,9 @@ import pytest
 
 from backends.mlx.affine import affine_parts
 from backends.mlx.matrix import FORMATS, make_matrix
-from backends.weights.decode import decode
 from backends.weights.formats import FORMATS as STORED
 from backends.weights.integers import SPLITTERS
+from backends.weights.tensor import decode
 from tests.backends.random_blocks import random_tensor
 
 

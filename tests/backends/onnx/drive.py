@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.api import F32, KVLimit, LoadableModel, Runner, Step
-from backends.onnx.binding import Binding
-from backends.onnx.blocks import BlockBinding
+from backends.onnx.kv.blocks import BlockBinding
+from backends.onnx.kv.slots import Binding
 from backends.onnx.providers import PROVIDERS, Provider, ProviderChoice
 from backends.onnx.runner import OnnxRunner
 from backends.testing.oracle import Oracle

@@ -7,7 +7,7 @@ import pytest
 
 from backends.api import KVLimit, LoadableModel, Runner
 from backends.errors import Fatal
-from backends.onnx.device import DeviceBinding, kv_inputs
+from backends.onnx.kv.on_device import DeviceBinding, kv_inputs
 from backends.onnx.runner import OnnxRunner
 from backends.testing.oracle import Oracle
 from tests.backends.onnx.drive import Part, Script, make_runner, run, step_of

@@ -11,13 +11,12 @@ from backends.api import LoadableModel
 from backends.errors import UnsupportedModel
 from backends.loading import open_model
 from backends.onnx import create_runner
-from backends.onnx.linears import FORMATS
+from backends.onnx.weights import FORMATS
 from backends.testing.models import write_gguf_of
 from backends.testing.oracle import Oracle
-from backends.weights.decode import decode
 from backends.weights.formats import FORMATS as STORED
 from backends.weights.integers import SPLITTERS, integers_of
-from backends.weights.tensor import StoredTensor
+from backends.weights.tensor import StoredTensor, decode
 from tests.backends.onnx.drive import Part, make_runner, run
 
 TOKENS = [11, 200, 45, 301, 7, 93, 128, 64, 5, 77]

@@ -16,19 +16,18 @@ from backends.api import F32, LoadableModel
 from backends.kernels.library import KernelsUnavailable, Library, load_library
 from backends.loading import open_model
 from backends.models.spec import ModelSpec
-from backends.onnx import create_runner, tiles
-from backends.onnx.fused import FusedAttention
+from backends.onnx import create_runner
+from backends.onnx import weights as tiles
+from backends.onnx.attention.group_query import FusedAttention
 from backends.onnx.graph import Graph
-from backends.onnx.linears import FORMATS, Weights
 from backends.onnx.recorder import Recorder, record
 from backends.onnx.session import open_session, share_arrays
-from backends.onnx.tiles import find_kernels
+from backends.onnx.weights import FORMATS, Weights, find_kernels
 from backends.testing.models import FamilyName, ModelSizes, make_random_model, write_gguf_of
 from backends.testing.oracle import Oracle
-from backends.weights.decode import decode
 from backends.weights.formats import FORMATS as STORED
 from backends.weights.integers import SPLITTERS
-from backends.weights.tensor import StoredTensor
+from backends.weights.tensor import StoredTensor, decode
 from tests.backends.onnx.drive import CPU, Part, make_runner, run
 from tests.backends.onnx.test_formats import random_tensor
 
@@ -168,7 +167,7 @@ def test_what_makes_no_tiles_falls_back_by_name(
     def pack(library: Library, group: list[StoredTensor], *, gated: bool = False) -> tiles.Tiles | None:
         return None if group[0].name == "layers.1.down" else kept(library, group, gated=gated)
 
-    monkeypatch.setattr("backends.onnx.linears.pack", pack)
+    monkeypatch.setattr("backends.onnx.weights.pack", pack)
 
     assert "1 weights make no tiles and run on MatMulNBits: layers.1.down" in notes_of(quantized)
     assert error_of(quantized) < TOLERANCE

@@ -16,7 +16,7 @@ import pytest
 from backends.api import AdapterWeights, KVLimit, LoadableModel, Runner
 from backends.errors import BackendError, CapacityExceeded, Fatal, ModelError, UnsupportedModel
 from backends.onnx import create_runner
-from backends.onnx.failures import load_errors, step_errors
+from backends.onnx.errors import load_errors, step_errors
 from backends.onnx.runner import OnnxRunner
 from backends.testing.oracle import Oracle
 from tests.backends.onnx.drive import Part, make_runner, run, step_of
@@ -257,7 +257,7 @@ def test_memory_that_the_system_refuses_is_a_matter_of_capacity(
 
     runner = create_runner(threads=1)
     runner.load(model, lambda _: None)
-    monkeypatch.setattr("backends.onnx.pool.mmap.mmap", refuse)
+    monkeypatch.setattr("backends.onnx.kv.slots.mmap.mmap", refuse)
 
     with pytest.raises(CapacityExceeded, match=r"MB for (the )?keys (and|or) values.*Cannot allocate"):
         runner.plan_memory(KVLimit(max_bytes=2**30, max_sequences=4, max_context=512))

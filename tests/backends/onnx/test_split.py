@@ -7,7 +7,7 @@ import pytest
 
 from backends.api import LoadableModel, Runner
 from backends.kernels.library import SWITCH_VARIABLE
-from backends.onnx.split import split
+from backends.onnx.padding import split
 from backends.testing.oracle import Oracle
 from tests.backends.onnx.drive import Part, make_runner, run, step_of
 

@@ -18,11 +18,10 @@ from backends.quantize import quantize_file
 from backends.quantize.recipes import RECIPES
 from backends.testing.models import FAMILY_NAMES, FamilyName, ModelSizes, make_random_model, write_gguf_of
 from backends.testing.oracle import Oracle
-from backends.weights.decode import decode
 from backends.weights.formats import FORMATS
 from backends.weights.gguf import read_gguf, read_metadata
 from backends.weights.gguf.writer import GgufWriter, Kind, TensorEntry, scalar
-from backends.weights.tensor import StoredTensor
+from backends.weights.tensor import StoredTensor, decode
 from tests.backends.quantize.conftest import SIZES
 
 SMALL = ModelSizes(

@@ -17,9 +17,9 @@ from backends.models.spec import ModelSpec
 from backends.quantize.readback import decoded
 from backends.quantize.vocabulary import VocabularyMetadata, vocabulary_of_folder
 from backends.quantize.vocabulary.cuttings import NAMES
-from gateway.text import tokenizer as text_tokenizer
-from gateway.text.load import build_from_metadata, load_tokenizer
-from tests.gateway.text.vocabularies import (
+from backends.text import tokenizer as text_tokenizer
+from backends.text.load import build_from_metadata, load_tokenizer
+from tests.backends.text.vocabularies import (
     TEXTS,
     byte_level_engine,
     train_sentencepiece,

@@ -16,9 +16,8 @@ from backends.testing.oracle import Oracle
 from backends.torch import create_runner
 from backends.torch.blocks import BLOCK_FORMATS
 from backends.torch.matrix import Matrix
-from backends.weights.decode import decode
 from backends.weights.formats import FORMATS
-from backends.weights.tensor import StoredTensor
+from backends.weights.tensor import StoredTensor, decode
 from tests.backends.torch.drive import Part, make_runner, run
 
 TOKENS = [11, 200, 45, 301, 7, 93, 128, 64, 5, 77]

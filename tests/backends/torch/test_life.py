@@ -17,7 +17,7 @@ from backends.models.spec import RopeScaling
 from backends.registry import create_runner as create_by_name
 from backends.testing.oracle import Oracle
 from backends.torch import create_runner
-from backends.torch.failures import load_errors, step_errors
+from backends.torch.device import load_errors, step_errors
 from backends.torch.runner import TorchRunner
 from tests.backends.torch.drive import Part, make_runner, pool_of, run, step_of
 

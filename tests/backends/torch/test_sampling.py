@@ -13,7 +13,7 @@ from backends.errors import Fatal
 from backends.generation import Sampling
 from backends.testing.oracle import Oracle
 from backends.torch.sampling import pick
-from gateway.batching.nucleus import draw
+from gateway.batching.sampling.nucleus import draw
 from tests.backends.torch.drive import Part, make_runner, poison, step_of
 
 A = [11, 200, 45, 301, 7]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from backends.errors import UnsupportedModel
-from backends.weights.decode import decode
 from backends.weights.gguf import read_gguf, read_metadata
+from backends.weights.tensor import decode
 from tests.backends.weights.gguf_bytes import File, Tensor, array, pair, text
 from tests.costs import cost_ratio
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from backends.errors import ModelError
-from backends.weights.decode import decode
 from backends.weights.formats import FORMATS, q8_1
 from backends.weights.formats.format import F32, U8
 from backends.weights.gguf import narrowed, read_gguf
 from backends.weights.gguf.writer import GgufWriter, TensorEntry
+from backends.weights.tensor import decode
 
 COLUMNS = 256
 NARROW, WIDE = FORMATS["Q8_1"], q8_1.WIDE

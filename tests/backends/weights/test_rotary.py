@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backends.weights.decode import decode
 from backends.weights.formats import FORMATS, Format
 from backends.weights.rotary import HalfSplitSource, half_split_rows
-from backends.weights.tensor import StoredTensor
+from backends.weights.tensor import StoredTensor, decode
 
 HEADS, HEAD_DIM, COLUMNS = 3, 8, 256
 

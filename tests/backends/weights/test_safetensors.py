@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from backends.errors import ModelError, UnsupportedModel
-from backends.weights.decode import decode
 from backends.weights.formats import FORMATS
 from backends.weights.safetensors import read_safetensors, read_safetensors_folder
+from backends.weights.tensor import decode
 from tests.costs import cost_ratio
 
 Header = dict[str, object]

@@ -14,8 +14,8 @@ from backends.generation import GenerateRequest
 from backends.testing.backend import FakeBackend, Script
 from gateway.app import Services, create_app
 from gateway.config import TenantConfig
-from gateway.drain import Drain
 from gateway.metrics import Metrics
+from gateway.process.drain import Drain
 from gateway.routing import Models, ServedModel
 from tests.gateway.api.asgi import KEY
 from tests.gateway.tenants.declared import directory_of

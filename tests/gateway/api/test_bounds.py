@@ -8,9 +8,8 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from gateway.api.schemas.chat import ChatCompletionRequest
+from gateway.api.schemas.chat import CancelFrame, ChatCompletionRequest, Envelope, SocketRequest
 from gateway.api.schemas.completions import CompletionRequest
-from gateway.api.schemas.socket import CancelFrame, Envelope, SocketRequest
 
 REQUESTS = (ChatCompletionRequest, CompletionRequest, SocketRequest, CancelFrame, Envelope)
 

@@ -13,9 +13,9 @@ from backends.errors import ContextLengthExceeded, Overloaded
 from backends.testing.backend import Script
 from gateway.config import TenantConfig
 from gateway.routing import ServedModel
-from gateway.tenants.limits import Limiter
+from gateway.tenants.limits.limits import Limiter
+from gateway.tenants.limits.prices import Price
 from gateway.tenants.policy import Limits
-from gateway.tenants.prices import Price
 from tests.gateway.api.conftest import House, build, chat, client_of
 from tests.gateway.tenants.declared import directory_of
 

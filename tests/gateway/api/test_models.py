@@ -8,8 +8,8 @@ import pytest
 from backends.api import Health
 from backends.testing.backend import FakeBackend
 from gateway.app import Services, create_app
-from gateway.drain import Drain
 from gateway.metrics import Metrics
+from gateway.process.drain import Drain
 from gateway.routing import Models
 from tests.gateway.api.conftest import TENANTS, House, chat, client_of
 from tests.gateway.tenants.declared import directory_of

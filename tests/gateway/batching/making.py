@@ -12,12 +12,12 @@ from backends.kv import BLOCK_TOKENS
 from backends.models.spec import ModelSpec
 from backends.testing.fake import FakeFaults, FakeRunner
 from gateway.batching.admission import AdmissionOrder, FirstComeFirstServed
-from gateway.batching.blocks import Blocks
+from gateway.batching.kv.blocks import Blocks
+from gateway.batching.kv.prefix_index import Prefixes
+from gateway.batching.kv.slots import Slots
 from gateway.batching.loop import Loop
-from gateway.batching.prefixes import Prefixes
 from gateway.batching.scheduler import Limits
 from gateway.batching.sequence import Sequence
-from gateway.batching.slots import Slots
 from gateway.engine.messages import Add, Output
 
 VOCAB = 64

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import msgspec
 
 from gateway.batching.admission import AdmissionOrder
+from gateway.batching.kv.slots import Slots
 from gateway.batching.scheduler import Limits, Scheduler
 from gateway.batching.sequence import Sequence
-from gateway.batching.slots import Slots
 from tests.gateway.batching.making import VOCAB, make_add
 
 MAX_CONTEXT = 4096

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from backends.testing.fake import FakeFaults
-from gateway.batching.blocks import Blocks
-from gateway.batching.fair import FairShare
-from gateway.batching.resting import Resting
+from gateway.batching.fairness import FairShare
+from gateway.batching.kv.blocks import Blocks
+from gateway.batching.kv.evictable import Resting
 from gateway.batching.sequence import Sequence
 from gateway.engine.messages import Output
 from tests.gateway.batching.making import (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from backends.errors import Fatal
 from backends.generation import Sampling
 from backends.testing.fake import FakeFaults
-from gateway.batching.prefixes import Prefixes
+from gateway.batching.kv.prefix_index import Prefixes
 from gateway.engine.messages import Add
 from tests.gateway.batching.making import VOCAB, make_add, make_loop, run_all, solo_tokens, tokens_of
 

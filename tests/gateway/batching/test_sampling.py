@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.generation import Sampling
-from gateway.batching.adjustments import Adjustments, are_needed
-from gateway.batching.nucleus import draw, largest
-from gateway.batching.randomness import uniform
-from gateway.batching.sampling import sample
+from gateway.batching.penalties import Adjustments, are_needed
+from gateway.batching.sampling.nucleus import draw, largest, uniform
+from gateway.batching.sampling.sample import sample
 from tests.gateway.batching.making import VOCAB, make_sequence
 from tests.gateway.batching.reference_sampling import reference_distribution, reference_draw
 

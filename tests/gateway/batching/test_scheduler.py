@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gateway.batching.admission import FirstComeFirstServed
+from gateway.batching.kv.slots import Slots
 from gateway.batching.scheduler import Chunk, Limits, Scheduler
 from gateway.batching.sequence import Sequence
-from gateway.batching.slots import Slots
 from tests.gateway.batching.making import VOCAB, make_add
 
 MAX_CONTEXT = 64

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.batching.prefixes import Prefixes
+from gateway.batching.kv.prefix_index import Prefixes
+from gateway.batching.kv.slots import Slots
 from gateway.batching.sequence import Sequence
-from gateway.batching.slots import Slots
 from tests.gateway.batching.making import VOCAB, make_add
 
 SYSTEM = [7] * 32

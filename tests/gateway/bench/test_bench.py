@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.bench.ceiling import read_bytes_per_s
-from gateway.bench.house import House, own_house
-from gateway.bench.load import BenchFailed, Shot, Target, Volley, new_session, volley
-from gateway.bench.prompts import measured_maker
-from gateway.bench.score import score
+from gateway.bench.kernels import read_bytes_per_s
+from gateway.bench.load import BenchFailed, Shot, Target, Volley, measured_maker, new_session, volley
+from gateway.bench.own_server import House, own_house
+from gateway.bench.run import score
 from gateway.demo import model_path
 
 FAKE = ["--backend", "fake"]

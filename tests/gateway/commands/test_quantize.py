@@ -89,7 +89,7 @@ def test_every_refusal_is_one_clear_line(
 
 _PAUSED = """
 import sys, time
-from gateway import quantized
+from gateway.models import quantized
 from gateway.cli import main
 
 def paused(fraction, tensor):

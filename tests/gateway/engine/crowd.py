@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable
 
 from backends.errors import Overloaded
+from gateway.engine.client_side.admission_control import Bounds, Place, WaitingRoom
 from gateway.engine.messages import Scheduling
-from gateway.engine.waiting_room import Bounds, Place, WaitingRoom
 
 
 class Crowd:

@@ -13,14 +13,13 @@ from backends.api import Runner
 from backends.generation import Delta, Done, Event, Failed, GenerateRequest, Prompt, Sampling, TokenPrompt
 from backends.testing.fake import FakeFaults, FakeRunner
 from gateway.engine.backend import EngineBackend, EngineOptions, start_engine_backend
-from gateway.engine.client import EngineClient
-from gateway.engine.inline import start_inline
-from gateway.engine.ledger import OutputStream
-from gateway.engine.loading import CreateRunner
+from gateway.engine.client_side.client import EngineClient
+from gateway.engine.client_side.open_requests import OutputStream
+from gateway.engine.client_side.process import start_process
+from gateway.engine.client_side.supervisor import RestartPolicy, StartEngine
 from gateway.engine.messages import Add, Load, Output
-from gateway.engine.process import start_process
-from gateway.engine.restarts import RestartPolicy
-from gateway.engine.supervisor import StartEngine
+from gateway.engine.worker_side.inline import start_inline
+from gateway.engine.worker_side.loading import CreateRunner
 
 GREEDY = Sampling(temperature=0.0)
 SOON = RestartPolicy(first_s=0.01, longest_s=0.01)

@@ -16,11 +16,10 @@ from backends.errors import ModelError, RequestError, UnsupportedModel
 from backends.loading import open_model
 from backends.models.shapes import lora_shapes
 from backends.testing.fake import FakeRunner
-from gateway.engine.adapters import read_adapters
 from gateway.engine.backend import EngineOptions
-from gateway.engine.inline import start_inline
-from gateway.engine.loading import LoadedEngine, load_engine
 from gateway.engine.messages import AdapterFile, Load
+from gateway.engine.worker_side.inline import start_inline
+from gateway.engine.worker_side.loading import LoadedEngine, load_engine, read_adapters
 from tests.gateway.engine.conftest import SIZES
 from tests.gateway.engine.making import collect, end_of, inline, make_add, make_load, make_options, make_request
 from tests.gateway.engine.making import running_backend as running

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.engine.connection import EngineConnection
+from gateway.engine.client_side.connection import EngineConnection
 from gateway.engine.messages import Abort, FrameBuffer, FromEngine, Progress, encode_frame
 from tests.gateway.engine.making import PATIENCE_S
 

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from backends.errors import ModelError
-from gateway.engine.client import EngineClient
-from gateway.engine.restarts import RestartPolicy
+from gateway.engine.client_side.client import EngineClient
+from gateway.engine.client_side.supervisor import RestartPolicy
 from tests.gateway.engine.making import (
     FOREVER,
     PATIENCE_S,

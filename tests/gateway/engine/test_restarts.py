@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.engine.restarts import RestartClock, RestartPolicy
+from gateway.engine.client_side.supervisor import RestartClock, RestartPolicy
 
 EXACT = RestartPolicy(first_s=1.0, longest_s=4.0, most=5, window_s=600.0, jitter=0.0)
 

@@ -27,7 +27,7 @@ from gateway.engine.messages import (
     ToEngine,
     encode_frame,
 )
-from gateway.engine.worker import EXIT_DIED, EXIT_LOAD_FAILED, EXIT_OK, serve
+from gateway.engine.worker_side.worker import EXIT_DIED, EXIT_LOAD_FAILED, EXIT_OK, serve
 from tests.gateway.engine.making import FOREVER, PATIENCE_S, faulty, make_add, make_load
 
 

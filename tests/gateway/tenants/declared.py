@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gateway.config import TenantConfig
-from gateway.tenants.directory import Changes, Directory, KeyEntry
+from gateway.tenants.auth.directory import Changes, Directory, KeyEntry
+from gateway.tenants.auth.secrets import key_digest
 from gateway.tenants.identity import Key, Tenant
-from gateway.tenants.secrets import key_digest
 from gateway.tenants.store.tenants import policy_of
 
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import QuotaExceeded, RateLimited
-from gateway.tenants.budgets import Amount, Budgets, HeldBudget, Spent
-from gateway.tenants.periods import DAY_S, span_of
+from gateway.tenants.limits.budgets import Amount, Budgets, HeldBudget, Spent
+from gateway.tenants.limits.prices import DAY_S, span_of
+from gateway.tenants.limits.subjects import Subject
+from gateway.tenants.peers.shares import WHOLE, Granted, Shares
 from gateway.tenants.policy import Limits
-from gateway.tenants.shares import WHOLE, Granted, Shares
-from gateway.tenants.subjects import Subject
 
 NOON = datetime(2026, 2, 27, 12, tzinfo=UTC).timestamp()
 NIGHT_S = DAY_S / 2

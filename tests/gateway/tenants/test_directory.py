@@ -12,7 +12,7 @@ import pytest
 
 from gateway.config import TenantConfig
 from gateway.errors import TenantDisabled, Unauthorized
-from gateway.tenants.directory import Changes, Directory, KeyEntry
+from gateway.tenants.auth.directory import Changes, Directory, KeyEntry
 from gateway.tenants.identity import Key, Tenant
 from tests.gateway.tenants.declared import directory_of
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.tenants.prices import FREE, NANOS, Price, cost_nanos
+from gateway.tenants.limits.prices import FREE, NANOS, Price, cost_nanos
 
 tokens = st.integers(0, 10**7)
 millionths = st.integers(0, 10**9)

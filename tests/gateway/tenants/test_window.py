@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.tenants.window import SlidingMinute
+from gateway.tenants.limits.window import SlidingMinute
 
 
 def test_a_minute() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.errors import TooManyWrongKeys
-from gateway.tenants import wrong_keys as module
-from gateway.tenants.wrong_keys import WrongKeys
+from gateway.tenants.auth import wrong_keys as module
+from gateway.tenants.auth.wrong_keys import WrongKeys
 
 
 class Clock:

@@ -8,8 +8,8 @@ import torch
 
 from backends.torch.cuda.dequant_matmul import times
 from backends.torch.matrix import Matrix
-from backends.weights.decode import decode
 from backends.weights.formats import FORMATS
+from backends.weights.tensor import decode
 from tests.backends.random_blocks import random_tensor
 
 QUANTIZED = [name for name, form in FORMATS.items() if form.block_size > 1]

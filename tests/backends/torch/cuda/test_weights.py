@@ -14,9 +14,8 @@ from backends.testing.models import Dtype, ModelSizes, make_random_model, write_
 from backends.torch.cuda.weights import CudaWeights, Decoded, Dense, Quantized, activation_type, take_over
 from backends.torch.matrix import Matrix
 from backends.torch.weights import Weights
-from backends.weights.decode import decode
 from backends.weights.formats import FORMATS
-from backends.weights.tensor import StoredTensor
+from backends.weights.tensor import StoredTensor, decode
 
 SIZES = ModelSizes(num_layers=1, hidden_size=256, ffn_size=256, num_heads=4, num_kv_heads=2, vocab_size=400)
 CPU = torch.device("cpu")

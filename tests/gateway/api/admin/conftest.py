@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.tenants.opening import open_tenancy
+from gateway.tenants.service import open_tenancy
 from tests.gateway.api.conftest import TENANTS, House, build, client_of
 
 ADMIN_KEY = "sk-admin-0123456789-0123456789"

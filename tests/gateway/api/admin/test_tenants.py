@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.api.admin.operations import ADMIN_OPERATIONS
+from gateway.api.openapi.admin_operations import ADMIN_OPERATIONS
 from tests.gateway.api.admin.conftest import ADMIN_KEY
 from tests.gateway.api.asgi import KEY
 from tests.gateway.api.conftest import House, chat, client_of

@@ -16,7 +16,7 @@ import pytest
 from backends.errors import Overloaded
 from backends.testing.backend import FakeBackend, Script
 from gateway.routing import Models, ServedAdapter, ServedModel
-from gateway.tenants.opening import open_tenancy
+from gateway.tenants.service import open_tenancy
 from tests.gateway.api.admin.conftest import ADMIN_KEY
 from tests.gateway.api.asgi import Connection, scope_of
 from tests.gateway.api.conftest import TENANTS, House, build, chat, client_of

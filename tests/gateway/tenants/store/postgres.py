@@ -11,7 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gateway.port import bind
+from gateway.process.listener import bind
 
 _USERS = ("postgres", "nobody")
 _PLACES = "/usr/lib/postgresql/*/bin"

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from gateway.tenants import opening as opening_module
-from gateway.tenants import turns as turns_module
-from gateway.tenants.opening import open_tenancy
+from gateway.tenants import service as opening_module
 from gateway.tenants.records import TenantSpec
+from gateway.tenants.service import open_tenancy
 from gateway.tenants.store import database as database_module
-from gateway.tenants.store import unbroken as unbroken_module
+from gateway.tenants.store import session as unbroken_module
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.tenants import create_tenant, list_tenants
 from gateway.tenants.store.transaction import change
+from gateway.tenants.tasks import background as turns_module
 from tests.gateway.tenants.store.conftest import ACTOR
 
 Work = Callable[[], Coroutine[Any, Any, None]]

@@ -15,16 +15,16 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, text
 
-from gateway.tenants.directory import Directory
-from gateway.tenants.limits import Limiter
+from gateway.tenants.auth.directory import Directory
+from gateway.tenants.limits.limits import Limiter
 from gateway.tenants.records import TenantSpec
-from gateway.tenants.refresh import Refresher
 from gateway.tenants.store import database as module
 from gateway.tenants.store.database import LATEST, Database
 from gateway.tenants.store.errors import StoreCorrupt, StoreError, StoreUnavailable
 from gateway.tenants.store.tables import StateRow
 from gateway.tenants.store.tenants import create_tenant, list_tenants
 from gateway.tenants.store.transaction import change
+from gateway.tenants.tasks.refresh import Refresher
 from tests.gateway.tenants.store.conftest import ACTOR
 from tests.gateway.tenants.store.test_tenants import bearer, new_key, new_tenant, refreshed
 

@@ -8,12 +8,12 @@ import pytest
 
 from gateway.errors import RateLimited
 from gateway.tenants.identity import Caller, Key, Tenant
-from gateway.tenants.limits import Limiter
-from gateway.tenants.neighbours import Neighbours
+from gateway.tenants.limits.limits import Limiter
+from gateway.tenants.peers.shares import WHOLE
 from gateway.tenants.policy import Limits, Policy
-from gateway.tenants.shares import WHOLE
 from gateway.tenants.store.database import Database
-from gateway.tenants.turns import beside
+from gateway.tenants.tasks.background import beside
+from gateway.tenants.tasks.peers import Neighbours
 
 LIMIT = 40
 CALLER = Caller(

@@ -8,22 +8,21 @@ from pathlib import Path
 import msgspec
 from sqlalchemy import text
 
-from gateway.tenants.budgets import Amount
-from gateway.tenants.directory import Directory
+from gateway.tenants.auth.directory import Directory
 from gateway.tenants.identity import Caller, Key, Tenant
-from gateway.tenants.limits import Limiter
-from gateway.tenants.periods import DAY_S, span_of
+from gateway.tenants.limits.budgets import Amount
+from gateway.tenants.limits.limits import Limiter
+from gateway.tenants.limits.prices import DAY_S, FREE, span_of
+from gateway.tenants.peers.shares import Granted
 from gateway.tenants.policy import Limits, Policy
-from gateway.tenants.prices import FREE
 from gateway.tenants.records import TenantSpec
-from gateway.tenants.refresh import Refresher
-from gateway.tenants.shares import Granted
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.spending import forget_spending, read_spending
 from gateway.tenants.store.tenants import create_tenant
 from gateway.tenants.store.transaction import change
 from gateway.tenants.store.usage import record_usage
-from gateway.tenants.usage.bookkeeper import Bookkeeper
+from gateway.tenants.tasks.recorder import Bookkeeper
+from gateway.tenants.tasks.refresh import Refresher
 from gateway.tenants.usage.journal import Journal
 from tests.gateway.tenants.store.conftest import ACTOR
 from tests.gateway.tenants.usage.making import entry

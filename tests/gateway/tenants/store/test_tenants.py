@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from gateway.tenants.directory import Directory
-from gateway.tenants.limits import Limiter
+from gateway.tenants.auth.directory import Directory
+from gateway.tenants.auth.secrets import key_digest
+from gateway.tenants.limits.limits import Limiter
 from gateway.tenants.policy import Limits, Policy
 from gateway.tenants.records import KeySpec, NewKey, TenantRecord, TenantSpec
-from gateway.tenants.refresh import Refresher
-from gateway.tenants.secrets import key_digest
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import Conflict, StoreError, UnknownEntry
 from gateway.tenants.store.keys import create_key, find_key, list_keys, revoke_key, rotate_key
@@ -29,6 +28,7 @@ from gateway.tenants.store.tenants import (
     update_tenant,
 )
 from gateway.tenants.store.transaction import change
+from gateway.tenants.tasks.refresh import Refresher
 from tests.gateway.tenants.store.conftest import ACTOR
 
 LIMITS = Limits(requests_per_minute=5, tokens_per_minute=1000)

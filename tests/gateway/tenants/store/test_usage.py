@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from sqlalchemy import TextClause, delete, text
 
 from gateway.errors import UsageUnavailable
-from gateway.tenants.limits import Limiter
+from gateway.tenants.limits.limits import Limiter
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreUnavailable, UnknownEntry
 from gateway.tenants.store.tables import UsageHourRow, UsageRow
 from gateway.tenants.store.usage import Span, list_usage, record_usage, sum_usage
-from gateway.tenants.turns import beside
-from gateway.tenants.usage import retention as retention_module
-from gateway.tenants.usage.bookkeeper import Bookkeeper
+from gateway.tenants.tasks import retention as retention_module
+from gateway.tenants.tasks.background import beside
+from gateway.tenants.tasks.recorder import Bookkeeper
+from gateway.tenants.tasks.retention import DAY_S, Retention
 from gateway.tenants.usage.journal import Journal
-from gateway.tenants.usage.retention import DAY_S, Retention
 from tests.gateway.tenants.usage.making import entry
 
 EVERYTHING = Span()

@@ -1,0 +1,144 @@
+"""A model's chat template: where it is kept, and conversations to the text that the model was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jinja2
+import msgspec
+from jinja2.exceptions import SecurityError, TemplateError
+
+from backends.errors import ModelError, RequestError
+from backends.generation import Message
+from backends.text.huggingface import CONFIG_FILE, TokenizerConfig
+from backends.text.sandbox import BUDGET, MAX_CHARACTERS, Budget, ChatEnvironment
+from backends.weights.files import open_regular
+from backends.weights.gguf import Metadata
+
+_JINJA_FILE = "chat_template.jinja"
+_KEY = "tokenizer.chat_template"
+_DEFAULT = "default"
+_MAX_BYTES = 1 << 20
+
+
+class TemplateSource(msgspec.Struct, frozen=True):
+    """`where` names the file, for messages."""
+
+    text: str
+    where: str
+
+
+def template_of_folder(folder: Path, config: TokenizerConfig) -> TemplateSource | None:
+    """chat_template.jinja, else the template in tokenizer_config.json, of several the one named `default`."""
+    path = folder / _JINJA_FILE
+    if path.exists():
+        return TemplateSource(_read(path), str(path))
+    where = str(folder / CONFIG_FILE)
+    if config.chat_template is None:
+        return None
+    if isinstance(config.chat_template, str):
+        return TemplateSource(config.chat_template, where)
+    named = {template.name: template.template for template in config.chat_template}
+    if _DEFAULT not in named:
+        raise ModelError(f"{where}: chat_template lists {', '.join(named) or 'nothing'}, but none named {_DEFAULT!r}")
+    return TemplateSource(named[_DEFAULT], where)
+
+
+def template_of_metadata(metadata: Metadata, *, where: str) -> TemplateSource | None:
+    """The template that a GGUF file holds."""
+    text = metadata.get(_KEY)
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise ModelError(f"{where}: {_KEY} is not a string")
+    return TemplateSource(text, where)
+
+
+def _read(path: Path) -> str:
+    with open_regular(path) as file:
+        raw = file.read(_MAX_BYTES + 1)
+    if len(raw) > _MAX_BYTES:
+        raise ModelError(f"{path}: larger than {_MAX_BYTES} bytes")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path}: not UTF-8: {error}") from error
+
+
+_PROBE = (Message(role="user", content="Hello"),)
+
+# What a template of any origin may raise on messages that it was not made for.
+_TEMPLATE_FAULTS = (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+
+
+class ChatTemplate:
+    """One compiled template; `render` may run in several threads at once."""
+
+    def __init__(self, source: str, *, where: str) -> None:
+        """Raises `ModelError` if the template does not compile, or does forbidden things to a plain conversation."""
+        self.source = source
+        try:
+            self._template = ChatEnvironment().from_string(source)
+            # A chain of maps as Jinja makes it, which each rendering copies: slowly unless it is a plain dict.
+            self._template.globals = dict(self._template.globals)
+            self._render(_PROBE, bos_token="", eos_token="", add_generation_prompt=True)
+        except SecurityError as error:
+            raise ModelError(f"{where}: unsafe chat template: {_one_line(error)}") from error
+        except (jinja2.TemplateSyntaxError, RecursionError) as error:
+            raise ModelError(f"{where}: chat template does not compile: {_one_line(error)}") from error
+        except _TEMPLATE_FAULTS:
+            pass  # the template may insist on another conversation than the probe
+
+    def render(
+        self, messages: Sequence[Message], *, bos_token: str, eos_token: str, add_generation_prompt: bool = True
+    ) -> str:
+        """The conversation as text. Linear in its length for real templates; long ones belong off the event loop.
+
+        Raises `RequestError` with the template's own reason if it refuses the messages, and if the text gets longer
+        than `MAX_CHARACTERS` or takes too long.
+        """
+        try:
+            return self._render(
+                messages, bos_token=bos_token, eos_token=eos_token, add_generation_prompt=add_generation_prompt
+            )
+        except _TEMPLATE_FAULTS as error:
+            raise RequestError(
+                f"the model's chat template refused the messages: {_one_line(error)}", param="messages"
+            ) from error
+
+    def _render(
+        self, messages: Sequence[Message], *, bos_token: str, eos_token: str, add_generation_prompt: bool
+    ) -> str:
+        budget = Budget()
+        variables: dict[str, object] = {BUDGET: budget, "range": budget.range}
+        chunks = self._template.generate(
+            variables,
+            messages=[_as_variables(message) for message in messages],
+            add_generation_prompt=add_generation_prompt,
+            bos_token=bos_token,
+            eos_token=eos_token,
+            tools=None,
+            documents=None,
+        )
+        return "".join(_within_limits(chunks, budget))
+
+
+def _as_variables(message: Message) -> dict[str, str]:
+    variables = {"role": message.role, "content": message.content}
+    return variables if message.name is None else {**variables, "name": message.name}
+
+
+def _within_limits(chunks: Iterator[str], budget: Budget) -> Iterator[str]:
+    length = 0
+    for chunk in chunks:
+        budget.check_time()
+        length += len(chunk)
+        if length > MAX_CHARACTERS:
+            raise SecurityError(f"the text is longer than {MAX_CHARACTERS} characters")
+        yield chunk
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}…"

@@ -1,0 +1,118 @@
+"""What one request takes and uses, from its arrival to its end."""
+
+from __future__ import annotations
+
+import time
+
+from backends.errors import ContextLengthExceeded
+from backends.generation import Event, Started, Usage
+from gateway.api.convert import Plan
+from gateway.api.prompt_log import prompt_log_of
+from gateway.api.services import Services
+from gateway.errors import RateLimited
+from gateway.metrics import Outcome
+from gateway.tenants.limits.budgets import NOTHING, Amount
+from gateway.tenants.limits.limits import NOTHING_RESERVED
+from gateway.tenants.limits.prices import cost_nanos
+from gateway.tenants.usage.entry import State, UsageEntry
+
+_RETRY_S = 5.0
+_STATES: dict[Outcome, State] = {
+    "completed": "completed",
+    "cancelled": "client_cancelled",
+    "failed": "engine_failed",
+    "shutdown": "shutdown",
+}
+
+
+class Account:
+    """`enter`, `reserve`, `see` events, and exactly one `close`, which settles, counts and writes down."""
+
+    def __init__(self, plan: Plan, services: Services) -> None:
+        self._plan = plan
+        self._services = services
+        self._meter = services.metrics.begin(
+            model=plan.served.name, tenant=plan.caller.tenant.name, arrived_s=plan.arrived_s
+        )
+        self._reservation = NOTHING_RESERVED
+        self._prompt_log = prompt_log_of(plan)
+        self._started_at = time.time() - (time.perf_counter() - plan.arrived_s)
+
+    async def enter(self) -> None:
+        """Raises `RateLimited`, `QuotaExceeded` or `UsageUnavailable`."""
+        if self._services.bookkeeper is not None:
+            self._services.bookkeeper.admit()
+        limiter, plan = self._services.limiter, self._plan
+        self._reservation = await limiter.shares.granted_soon(lambda: limiter.enter(plan.caller, plan.served.name))
+
+    async def reserve(self, started: list[Started]) -> None:
+        """Each prompt once, and all that may be generated. Raises `RateLimited` or `QuotaExceeded`."""
+        plan = self._plan
+        prompts = sum(each.prompt_tokens for each in started[:: plan.choices_per_prompt])
+        pairs = zip(started, plan.requests, strict=True)
+        wanted = sum(each.max_tokens or request.max_tokens or 0 for each, request in pairs)
+        amount = self._amount(prompts, wanted)
+        await self._services.limiter.shares.granted_soon(lambda: self._reservation.take(amount))
+
+    def see(self, choice: int, event: Event) -> None:
+        self._meter.see(choice, event)
+        if self._prompt_log is not None:
+            self._prompt_log.see(choice, event)
+
+    def usage(self) -> Usage:
+        return self._meter.usage(choices_per_prompt=self._plan.choices_per_prompt)
+
+    def refuse(self, error: Exception) -> None:
+        """Why it is not accepted; to be followed by `close`."""
+        self._meter.refuse(error)
+
+    def refusal(self, error: ContextLengthExceeded) -> Exception:
+        """What to tell of a prompt that is too long: the same, or that the limits leave too little for it now."""
+        if not self._plan.is_bounded_by_room:
+            return error
+        return RateLimited(
+            f"the prompt is longer than what the limits of this tenant or key leave now: {error}",
+            retry_after_s=_RETRY_S,
+        )
+
+    def close(self, outcome: Outcome) -> None:
+        """A request that was refused was none: it takes nothing and is not written down."""
+        used, ran = self.usage(), outcome != "refused"
+        self._reservation.settle(self._used(used) if ran else NOTHING, ran=ran)
+        if ran and self._services.bookkeeper is not None:
+            self._services.bookkeeper.record(self._entry(_STATES[outcome], used))
+        if self._prompt_log is not None:
+            self._prompt_log.write(outcome)
+        self._meter.end(outcome, choices_per_prompt=self._plan.choices_per_prompt)
+
+    def _amount(self, prompt_tokens: int, completion_tokens: int) -> Amount:
+        return self._used(Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens))
+
+    def _used(self, used: Usage) -> Amount:
+        return Amount(used.prompt_tokens + used.completion_tokens, self._cost_nanos(used))
+
+    def _cost_nanos(self, used: Usage) -> int:
+        return cost_nanos(
+            self._plan.served.price,
+            prompt_tokens=used.prompt_tokens,
+            cached_tokens=used.cached_tokens,
+            completion_tokens=used.completion_tokens,
+        )
+
+    def _entry(self, state: State, used: Usage) -> UsageEntry:
+        plan = self._plan
+        return UsageEntry(
+            id=plan.id,
+            request_id=plan.request_id,
+            tenant_id=plan.caller.tenant.id,
+            key_id=plan.caller.key.id,
+            model=plan.route.name,
+            state=state,
+            started_at=self._started_at,
+            ended_at=max(self._started_at, time.time()),
+            prompt_tokens=used.prompt_tokens,
+            cached_tokens=used.cached_tokens,
+            completion_tokens=used.completion_tokens,
+            accepted_prediction_tokens=used.accepted_prediction_tokens,
+            cost_nanos=self._cost_nanos(used),
+        )

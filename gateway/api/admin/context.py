@@ -1,0 +1,111 @@
+"""What the admin routes share: bodies, changes in the caller's name, pages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import msgspec
+from litestar import Request
+from litestar.params import QueryParameter
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from gateway.api.body import read_json_body
+from gateway.api.decode import RequestDecoder, raise_invalid
+from gateway.api.request_context import visit_of
+from gateway.api.services import Services
+from gateway.errors import InvalidJson
+from gateway.tenants.service import Office
+from gateway.tenants.store.errors import StoreUnavailable
+from gateway.tenants.store.transaction import Actor, Change
+
+T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
+
+AnyRequest = Request[Any, Any, Any]  # Any: Litestar's user, auth and state, none of which we use
+After = Annotated[str, QueryParameter(max_length=64, description="The id of the last entry of the page before")]
+Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="Entries of a page")]
+PAGE = 100
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """Some entries of a list. The next page comes with `after` set to the id of the last one."""
+
+    object: Literal["list"] = "list"
+    data: list[T]
+    has_more: bool
+
+
+class Deleted(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    deleted: bool = True
+
+
+class Desk:
+    """Serves operators."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def body(self, request: AnyRequest, decoder: RequestDecoder[S]) -> S:
+        """Raises `InvalidRequest` for what does not fit, unknown fields among it."""
+        limit = self._services.max_body_bytes
+        return decoder.decode(await read_json_body(request.scope, request.receive, max_bytes=limit)).request
+
+    async def fields(self, request: AnyRequest) -> dict[str, Any]:  # Any: JSON before it is checked
+        """The fields of a change. Raises `InvalidJson`."""
+        body = await read_json_body(request.scope, request.receive, max_bytes=self._services.max_body_bytes)
+        try:
+            return msgspec.json.decode(body, type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidJson(f"the body must be a JSON object: {error}") from None
+
+    @asynccontextmanager
+    async def session(self) -> AsyncGenerator[AsyncSession]:
+        async with self._office().session() as session:
+            yield session
+
+    async def drain(self) -> None:
+        """Bring this gateway's usage into the store, so that what is read is complete. Raises `StoreError`."""
+        if self._services.bookkeeper is not None:
+            await self._services.bookkeeper.drain()
+
+    @asynccontextmanager
+    async def change(self, request: AnyRequest) -> AsyncGenerator[Change]:
+        """A change that the audit log will say this caller made."""
+        visit = visit_of(request.scope)
+        async with self._office().change(Actor(visit.guest.key.id, visit.request_id)) as change:
+            yield change
+
+    def _office(self) -> Office:
+        if self._services.office is None:
+            raise StoreUnavailable("this server keeps no store")
+        return self._services.office
+
+
+def page_of(found: list[T], *, limit: int) -> Page[T]:
+    """`found` was asked for with one more than `limit`."""
+    return Page(data=found[:limit], has_more=len(found) > limit)
+
+
+def merged(current: S, patch: dict[str, Any]) -> S:
+    """`current` with a JSON merge patch (RFC 7396): null takes a field back to its default. Raises `InvalidRequest`."""
+    # Any: JSON before it is checked
+    try:
+        return msgspec.convert(_patched(msgspec.to_builtins(current), patch), type(current))
+    except msgspec.ValidationError as error:
+        raise_invalid(error)
+
+
+def _patched(target: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
+    result = dict(target)
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        elif isinstance(value, dict):
+            inner = result.get(name)
+            result[name] = _patched(inner if isinstance(inner, dict) else {}, value)
+        else:
+            result[name] = value
+    return result

@@ -1,0 +1,129 @@
+"""Prefixes of prompts by hash: which slots hold their keys and values. Hashes are chained over blocks of tokens.
+
+A sequence's tokens are hashed block by block, each with the hash of what comes before it. The chain starts from a
+secret of this engine, the scope of the tenant and the adapter: nobody finds what was computed for another scope or
+with other weights, and nothing that a client sends has a say in it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from array import array
+from hashlib import blake2b
+
+import msgspec
+
+from backends.kv import BLOCK_TOKENS
+from gateway.batching.sequence import Sequence
+
+_HASH_BYTES = 16
+
+
+class HashChain:
+    """Of blocks of `block_tokens` tokens. A sequence keeps its own hashes in `chain`."""
+
+    def __init__(self, block_tokens: int) -> None:
+        self.block_tokens = block_tokens
+        self._secret = secrets.token_bytes(32)
+
+    def hash_of(self, sequence: Sequence, number: int) -> bytes:
+        """Of its block of that number; blocks before it have been asked for already."""
+        chain = sequence.chain
+        if number == len(chain):
+            parent = chain[-1] if chain else self._root_of(sequence)
+            chain.append(_hash(parent, array("I", self.block_of(sequence, number)).tobytes()))
+        return chain[number]
+
+    def block_of(self, sequence: Sequence, number: int) -> list[int]:
+        """Token ids of its block of that number."""
+        return sequence.token_ids[number * self.block_tokens : (number + 1) * self.block_tokens]
+
+    def most_shared(self, sequence: Sequence) -> int:
+        """Blocks that it may find elsewhere: whole ones, and at least one token is left to compute."""
+        return (sequence.num_known - 1) // self.block_tokens
+
+    def _root_of(self, sequence: Sequence) -> bytes:
+        return _hash(self._secret, repr((sequence.scope, sequence.adapter)).encode())
+
+
+def _hash(parent: bytes, content: bytes) -> bytes:
+    return blake2b(content, digest_size=_HASH_BYTES, key=parent).digest()
+
+
+class Kept(msgspec.Struct):
+    """What one place holds: keys and values of the first `len(chain)` blocks of `token_ids`, perhaps of more."""
+
+    token_ids: list[int]
+    chain: list[bytes]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.chain) * BLOCK_TOKENS
+
+
+class Found(msgspec.Struct, frozen=True):
+    """Places that share the longest beginning with a prompt, at least one: its first `num_tokens` tokens."""
+
+    places: tuple[int, ...]
+    num_tokens: int
+
+
+class Prefixes:
+    """What places keep, by hash. Places are numbers; what they are is the business of whoever hands them out."""
+
+    def __init__(self) -> None:
+        self._hashes = HashChain(BLOCK_TOKENS)
+        self._kept: dict[int, Kept] = {}
+        self._places: dict[bytes, dict[int, None]] = {}
+
+    def num_tokens_of(self, place: int) -> int:
+        """Known there, in whole blocks."""
+        kept = self._kept.get(place)
+        return 0 if kept is None else kept.num_tokens
+
+    def find(self, sequence: Sequence) -> Found | None:
+        """Where the longest beginning of its tokens is; at least one token is left to compute."""
+        most = self._hashes.most_shared(sequence)
+        places: dict[int, None] = {}
+        num_blocks = 0
+        while num_blocks < most and (found := self._places.get(self._hashes.hash_of(sequence, num_blocks))) is not None:
+            places, num_blocks = found, num_blocks + 1
+        num_tokens = num_blocks * BLOCK_TOKENS
+        tokens = sequence.token_ids[:num_tokens]
+        same = tuple(place for place in places if self._kept[place].token_ids[:num_tokens] == tokens)
+        return Found(same, num_tokens) if same else None
+
+    def learn(self, place: int, sequence: Sequence) -> None:
+        """The sequence has that place, and keys and values for all of its computed tokens there."""
+        kept = self._kept.get(place)
+        if kept is None:
+            kept = self._kept[place] = Kept(sequence.token_ids, [])
+        kept.token_ids = sequence.token_ids
+        for number in range(len(kept.chain), sequence.num_computed // BLOCK_TOKENS):
+            block = self._hashes.hash_of(sequence, number)
+            kept.chain.append(block)
+            self._places.setdefault(block, {})[place] = None
+
+    def cut(self, place: int, num_tokens: int) -> None:
+        """Only the first tokens stay, a number of whole blocks; what comes after them is about to be overwritten."""
+        kept = self._kept[place]
+        for block in kept.chain[num_tokens // BLOCK_TOKENS :]:
+            places = self._places[block]
+            del places[place]
+            if not places:
+                del self._places[block]
+        del kept.chain[num_tokens // BLOCK_TOKENS :]
+        kept.token_ids = kept.token_ids[:num_tokens]
+
+    def forget(self, place: int) -> None:
+        """Nothing of what is there may be used. Nothing happens if nothing is known."""
+        if place in self._kept:
+            self.cut(place, 0)
+            del self._kept[place]
+
+    def check_integrity(self) -> None:
+        """Raise `RuntimeError` if places and hashes do not tell the same."""
+        by_place = {(block, place) for place, kept in self._kept.items() for block in kept.chain}
+        by_hash = {(block, place) for block, places in self._places.items() for place in places}
+        if by_place != by_hash:
+            raise RuntimeError(f"{len(by_place ^ by_hash)} blocks are known to one side of the prefix cache alone")

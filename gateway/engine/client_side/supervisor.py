@@ -1,0 +1,241 @@
+"""Keeps one engine alive: starts it, listens, kills it when it hangs, restarts it with growing delays."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Literal, Protocol
+
+import msgspec
+
+from gateway.engine.client_side.connection import EngineConnection
+from gateway.engine.client_side.open_requests import Ledger
+from gateway.engine.client_side.step_histograms import Tallies
+from gateway.engine.messages import Died, EngineStats, FromEngine, Load, LoadFailed, Progress, Ready, Stepped
+
+
+class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """Delays double from `first_s` to `longest_s`; the engine that dies `most` times within `window_s` is given up."""
+
+    first_s: float = 1.0
+    longest_s: float = 60.0
+    most: int = 5
+    window_s: float = 600.0
+    jitter: float = 0.2
+    """Delays vary by this share, so that many engines do not come back at once."""
+
+
+class RestartClock:
+    """Remembers deaths. `now` gives monotonic seconds."""
+
+    def __init__(self, policy: RestartPolicy, *, now: Callable[[], float]) -> None:
+        self._policy = policy
+        self._now = now
+        self._deaths: deque[float] = deque(maxlen=policy.most)
+
+    def delay_after_death(self) -> float | None:
+        """Note a death. Returns seconds to wait before the next start, or None to give up."""
+        policy, now = self._policy, self._now()
+        self._deaths.append(now)
+        recent = sum(now - death <= policy.window_s for death in self._deaths)
+        if recent >= policy.most:
+            return None
+        delay = min(policy.first_s * 2.0 ** (recent - 1), policy.longest_s)
+        return delay * random.uniform(1.0 - policy.jitter, 1.0 + policy.jitter)  # noqa: S311  no secret hangs on it
+
+
+_log = logging.getLogger("gateway.engine")
+
+_LOADING_PATIENCE = 10
+"""Loading may be silent this many times longer than a step: files come from slow disks, graphs are compiled."""
+_REAP_GRACE_S = 2.0
+
+
+class RunningEngine(Protocol):
+    """An engine that was started, wherever it runs. Its socket is the only thing said to it."""
+
+    def kill(self) -> None:
+        """End it at once if that is possible."""
+        ...
+
+    async def stop(self, grace_s: float) -> str:
+        """Wait for its end, its socket being closed; then make it end. Returns how it ended."""
+        ...
+
+
+StartEngine = Callable[[str, socket.socket], Awaitable[RunningEngine]]
+"""(name, the engine's end of the socket pair) → engine. Owns the socket. Raises `OSError`."""
+
+
+class EngineState(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known about the engine. `detail` is for operators; in state `failed` it says why."""
+
+    phase: Literal["loading", "running", "restarting", "failed", "closed"]
+    detail: str = ""
+    fraction: float = 0.0
+
+
+class LoadRefused(Exception):
+    """The engine said that this model cannot be served."""
+
+
+class Supervisor:
+    """Runs engines one after the other for the same `Load`. `run` is its whole life."""
+
+    def __init__(
+        self,
+        load: Load,
+        *,
+        name: str,
+        start: StartEngine,
+        ledger: Ledger,
+        hang_timeout_s: float,
+        policy: RestartPolicy,
+        now: Callable[[], float],
+    ) -> None:
+        self._load = load
+        self._name = name
+        self._start = start
+        self._ledger = ledger
+        self._hang_timeout_s = hang_timeout_s
+        self._clock = RestartClock(policy, now=now)
+        self._now = now
+        self._connection: EngineConnection | None = None
+        self._heard_at = 0.0
+        self._told = ""
+        self._decided = asyncio.Event()
+        self.state = EngineState(phase="loading", detail="starting")
+        self.ready: Ready | None = None
+        """Of the engine that became ready last."""
+        self.stats: EngineStats | None = None
+        self.tallies = Tallies()
+        self.engine: RunningEngine | None = None
+        self.num_restarts = 0
+
+    async def wait_decided(self) -> None:
+        """Until the engine was ready once, or will never be."""
+        await self._decided.wait()
+
+    def announce_shutdown(self) -> None:
+        """Answer all open requests; to be followed by cancelling `run`."""
+        self._end("closed", "server_shutdown", "the server is shutting down")
+
+    async def run(self) -> None:
+        """Start engines until the first one is refused its model or too many died. Cancel it to end the engine."""
+        try:
+            await self._run()
+        except Exception as error:  # process edge: without a supervisor nobody would ever answer
+            _log.exception("engine %s: the supervisor failed", self._name)
+            self._end("failed", "engine_failed", f"{type(error).__name__}: {error}")
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                reason = await self._live_once()
+            except LoadRefused as refusal:
+                reason = str(refusal)
+                if self.ready is None:
+                    self._end("failed", "engine_failed", reason)
+                    return
+            delay_s = self._clock.delay_after_death()
+            if delay_s is None:
+                self._end("failed", "engine_failed", f"the engine died too often, the last time: {reason}")
+                return
+            _log.warning("engine %s died: %s; next start in %.1f s", self._name, reason, delay_s)
+            self.state = EngineState(phase="restarting", detail=reason)
+            self.num_restarts += 1
+            await asyncio.sleep(delay_s)
+
+    async def _live_once(self) -> str:
+        """One engine from start to end. Returns how it ended; raises `LoadRefused`."""
+        self.state = EngineState(phase="loading", detail="starting")
+        ours, theirs = socket.socketpair()
+        try:
+            engine = await self._start(self._name, theirs)
+        except OSError as error:
+            ours.close()
+            return f"cannot be started: {error}"
+        except asyncio.CancelledError:
+            ours.close()
+            raise
+        self.engine = engine
+        self._told, self._heard_at = "", self._now()
+        self._connection = connection = await EngineConnection.open(ours, take=self._take)
+        try:
+            connection.send(self._load)
+            told = await self._listen(connection, engine)
+            self._lose_engine(told)
+        finally:
+            self.engine = None
+            try:
+                await connection.aclose()
+            finally:  # whatever became of the socket, the process ends
+                ending = await engine.stop(_REAP_GRACE_S)
+        return f"{told}; {ending}" if told else ending
+
+    async def _listen(self, connection: EngineConnection, engine: RunningEngine) -> str:
+        """Until the engine is gone. Returns what it told about its end, if anything."""
+        try:
+            # Loading has more patience, and may be over in the meantime: no look is longer than a step may be silent.
+            while not await connection.ends_within(min(self._patience_s, self._hang_timeout_s)):
+                if self._patience_s <= 0:
+                    raise TimeoutError(f"no sign of life for {self._longest_silence_s:g} s")
+        except (TimeoutError, ValueError, msgspec.DecodeError) as error:
+            engine.kill()
+            return str(error)
+        return self._told
+
+    @property
+    def _longest_silence_s(self) -> float:
+        return self._hang_timeout_s * (_LOADING_PATIENCE if self.state.phase == "loading" else 1)
+
+    @property
+    def _patience_s(self) -> float:
+        """How long the engine, if it owes an answer, may still be silent."""
+        silent_s = self._now() - self._heard_at if self.state.phase == "loading" else self._ledger.silent_s
+        return self._longest_silence_s - silent_s
+
+    def _take(self, message: FromEngine) -> None:
+        self._heard_at = self._now()
+        self._ledger.note_sign_of_life()
+        match message:
+            case Stepped():
+                self.tallies.note(message, self.stats)
+                self.stats = message.stats
+                self._ledger.deliver(message.outputs)
+            case Progress():
+                self.state = EngineState(phase="loading", detail=message.stage, fraction=message.fraction)
+            case Ready():
+                self._become_ready(message)
+            case LoadFailed():
+                raise LoadRefused(message.message)
+            case Died():
+                self._told = message.message
+
+    def _become_ready(self, ready: Ready) -> None:
+        for fallback in ready.fallbacks:
+            _log.warning("engine %s: fallback: %s", self._name, fallback)
+        for note in ready.notes:
+            _log.info("engine %s: %s", self._name, note)
+        self.ready = ready
+        self.stats = None
+        self.state = EngineState(phase="running", fraction=1.0)
+        self._decided.set()
+        assert self._connection is not None, "a message came without a connection"
+        self._ledger.engine_is_up(self._connection.send)
+
+    def _lose_engine(self, told: str) -> None:
+        """Answer at once, before the process is reaped."""
+        self.state = EngineState(phase="restarting", detail=told or "the engine process ended")
+        self._ledger.engine_is_down(f"engine_failed: {told or 'the engine process ended unexpectedly'}")
+
+    def _end(self, phase: Literal["failed", "closed"], code: str, detail: str) -> None:
+        if phase == "failed":
+            _log.error("engine %s: %s", self._name, detail)
+        self.state = EngineState(phase=phase, detail=detail)
+        self._decided.set()
+        self._ledger.fail_all(f"{code}: {detail}")

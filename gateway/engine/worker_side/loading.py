@@ -1,0 +1,223 @@
+"""From a `Load` message to a loop that is ready to step, with its adapters. Runs inside the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from adapters import Adapter, read_peft
+from backends.api import KVLimit, KVPlan, LoadableModel, ModelInfo, Runner, RunnerCapabilities
+from backends.choice import Choice, choose_runner
+from backends.errors import UnsupportedModel
+from backends.kv import KVLayout
+from backends.models.spec import ModelSpec
+from backends.registry import AUTO
+from gateway.batching.admission import FirstComeFirstServed
+from gateway.batching.fairness import FairShare
+from gateway.batching.kv.allocator import KVRooms
+from gateway.batching.kv.blocks import Blocks
+from gateway.batching.kv.prefix_index import Prefixes
+from gateway.batching.kv.slots import Slots
+from gateway.batching.loop import Loop
+from gateway.batching.scheduler import Limits
+from gateway.engine.messages import AdapterFile, Load, Progress, Ready
+
+_SHOWN_DIGITS = 12
+
+
+def read_adapters(
+    files: Iterable[AdapterFile], runner: str, capabilities: RunnerCapabilities, model: LoadableModel, info: ModelInfo
+) -> dict[str, Adapter]:
+    """Adapters by name, all of them in memory. Raises `UnsupportedModel` where the runner cannot apply any, and
+    `AdapterError` for one that is unsound or does not fit.
+    """
+    listed = list(files)
+    if listed:
+        _check_lora_support(runner, capabilities, model, info)
+    return {
+        file.name: read_peft(Path(file.path), shapes=info.lora_shapes, max_rank=capabilities.lora_max_rank)
+        for file in listed
+    }
+
+
+def with_adapters(ready: Ready, adapters: Mapping[str, Adapter]) -> Ready:
+    """What the gateway is told, and for operators a line each, by which they know the content again."""
+    notes = tuple(_note(name, adapter) for name, adapter in adapters.items())
+    return msgspec.structs.replace(ready, adapters=tuple(adapters), notes=(*ready.notes, *notes))
+
+
+def _check_lora_support(runner: str, capabilities: RunnerCapabilities, model: LoadableModel, info: ModelInfo) -> None:
+    if not capabilities.lora_slots or not info.lora_shapes:
+        raise UnsupportedModel(
+            f"runner {runner} on {info.device} applies no LoRA adapters; remove those of this model, or serve it "
+            "with backend onnx on the CPU, with Hostelry's kernels and without exact"
+        )
+    if set(capabilities.formats) <= set(capabilities.lora_formats):
+        return
+    found = {model.tensors[name].format for name in info.lora_shapes} - set(capabilities.lora_formats)
+    if found:
+        raise UnsupportedModel(
+            f"runner {runner} applies no LoRA adapters beside weights in {', '.join(sorted(found))}; "
+            f"serve the base in {', '.join(capabilities.lora_formats)}, or remove its adapters"
+        )
+
+
+def _note(name: str, adapter: Adapter) -> str:
+    weights = adapter.weights
+    num_bytes = sum(a.nbytes + b.nbytes for a, b in weights.matrices.values())
+    return (
+        f"adapter {name}: rank {weights.rank}, {len(weights.matrices)} linears, {num_bytes / 1e6:.1f} MB, "
+        f"sha256 {adapter.digest[:_SHOWN_DIGITS]}"
+    )
+
+
+_COMFORTABLE_CONTEXT = 4096
+"""Tokens that a sequence may hold by default even if fewer sequences then fit at once."""
+
+
+class CreateRunner(Protocol):
+    """What `backends.registry.create_runner` does."""
+
+    def __call__(self, name: str, *, threads: int, exact: bool, device: str) -> Runner: ...
+
+
+class LoadedEngine(msgspec.Struct, frozen=True):
+    """A warm runner, the loop that drives it, and what the gateway is told about them."""
+
+    runner: Runner
+    loop: Loop
+    ready: Ready
+
+
+def load_engine(
+    load: Load,
+    *,
+    create_runner: CreateRunner,
+    open_model: Callable[[Path], LoadableModel],
+    progress: Callable[[Progress], None],
+) -> LoadedEngine:
+    """Open the model, load it into a new runner, plan KV, warm up.
+
+    Raises whatever the model or runner is refused with, mostly `ModelError` and `CapacityExceeded`.
+    """
+    progress(Progress("opening", 0.0))
+    # A damaged file is refused before a tensor library takes its seconds to import.
+    model = open_model(Path(load.model_path))
+    choice = choose_runner() if load.runner == AUTO else Choice(runner=load.runner, reason="")
+    runner = create_runner(choice.runner, threads=load.threads, exact=load.exact, device=load.device)
+    _check_capabilities(runner, choice.runner, load)
+    info = runner.load(model, lambda fraction: progress(Progress("loading", fraction)))
+    if load.adapters:
+        progress(Progress("reading adapters", 1.0))
+    adapters = read_adapters(load.adapters, choice.runner, runner.capabilities(), model, info)
+    layout = _layout(load, runner.capabilities(), choice.runner)
+    has_prefixes = load.prefix_cache and (layout == "paged" or runner.capabilities().scattered_slots)
+    limit = _kv_limit(load, info, model.spec, layout=layout, has_prefixes=has_prefixes)
+    plan = runner.plan_memory(limit)
+    progress(Progress("warming up", 1.0))
+    runner.warmup()
+    limits = _limits(load, limit, plan, runner.capabilities())
+    loop = Loop(
+        runner,
+        limits=limits,
+        rooms=_rooms(plan, has_prefixes=has_prefixes),
+        order=FairShare() if load.scheduling == "fair" else FirstComeFirstServed(),
+        vocab_size=info.vocab_size,
+        stretch=load.prefill_stretch,
+        adapters={name: adapter.weights for name, adapter in adapters.items()},
+    )
+    ready = _ready(load, choice, model.spec, info, plan, limits)
+    return LoadedEngine(runner, loop, with_adapters(ready, adapters))
+
+
+def _check_capabilities(runner: Runner, name: str, load: Load) -> None:
+    capabilities = runner.capabilities()
+    if not capabilities.ragged_steps:
+        raise UnsupportedModel(f"runner {name} cannot run sequences of different lengths in one step")
+    if load.kv_dtype not in ("auto", *capabilities.kv_dtypes):
+        kept = ", ".join(capabilities.kv_dtypes) or "no choice here"
+        raise UnsupportedModel(f"runner {name} cannot keep keys and values as {load.kv_dtype} ({kept}); set kv_dtype")
+
+
+def _layout(load: Load, capabilities: RunnerCapabilities, name: str) -> KVLayout:
+    if load.kv_layout == "auto":
+        return capabilities.kv_layouts[0]
+    if load.kv_layout not in capabilities.kv_layouts:
+        layouts = ", ".join(capabilities.kv_layouts)
+        raise UnsupportedModel(f"runner {name} has no {load.kv_layout} KV layout ({layouts}); set kv_layout")
+    return load.kv_layout
+
+
+def _rooms(plan: KVPlan, *, has_prefixes: bool) -> KVRooms:
+    if plan.layout == "paged":
+        return Blocks(num_blocks=plan.num_blocks, block_tokens=plan.block_tokens, has_prefixes=has_prefixes)
+    prefixes = Prefixes() if has_prefixes else None
+    return Slots(num_slots=plan.num_blocks, slot_tokens=plan.block_tokens, prefixes=prefixes)
+
+
+def _kv_limit(load: Load, info: ModelInfo, spec: ModelSpec, *, layout: KVLayout, has_prefixes: bool) -> KVLimit:
+    max_sequences = min(load.max_batch, load.max_step_tokens)
+    if has_prefixes:
+        # Places that keep prefixes while all others run, as far as memory goes.
+        max_sequences += max(1, max_sequences // 2)
+    num_at_once = 1 if layout == "paged" else max_sequences
+    max_context = min(load.max_context or _default_context(load, spec, num_at_once), info.max_context)
+    return KVLimit(
+        max_bytes=load.kv_bytes,
+        max_sequences=max_sequences,
+        max_context=max_context,
+        layout=layout,
+        dtype=load.kv_dtype,
+    )
+
+
+def _default_context(load: Load, spec: ModelSpec, num_at_once: int) -> int:
+    """What lets so many sequences fit into KV memory at once, but not less than a comfortable context."""
+    tokens_each = load.kv_bytes // (spec.kv_bytes_per_token * num_at_once)
+    return max(tokens_each, _COMFORTABLE_CONTEXT)
+
+
+def _limits(load: Load, limit: KVLimit, plan: KVPlan, capabilities: RunnerCapabilities) -> Limits:
+    """Blocks are shared by all sequences, so one may grow to the whole context, whatever their number."""
+    return Limits(
+        max_sequences=min(load.max_batch, load.max_step_tokens, plan.num_blocks),
+        max_step_tokens=load.max_step_tokens,
+        max_context=min(limit.max_context, plan.block_tokens) if plan.layout == "slot" else limit.max_context,
+        max_logit_rows=capabilities.max_verify_rows,
+    )
+
+
+def _ready(load: Load, choice: Choice, spec: ModelSpec, info: ModelInfo, plan: KVPlan, limits: Limits) -> Ready:
+    return Ready(
+        vocab_size=info.vocab_size,
+        max_context=limits.max_context,
+        max_sequences=limits.max_sequences,
+        weight_bytes=info.weight_bytes,
+        kv_bytes=plan.num_blocks * plan.bytes_per_block,
+        kv_tokens=plan.num_blocks * plan.block_tokens,
+        device=info.device,
+        runner=choice.runner,
+        reason=choice.reason,
+        eos_token_ids=spec.eos_token_ids,
+        notes=(*spec.notes, *info.notes, *_notes(load, info, plan, limits)),
+        fallbacks=tuple(text for text in (choice.fallback, *info.fallbacks) if text),
+    )
+
+
+def _notes(load: Load, info: ModelInfo, plan: KVPlan, limits: Limits) -> list[str]:
+    """Where the engine gives less than was asked for or than the model could."""
+    notes = [f"keys and values are kept as {plan.dtype}"] if plan.dtype not in ("", "f32") else []
+    if limits.max_sequences < load.max_batch:
+        notes.append(
+            f"{limits.max_sequences} sequences at once instead of {load.max_batch}; "
+            "raise kv_cache_mb or max_step_tokens, or lower max_context"
+        )
+    if limits.max_context < min(load.max_context or info.max_context, info.max_context):
+        notes.append(
+            f"context is {limits.max_context} of the model's {info.max_context} tokens; "
+            "raise kv_cache_mb or set max_context"
+        )
+    return notes

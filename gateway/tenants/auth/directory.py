@@ -1,0 +1,91 @@
+"""All keys and tenants in memory, so that no request waits for the store."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from gateway.errors import TenantDisabled, Unauthorized
+from gateway.tenants.auth.secrets import HOW, bearer_digest
+from gateway.tenants.identity import Caller, Key, Tenant
+
+
+class KeyEntry(msgspec.Struct, frozen=True):
+    """A key and the SHA-256 of its secret; without `key` the digest opens nothing any more."""
+
+    digest: bytes
+    key: Key | None
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """What became different up to `version` of the store. A tenant that is None was deleted."""
+
+    version: int
+    tenants: dict[str, Tenant | None] = {}
+    keys: tuple[KeyEntry, ...] = ()
+
+
+class Directory:
+    """Looked up by whole digest and compared in constant time. Does no I/O and never holds a key in clear."""
+
+    def __init__(self, changes: Changes | None = None, *, wall_clock: Callable[[], float] = time.time) -> None:
+        self.version = -1
+        self._tenants: dict[str, Tenant] = {}
+        self._keys: dict[bytes, KeyEntry] = {}
+        self._now = wall_clock
+        self._used: dict[str, float] = {}
+        if changes is not None:
+            self.apply(changes)
+
+    def apply(self, changes: Changes) -> None:
+        """Take over changes; each request sees all of them or none."""
+        for tenant_id, tenant in changes.tenants.items():
+            if tenant is None:
+                self._tenants.pop(tenant_id, None)
+            else:
+                self._tenants[tenant_id] = tenant
+        for entry in changes.keys:
+            if entry.key is None:
+                self._keys.pop(entry.digest, None)
+            else:
+                self._keys[entry.digest] = entry
+        self.version = changes.version
+
+    def authenticate(self, authorization: Sequence[bytes]) -> Caller:
+        """The caller whose key is in these `Authorization` header values.
+
+        Raises `Unauthorized` without exactly one key that is known and has not expired, `TenantDisabled` if its
+        tenant is disabled.
+        """
+        digest = bearer_digest(authorization)
+        entry = self._keys.get(digest)
+        if entry is None or entry.key is None or not hmac.compare_digest(entry.digest, digest):
+            raise Unauthorized(f"the API key is not known; check it for missing characters and {HOW}")
+        key, now = entry.key, self._now()
+        if key.expires_at is not None and now >= key.expires_at:
+            raise Unauthorized("the API key has expired; ask the operator of this server for a new one")
+        tenant = self._tenants.get(key.tenant_id)
+        if tenant is None:
+            raise Unauthorized(f"the API key is not known; check it for missing characters and {HOW}")
+        if tenant.is_disabled:
+            raise TenantDisabled(f"tenant {tenant.name} is disabled; ask the operator of this server to enable it")
+        self._used[key.id] = now
+        return Caller(tenant=tenant, key=key)
+
+    def take_used(self) -> dict[str, float]:
+        """Key id → Unix seconds of its last use since this was last asked for."""
+        used, self._used = self._used, {}
+        return used
+
+    def tenants(self) -> Iterable[Tenant]:
+        return self._tenants.values()
+
+    def tenant(self, tenant_id: str) -> Tenant | None:
+        return self._tenants.get(tenant_id)
+
+    def __len__(self) -> int:
+        """Keys."""
+        return len(self._keys)

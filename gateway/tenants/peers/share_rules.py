@@ -1,0 +1,109 @@
+"""How much of a limit each gateway takes: pure rules over what all of them say, see `gateway.tenants.peers.shares`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from gateway.tenants.peers.shares import WHOLE, Granted
+
+WANTED_S = 60.0
+"""For so long a wish is remembered; without one, shares return to equal parts."""
+_HUNGRY_S = 5.0
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """Another gateway that lives, and what it takes of a limit that it has no `Part` of."""
+
+    id: str
+    default: int
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """What a gateway takes of one subject's limits, and how many seconds ago it wanted more."""
+
+    subject: str
+    gateway: str
+    share: int
+    wanted_ago_s: float
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What this gateway may take, and what it tells the others."""
+
+    default: int
+    parts: dict[str, Part]
+
+    @property
+    def shares(self) -> Granted:
+        return Granted(self.default, {subject: part.share for subject, part in self.parts.items()})
+
+
+def stand(
+    own: str,
+    peers: Iterable[Peer],
+    parts: Iterable[Part],
+    *,
+    wanted: Iterable[str],
+    heavy: Callable[[int], Iterable[str]],
+    used: Callable[[str], int],
+) -> Standing:
+    """The next standing of gateway `own`.
+
+    `used` tells the part of a subject's limits that is taken here now, `heavy` the subjects that take more than a part.
+    """
+    others = {peer.id: peer.default for peer in peers if peer.id != own}
+    before = next((peer.default for peer in peers if peer.id == own), 0)
+    default = max(0, min(WHOLE // (len(others) + 1), WHOLE - sum(others.values())))
+    hungry = set(wanted)
+    found: dict[str, dict[str, Part]] = {subject: {} for subject in (*hungry, *(heavy(default) if others else ()))}
+    for told in parts:
+        if told.gateway == own or told.gateway in others:
+            found.setdefault(told.subject, {})[told.gateway] = told
+    standing = {}
+    for subject, by_gateway in found.items():
+        mine = by_gateway.pop(own, None)
+        view = View(
+            share=before if mine is None else mine.share,
+            default=default,
+            used=used(subject),
+            free=max(0, WHOLE - sum(by_gateway[peer].share if peer in by_gateway else others[peer] for peer in others)),
+            wanted_ago_s=0.0 if subject in hungry else mine.wanted_ago_s if mine else 2 * WANTED_S,
+            others_wanted_ago_s=[part.wanted_ago_s for part in by_gateway.values()],
+        )
+        if not (view.is_quiet and view.next_share == default):
+            standing[subject] = Part(
+                subject=subject, gateway=own, share=view.next_share, wanted_ago_s=view.wanted_ago_s
+            )
+    return Standing(default, standing)
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """What one gateway knows of one subject: its part, what it uses of it, and what the others leave free."""
+
+    share: int
+    default: int
+    used: int
+    free: int
+    wanted_ago_s: float
+    others_wanted_ago_s: list[float]
+
+    @property
+    def is_quiet(self) -> bool:
+        return min(self.wanted_ago_s, *self.others_wanted_ago_s, WANTED_S) >= WANTED_S
+
+    @property
+    def next_share(self) -> int:
+        """Never less than what is used, and never more than what is free."""
+        rivals = sum(ago_s < _HUNGRY_S for ago_s in self.others_wanted_ago_s)
+        is_hungry = self.wanted_ago_s < _HUNGRY_S
+        fair = WHOLE // (rivals + 1) if is_hungry else 0
+        share = self.share
+        if rivals:
+            share = min(share, max(self.used, fair))
+        elif self.is_quiet:
+            share = max(self.used, self.default)
+        if is_hungry:
+            share = max(share, min(self.free, fair))
+        return min(share, self.free)

@@ -1,0 +1,124 @@
+"""Tenancy as one service: the store, this gateway's view of it, and the tasks that keep both up to date."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from gateway.config import TenantConfig, UsageConfig
+from gateway.process.data_dir import STORE_FILE
+from gateway.tenants.auth.directory import Changes, Directory, KeyEntry
+from gateway.tenants.auth.secrets import key_digest
+from gateway.tenants.identity import Key, Tenant
+from gateway.tenants.limits.limits import Limiter
+from gateway.tenants.store.backup import back_up_daily
+from gateway.tenants.store.bootstrap import bootstrap
+from gateway.tenants.store.database import Database
+from gateway.tenants.store.errors import StoreError
+from gateway.tenants.store.transaction import Actor, Change, change
+from gateway.tenants.tasks.background import beside
+from gateway.tenants.tasks.peers import Neighbours
+from gateway.tenants.tasks.recorder import Bookkeeper
+from gateway.tenants.tasks.refresh import Refresher
+from gateway.tenants.tasks.retention import Retention
+from gateway.tenants.usage.journal import Journal
+
+OPERATOR_ID = "operator"
+
+
+class Office:
+    """`session` to read, `change` to write. What was changed holds for the next request of this gateway."""
+
+    def __init__(self, database: Database, refresher: Refresher) -> None:
+        self._database = database
+        self._refresher = refresher
+
+    def session(self) -> AbstractAsyncContextManager[AsyncSession]:
+        return self._database.session()
+
+    @asynccontextmanager
+    async def change(self, actor: Actor) -> AsyncGenerator[Change]:
+        async with change(self._database, actor) as changes:
+            yield changes
+        await self._refresher.refresh()
+
+
+def directory_with_operator(admin_key: str | None) -> Directory:
+    """A directory that knows nobody but the operator, who is in no store; `admin_key` may do all but infer."""
+    if admin_key is None:
+        return Directory()
+    digest = bytes.fromhex(key_digest(admin_key))
+    key = Key(id=OPERATOR_ID, tenant_id=OPERATOR_ID, scopes=("admin:read", "admin:write"))
+    tenant = Tenant(id=OPERATOR_ID, name=OPERATOR_ID)
+    return Directory(Changes(version=-1, tenants={tenant.id: tenant}, keys=(KeyEntry(digest, key),)))
+
+
+_GOODBYE_S = 3.0
+
+
+class Tenancy(msgspec.Struct, frozen=True):
+    """Who may call and how much, where the operator changes it, and where usage is written down."""
+
+    directory: Directory
+    office: Office
+    bookkeeper: Bookkeeper
+    limiter: Limiter
+
+
+@asynccontextmanager
+async def open_tenancy(
+    declared: Iterable[TenantConfig],
+    *,
+    url: str | None,
+    data_dir: Path,
+    admin_key: str | None,
+    usage: UsageConfig = UsageConfig(),
+) -> AsyncGenerator[Tenancy]:
+    """The store at `url`, or in the data directory, with what the configuration declares.
+
+    Raises `StoreCorrupt`, another `StoreError`, or `ConfigError`.
+    """
+    database = Database(url or f"sqlite:///{(data_dir / STORE_FILE).absolute()}")
+    directory = directory_with_operator(admin_key)
+    limiter = Limiter()
+    refresher = Refresher(database, directory, limiter)
+    try:
+        await database.open()
+        if database.file is not None:
+            await asyncio.to_thread(back_up_daily, database.file)
+        await bootstrap(database, declared)
+        bookkeeper = Bookkeeper(_journal(data_dir), database, limiter)
+        await bookkeeper.open()
+        await refresher.refresh()
+        neighbours = Neighbours(database, limiter)
+        await neighbours.meet()
+        retention = Retention(database, keep_days=usage.keep_days)
+        try:
+            async with beside(neighbours.run, refresher.run, bookkeeper.run, retention.run):
+                yield Tenancy(directory, Office(database, refresher), bookkeeper, limiter)
+        finally:
+            await _say_goodbye(bookkeeper, neighbours, refresher)
+    finally:
+        await database.aclose()
+
+
+async def _say_goodbye(bookkeeper: Bookkeeper, neighbours: Neighbours, refresher: Refresher) -> None:
+    """What is new goes to the store. One that does not answer is not waited for: nothing in it depends on that."""
+    with contextlib.suppress(StoreError, TimeoutError):
+        async with asyncio.timeout(_GOODBYE_S):
+            await bookkeeper.aclose()
+            await neighbours.leave()
+            await refresher.note_used()
+
+
+def _journal(data_dir: Path) -> Journal:
+    try:
+        return Journal(data_dir / "journal")
+    except OSError as error:
+        raise StoreError(f"usage cannot be written to {data_dir / 'journal'}: {error.strerror}") from error

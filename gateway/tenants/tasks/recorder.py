@@ -1,0 +1,108 @@
+"""Writes down what every request used, and brings it into the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from itertools import count
+
+from gateway.errors import UsageUnavailable
+from gateway.tenants.limits.limits import Limiter
+from gateway.tenants.store.database import Database
+from gateway.tenants.store.errors import StoreError
+from gateway.tenants.store.spending import forget_spending, read_spending
+from gateway.tenants.store.usage import record_usage
+from gateway.tenants.tasks.background import pause
+from gateway.tenants.usage.entry import UsageEntry
+from gateway.tenants.usage.journal import Journal, read_journal
+
+_log = logging.getLogger(__name__)
+
+SYNC_S = 0.05
+_DRAIN_EVERY = 20
+
+
+class Bookkeeper:
+    """Nothing runs that could not be written down: while the journal cannot be written, requests are refused."""
+
+    def __init__(self, journal: Journal, database: Database, limiter: Limiter) -> None:
+        self.journal = journal
+        self._limiter = limiter
+        self._database = database
+        self._draining = asyncio.Lock()
+        self._syncing = asyncio.Lock()
+        self._is_lost = False
+
+    async def open(self) -> None:
+        """What gateways before this one left behind counts from the first request on. Raises `StoreError`."""
+        await self.drain()
+        async with self._database.session() as session:
+            await forget_spending(session, now=time.time())
+
+    def admit(self) -> None:
+        """Raises `UsageUnavailable`."""
+        if self.journal.is_broken:
+            raise UsageUnavailable("usage cannot be written down now, so nothing is served; try again soon")
+
+    def record(self, entry: UsageEntry) -> None:
+        """To be called once a request, before the last byte of its answer leaves."""
+        self.journal.append(entry)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set; a turn that has begun is ended."""
+        turns = count()
+        while await pause(stop, seconds=SYNC_S):
+            self.journal.retry()
+            await self._sync()
+            if next(turns) % _DRAIN_EVERY == 0:
+                await self._drain_quietly()
+
+    async def drain(self) -> None:
+        """Bring everything that is written into the store. Raises `StoreError`, and loses nothing."""
+        async with self._draining:
+            async with self._syncing:
+                self._limiter.budgets.begin_drain()
+                self.journal.rotate()
+            finished = self.journal.finished()
+            for path in finished:
+                entries = await asyncio.to_thread(read_journal, path)
+                if entries:
+                    async with self._database.session() as session:
+                        await record_usage(session, entries)
+                path.unlink(missing_ok=True)
+            if finished or not self._limiter.shares.are_whole:
+                await self._read_back()
+
+    async def aclose(self) -> None:
+        """Drain once more. What the store does not take now, the next start finds."""
+        try:
+            self.journal.retry()
+            self.journal.sync()
+            await self._drain_quietly()
+        finally:
+            self.journal.close()
+
+    async def _sync(self) -> None:
+        """In a thread. Until it is done the file must not change: one that is closed meanwhile still seems in use."""
+        async with self._syncing:
+            await asyncio.to_thread(self.journal.sync)
+
+    async def _read_back(self) -> None:
+        """What budgets have left, by all gateways. What waits in memory is not in the store."""
+        subjects = self._limiter.budgets.active()
+        if not subjects or self.journal.is_broken:
+            return
+        async with self._database.session() as session:
+            spent = await read_spending(session, subjects, now=time.time())
+        self._limiter.budgets.end_drain(subjects, spent)
+
+    async def _drain_quietly(self) -> None:
+        try:
+            await self.drain()
+        except (StoreError, OSError) as error:
+            if not self._is_lost:
+                _log.warning("%s; usage waits in the journal", error)
+            self._is_lost = True
+            return
+        self._is_lost = False
