@@ -17,9 +17,9 @@ from gateway.batching.kv.allocator import KVRooms
 from gateway.batching.kv.blocks import Blocks
 from gateway.batching.kv.prefix_index import Prefixes
 from gateway.batching.kv.slots import Slots
+from gateway.batching.messages import Add
 from gateway.batching.scheduler import Chunk, Limits, Scheduler
 from gateway.batching.sequence import Sequence
-from gateway.engine.messages import Add
 
 RUNNING = (16, 64, 256, 1000)
 TENANTS = (1, 100, 10_000)

@@ -14,18 +14,12 @@ from typing import Annotated, Any, get_args
 import msgspec
 from msgspec import Meta
 
-from backends.kv import KVChoice, KVLayoutChoice
-from gateway.engine.messages import Scheduling
+from gateway.engine.config import EngineConfig
+from gateway.errors import ConfigError
 from gateway.tenants.auth.wrong_keys import DEFAULT_PER_MINUTE
 from gateway.tenants.limits.prices import FREE, Price
 from gateway.tenants.policy import Name
-from gateway.tenants.records import TenantSpec
-
-Positive = Annotated[int, Meta(ge=1, le=2**40)]
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used; every line of the message is one problem."""
+from gateway.tenants.records import TenantConfig
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,41 +35,22 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     drain_timeout_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
 
 
-class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ModelConfig(EngineConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[[models]]`: one model and the engine that runs it. `path` is a file, a folder or a hub id."""
 
     path: str
     name: Name | None = None
     backend: str = "auto"
-    device: Annotated[str, Meta(pattern=r"^[a-z0-9:]{1,32}$")] = "auto"
-    """Where the backend computes: one of the devices that it documents; `auto` takes the best that is there."""
     quantize: Annotated[str, Meta(pattern=r"^[A-Z0-9_]{2,16}$")] | None = None
     """Quantize to this format at load; the result is kept in the data directory and used again."""
-    max_batch: Annotated[int, Meta(ge=1, le=1024)] = 16
-    max_context: Positive | None = None
-    max_step_tokens: Annotated[int, Meta(ge=16, le=65536)] = 256
-    max_waiting: Annotated[int, Meta(ge=1, le=1_000_000)] = 1024
-    max_waiting_per_tenant: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    """None is half of `max_waiting`, so that one tenant alone cannot fill the queue."""
-    ttft_target_s: Annotated[float, Meta(gt=0, le=86_400)] = 30.0
-    """A request that would wait longer than this for its first token is refused."""
-    kv_cache_mb: Positive = 4096
-    kv_dtype: KVChoice = "auto"
-    """How keys and values are kept; `auto` leaves it to the backend."""
-    kv_layout: KVLayoutChoice = "auto"
-    """A slot for each sequence, or blocks as they are needed; `auto` leaves it to the backend."""
-    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
-    """Compute threads; 0 means one a physical core."""
-    scheduling: Scheduling = "fair"
-    """Who is next: the tenant that was served least, or whoever came first."""
-    prefix_cache: bool = True
-    """Keep what was computed for prompts, and use it where one begins alike; never from tenant to tenant."""
-    prefill_stretch: Annotated[float, Meta(ge=0, le=1000)] = 3.0
-    """How many times longer a step may take for prompts while others decode; 0 sets no limit."""
     price: Price = FREE
     """What its tokens cost tenants."""
-    exact: bool = False
-    """Compute quantized weights with fp32 activations: slower, the engine's reference path."""
+
+    @property
+    def engine(self) -> EngineConfig:
+        """The settings that its engine is told."""
+        fields = EngineConfig.__struct_fields__
+        return EngineConfig(**{name: getattr(self, name) for name in fields})
 
 
 class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,13 +70,6 @@ class UsageConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     keep_days: Annotated[int, Meta(ge=0, le=36500)] = 400
     """How long single requests are kept, 0 is forever; sums by the hour always are."""
-
-
-class TenantConfig(TenantSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[[tenants]]`: who may call, with all that the admin API takes. Keys in clear or, better, as SHA-256 in hex."""
-
-    keys: tuple[Annotated[str, Meta(min_length=8, max_length=512)], ...] = ()
-    key_sha256: tuple[Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")], ...] = ()
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

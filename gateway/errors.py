@@ -140,3 +140,7 @@ class Draining(GatewayError):
 
 class GenerationFailed(GatewayError):
     """A backend ended a request with `Failed`; `code` is the backend's own."""
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; every line of the message is one problem."""

@@ -11,9 +11,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from backends.generation import Delta, Done, Event, Failed, Started, Usage
-from gateway.api.problems import reason_of
+from gateway.batching.messages import EngineStats
 from gateway.engine.client_side.step_histograms import Tallies, Tally
-from gateway.engine.messages import EngineStats, Ready
+from gateway.engine.messages import Ready
 from gateway.routing import Models, ServedModel
 
 Outcome = Literal["completed", "cancelled", "failed", "shutdown", "refused"]
@@ -132,9 +132,9 @@ class Meter:
             accepted_prediction_tokens=sum(usage.accepted_prediction_tokens for usage in self._usages.values()),
         )
 
-    def refuse(self, error: Exception) -> None:
+    def refuse(self, reason: str) -> None:
         """Count why the request is not accepted; to be followed by `end`."""
-        self._metrics._refused.labels(self._model, reason_of(error)).inc()
+        self._metrics._refused.labels(self._model, reason).inc()
 
     def _see_time(self, choice: int) -> None:
         now = time.perf_counter()

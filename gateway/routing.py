@@ -9,8 +9,9 @@ from difflib import get_close_matches
 import msgspec
 
 from backends.api import Backend
+from gateway.batching.messages import EngineStats
 from gateway.engine.client_side.step_histograms import Tallies
-from gateway.engine.messages import EngineStats, Ready
+from gateway.engine.messages import Ready
 from gateway.errors import ModelNotFound, ModelNotReady
 from gateway.tenants.identity import Tenant
 from gateway.tenants.limits.prices import FREE, Price

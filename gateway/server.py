@@ -16,9 +16,10 @@ import uvloop
 
 from backends.errors import BackendError
 from gateway import __version__
-from gateway.config import AdapterConfig, Config, ConfigError, ModelConfig
-from gateway.engine.backend import EngineBackend, EngineOptions, start_engine_backend
-from gateway.engine.messages import AdapterFile
+from gateway.config import AdapterConfig, Config, ModelConfig
+from gateway.engine.backend import EngineBackend, start_engine_backend
+from gateway.engine.messages import AdapterFile, Load
+from gateway.errors import ConfigError
 from gateway.models.hub import Progress, resolve_model
 from gateway.process.drain import Drain
 from gateway.process.gc_tuning import importing, spare_what_is_there
@@ -146,7 +147,9 @@ async def _in_a_task(work: Coroutine[None, None, None]) -> AsyncGenerator[asynci
 def _open_tenancy(config: Config, *, data_dir: Path, admin_key: str) -> AbstractAsyncContextManager[Tenancy]:
     from gateway.tenants.service import open_tenancy  # `_STORE`
 
-    return open_tenancy(config.tenants, url=config.database, data_dir=data_dir, admin_key=admin_key, usage=config.usage)
+    return open_tenancy(
+        config.tenants, url=config.database, data_dir=data_dir, admin_key=admin_key, keep_days=config.usage.keep_days
+    )
 
 
 async def _load_all(config: Config, models: Models, *, data_dir: Path) -> None:
@@ -192,28 +195,13 @@ async def _start(
     path = await asyncio.to_thread(
         _model_file, config, data_dir=data_dir, tell=lambda part, what: progress.update(name, part, what)
     )
-    options = EngineOptions(
-        name=name,
-        model_path=path,
+    load = Load(
+        model_path=str(path),
         runner=config.backend,
-        max_batch=config.max_batch,
-        max_context=config.max_context,
-        max_step_tokens=max(config.max_step_tokens, config.max_batch),
-        kv_bytes=config.kv_cache_mb * 1024 * 1024,
-        kv_dtype=config.kv_dtype,
-        kv_layout=config.kv_layout,
-        threads=config.threads,
-        device=config.device,
-        exact=config.exact,
-        max_waiting=config.max_waiting,
-        max_waiting_per_tenant=config.max_waiting_per_tenant,
-        ttft_target_s=config.ttft_target_s,
-        scheduling=config.scheduling,
-        prefix_cache=config.prefix_cache,
-        prefill_stretch=config.prefill_stretch,
+        engine=config.engine,
         adapters=tuple(AdapterFile(adapter.name, adapter.path) for adapter in adapters),
     )
-    backend = await start_engine_backend(options)
+    backend = await start_engine_backend(load, name=name)
     served = ServedModel(
         name=name,
         backend=backend,

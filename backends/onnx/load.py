@@ -16,7 +16,7 @@ from backends.onnx.attention.group_query import HEAD_DIM_STEP, FusedAttention
 from backends.onnx.attention.hostelry_kernel import RaggedAttention
 from backends.onnx.attention.portable import PlainAttention
 from backends.onnx.embedding import Embedding
-from backends.onnx.providers import Provider
+from backends.onnx.provider import Provider
 from backends.onnx.recorder import Attention, record
 from backends.onnx.session import fallbacks_of, open_session, share_arrays
 from backends.onnx.weights import FLOAT_FORMATS, Kernels, Weights

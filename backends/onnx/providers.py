@@ -10,23 +10,8 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from backends.errors import BackendError
+from backends.onnx.provider import Provider
 from backends.registry import AUTO, RunnerUnavailable
-
-
-class Provider(msgspec.Struct, frozen=True, kw_only=True):
-    """`name` is onnxruntime's, `extra` installs a package that offers it."""
-
-    device: str
-    name: str
-    extra: str
-    on_host: bool = False
-    """Works on the host's memory, so attention is the CPU's one operator; else the plain one, with KV on the device."""
-    in_place: bool = True
-    """An output may be bound to the memory of an input."""
-    strict: bool = False
-    """Gives nodes to the CPU without a word, unless that is forbidden."""
-    automatic: bool = True
-
 
 PROVIDERS = (
     Provider(device="cuda", name="CUDAExecutionProvider", extra="onnx-gpu"),

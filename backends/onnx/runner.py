@@ -31,7 +31,8 @@ from backends.onnx.kv.on_device import DeviceBinding
 from backends.onnx.kv.slots import Binding, Pool
 from backends.onnx.load import LoadedModel, load_model
 from backends.onnx.padding import split
-from backends.onnx.providers import Provider, ProviderChoice
+from backends.onnx.provider import Provider
+from backends.onnx.providers import ProviderChoice
 from backends.onnx.session import physical_cores, trim_heap
 from backends.onnx.weights import FORMATS, Kernels, find_kernels
 from backends.runner_base import Layouts, check_step, context_of, plan_kv

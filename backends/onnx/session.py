@@ -15,7 +15,7 @@ import onnxruntime as ort
 from backends.errors import ModelError
 from backends.onnx.errors import load_errors
 from backends.onnx.graph import Graph
-from backends.onnx.providers import Provider
+from backends.onnx.provider import Provider
 
 
 def trim_heap() -> None:

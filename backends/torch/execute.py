@@ -1,9 +1,8 @@
-"""The seam between the runner and what computes its steps on a device."""
+"""The eager executor, and the choice of an executor for a device."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,29 +12,10 @@ from backends.errors import Fatal
 from backends.models.decoder import forward
 from backends.models.spec import ModelSpec
 from backends.torch.batch import Rotary, make_batch
+from backends.torch.executor import Executor
 from backends.torch.ops import TorchOps
 from backends.torch.pool import Pool
 from backends.torch.weights import Weights
-
-
-class Executor(Protocol):
-    """Owns the KV memory of one plan. Called under `torch.inference_mode`, with steps that `check_step` let pass."""
-
-    def run(self, step: Step, picked: Tensor | None = None) -> Tensor:
-        """Logits float32 `[R, vocab]` on the device, perhaps still being computed; valid until the next `run`.
-
-        The token id -1 - r stands for `picked[r]`, int64 on the device, or for any valid id where that is negative.
-        Sampling is the caller's business, and the step names no adapter.
-        """
-        ...
-
-    def copy(self, source: int, destination: int, num_tokens: int | None = None) -> None:
-        """Copy a block or slot, or its first tokens, in all layers, after all steps so far and before the next."""
-        ...
-
-    def warmup(self, max_sequences: int) -> None:
-        """Make ready what steps of up to `max_sequences` sequences need; may write to block or slot 0."""
-        ...
 
 
 class EagerExecutor:

@@ -26,10 +26,10 @@ from backends.models.spec import ModelSpec
 from backends.runner_base import Layouts, check_step, context_of, plan_kv
 from backends.torch.blocks import BLOCK_FORMATS
 from backends.torch.device import describe, load_errors, step_errors
-from backends.torch.execute import Executor, choose_executor, kv_bytes_per_token
+from backends.torch.execute import choose_executor, kv_bytes_per_token
+from backends.torch.executor import Executor, StepTicket
 from backends.torch.sampling import pick
 from backends.torch.support import check_supported
-from backends.torch.tickets import StepTicket
 from backends.torch.weights import Weights
 
 _CPU_LAYOUTS: Layouts = ("slot", "paged")

@@ -7,6 +7,7 @@ import time
 from backends.errors import ContextLengthExceeded
 from backends.generation import Event, Started, Usage
 from gateway.api.convert import Plan
+from gateway.api.problems import reason_of
 from gateway.api.prompt_log import prompt_log_of
 from gateway.api.services import Services
 from gateway.errors import RateLimited
@@ -64,7 +65,7 @@ class Account:
 
     def refuse(self, error: Exception) -> None:
         """Why it is not accepted; to be followed by `close`."""
-        self._meter.refuse(error)
+        self._meter.refuse(reason_of(error))
 
     def refusal(self, error: ContextLengthExceeded) -> Exception:
         """What to tell of a prompt that is too long: the same, or that the limits leave too little for it now."""

@@ -14,6 +14,7 @@ from backends.errors import CapacityExceeded, Fatal, Retryable
 from gateway.batching.adapter_slots import AdapterSlots
 from gateway.batching.admission import AdmissionOrder
 from gateway.batching.kv.allocator import KVRooms
+from gateway.batching.messages import Add, EngineStats, Output
 from gateway.batching.prefill_budget import Pace
 from gateway.batching.sampling.on_device import picked, row_sampling
 from gateway.batching.sampling.prompt_logprobs import take_scores
@@ -21,7 +22,6 @@ from gateway.batching.sampling.sample import NOT_FINITE, Sampled, sample
 from gateway.batching.scheduler import Chunk, Limits, Scheduler
 from gateway.batching.sequence import Sequence
 from gateway.batching.step import assemble
-from gateway.engine.messages import Add, EngineStats, Output
 
 _MAX_LONELY_FAILURES = 3
 

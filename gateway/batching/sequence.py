@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
+from gateway.batching.messages import Add, Logprob
 from gateway.batching.penalties import Adjustments, are_needed
-from gateway.engine.messages import Add, Logprob
 
 URGENT_WITHIN_S = 10.0
 """A deadline that is farther away is none for the order of admission."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from gateway.commands.serve import model_name
-from gateway.config import ConfigError, load_config
+from gateway.config import load_config
+from gateway.errors import ConfigError
 from gateway.models.declared_adapters import check_adapters
 
 

@@ -20,7 +20,8 @@ from backends.choice import choose_runner
 from backends.errors import BackendError
 from backends.kernels.library import LEVEL_VARIABLE, KernelsUnavailable, load_library
 from backends.registry import describe_device, missing_packages, runner_names
-from gateway.config import ConfigError, load_config
+from gateway.config import load_config
+from gateway.errors import ConfigError
 from gateway.models.declared_adapters import check_adapters
 from gateway.process.data_dir import default_data_dir
 from gateway.process.terminal import machine_facts

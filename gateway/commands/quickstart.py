@@ -16,6 +16,7 @@ import click
 from gateway.demo import MODEL_NAME
 from gateway.process.data_dir import DEFAULT_KEY, default_data_dir, first_key
 from gateway.process.terminal import curl_example
+from gateway.tenants.auth.secrets import new_key
 
 QUESTION = "What is the capital of France?"
 
@@ -30,7 +31,7 @@ def command(port: int, data_dir: Path | None, question: str, once: bool | None, 
     """Serve the demo model, ask it QUESTION through the official OpenAI client, stream the answer."""
     start = time.monotonic()
     directory = data_dir or default_data_dir()
-    key, _ = first_key(directory)
+    key, _ = first_key(directory, make=new_key)
     is_over = once or (once is None and not sys.stdin.isatty())
     click.echo("starting the server with the demo model ...", err=True)
     with tempfile.TemporaryFile() as log:

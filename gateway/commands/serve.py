@@ -8,12 +8,15 @@ import click
 import msgspec
 
 from backends.registry import runner_names
-from gateway.config import Config, ConfigError, ModelConfig, TenantConfig, load_config
+from gateway.config import Config, ModelConfig, load_config
 from gateway.demo import MODEL_NAME, model_path
+from gateway.errors import ConfigError
 from gateway.models.declared_adapters import check_adapters
 from gateway.models.declared_adapters import with_flags as adapters_with_flags
 from gateway.process.data_dir import ADMIN_KEY, default_data_dir, first_key
 from gateway.process.gc_tuning import importing
+from gateway.tenants.auth.secrets import new_key
+from gateway.tenants.records import TenantConfig
 
 _LEAST_ADMIN_KEY = 16
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -144,7 +147,7 @@ def with_keys(config: Config, api_key: str | None, data_dir: Path) -> tuple[Conf
             f"{config.server.host} can be reached from other machines and no key is declared; "
             "give --api-key, declare [[tenants]] with keys, or use --host 127.0.0.1"
         )
-    key, created = first_key(data_dir)
+    key, created = first_key(data_dir, make=new_key)
     if created:
         click.echo(f"created key {key} for tenant default (kept in {data_dir}, shown once)", err=True)
         return _with_default_tenant(config, key), key
@@ -154,7 +157,7 @@ def with_keys(config: Config, api_key: str | None, data_dir: Path) -> tuple[Conf
 def operator_key(given: str | None, data_dir: Path) -> str:
     """The key for `/admin`: the one that was given, else the one in the data directory, made at the first start."""
     if given is None:
-        return first_key(data_dir, ADMIN_KEY)[0]
+        return first_key(data_dir, ADMIN_KEY, make=new_key)[0]
     if len(given) < _LEAST_ADMIN_KEY:
         raise ConfigError(
             f"--admin-key: at least {_LEAST_ADMIN_KEY} characters, please; leave it out and a strong one is made"

@@ -25,19 +25,19 @@ from backends.generation import (
     TokenPrompt,
     Usage,
 )
-from backends.kv import KVChoice, KVLayoutChoice
 from backends.text.load import ModelText, load_text
 from backends.text.prompts import Prompts
 from backends.text.tokenizer import Detokenizer
-from gateway.engine.client_side.admission_control import Bounds, Place, WaitingRoom
-from gateway.engine.client_side.client import EngineClient
+from gateway.batching.messages import Add, EngineStats
+from gateway.engine.client_side.admission_control import Place, WaitingRoom
 from gateway.engine.client_side.engine_request import check_request, make_add, max_new_tokens, seconds_left
 from gateway.engine.client_side.open_requests import OutputStream
 from gateway.engine.client_side.output_decoder import Transcript
 from gateway.engine.client_side.process import start_process
 from gateway.engine.client_side.step_histograms import Tallies
-from gateway.engine.client_side.supervisor import StartEngine
-from gateway.engine.messages import AdapterFile, Add, EngineStats, Load, Ready, Scheduling
+from gateway.engine.client_side.supervisor import HANG_TIMEOUT_S, StartEngine, Supervisor
+from gateway.engine.config import EngineConfig
+from gateway.engine.messages import Load, Ready
 
 _log = logging.getLogger("gateway.engine")
 
@@ -50,42 +50,6 @@ _LOADING_RETRY_S = 5.0
 _FAILED_RETRY_S = 60.0
 
 
-class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """One model and the engine that runs it; the fields of `[[models]]`, with bytes and seconds spelt out."""
-
-    name: str
-    model_path: Path
-    runner: str = "auto"
-    max_batch: int = 16
-    max_context: int | None = None
-    max_step_tokens: int = 256
-    kv_bytes: int = 4096 * 1024 * 1024
-    kv_dtype: KVChoice = "auto"
-    kv_layout: KVLayoutChoice = "auto"
-    threads: int = 0
-    exact: bool = False
-    device: str = "auto"
-    max_waiting: int = 1024
-    max_waiting_per_tenant: int | None = None
-    ttft_target_s: float = 30.0
-    scheduling: Scheduling = "fair"
-    prefix_cache: bool = True
-    prefill_stretch: float = 3.0
-    hang_timeout_s: float = 30.0
-    adapters: tuple[AdapterFile, ...] = ()
-
-    @property
-    def bounds(self) -> Bounds:
-        """What may wait in front of the engine."""
-        half = max(1, self.max_waiting // 2)
-        return Bounds(
-            max_waiting=self.max_waiting,
-            max_waiting_per_tenant=self.max_waiting_per_tenant or half,
-            ttft_target_s=self.ttft_target_s,
-            scheduling=self.scheduling,
-        )
-
-
 class ServedText(msgspec.Struct, frozen=True):
     """The text side of a model whose engine is ready."""
 
@@ -96,10 +60,10 @@ class ServedText(msgspec.Struct, frozen=True):
 class EngineBackend:
     """Implements `backends.api.Backend` over one engine. Made and used on one event loop."""
 
-    def __init__(self, client: EngineClient, *, open_text: Callable[[], ModelText], bounds: Bounds) -> None:
+    def __init__(self, supervisor: Supervisor, *, open_text: Callable[[], ModelText], config: EngineConfig) -> None:
         """`open_text` runs in a thread, while the engine loads."""
-        self._client = client
-        self._room = WaitingRoom(bounds, now=time.monotonic)
+        self._supervisor = supervisor
+        self._room = WaitingRoom(config, now=time.monotonic)
         self._served: ServedText | None = None
         self._failure: BackendError | None = None
         self._preparation: asyncio.Task[None] | None = None
@@ -107,7 +71,7 @@ class EngineBackend:
 
     def start(self) -> None:
         """Begin to load, in the background. To be called once."""
-        self._client.start()
+        self._supervisor.start()
         self._preparation = asyncio.create_task(self._prepare(), name="engine preparation")
 
     async def ready(self) -> None:
@@ -121,7 +85,7 @@ class EngineBackend:
             raise ModelError("the backend was closed while it loaded")
 
     def capabilities(self) -> BackendCapabilities:
-        served, facts = self._served, self._client.facts
+        served, facts = self._served, self._supervisor.facts
         if served is None or facts is None:
             raise ModelError("capabilities are known once the model is loaded")
         return BackendCapabilities(
@@ -131,36 +95,36 @@ class EngineBackend:
         )
 
     def health(self) -> Health:
-        state = self._client.state
+        state = self._supervisor.state
         if self._failure is not None:
             return Health(ready=False, detail=str(self._failure), progress=0.0)
         if state.phase == "running" and self._served is not None:
-            return Health(ready=True, fallbacks=self._client.facts.fallbacks if self._client.facts else ())
+            return Health(ready=True, fallbacks=self._supervisor.facts.fallbacks if self._supervisor.facts else ())
         detail = f"{state.phase}: {state.detail}" if state.detail else state.phase
         return Health(ready=False, detail=detail, progress=state.fraction)
 
     def stats(self) -> EngineStats | None:
         """Numbers of the engine's last step; None before the first one."""
-        return self._client.stats
+        return self._supervisor.stats
 
     @property
     def tallies(self) -> Tallies:
         """Histograms of the engine's steps and of how long requests waited for their first one."""
-        return self._client.tallies
+        return self._supervisor.tallies
 
     @property
     def facts(self) -> Ready | None:
         """What the engine told when it became ready; None before."""
-        return self._client.facts
+        return self._supervisor.facts
 
     @property
     def num_restarts(self) -> int:
-        return self._client.num_restarts
+        return self._supervisor.num_restarts
 
     @property
     def pid(self) -> int | None:
         """Process id of the engine, if it runs in a process of its own."""
-        return self._client.pid
+        return self._supervisor.pid
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """See `Backend.generate`. An adapter that the engine does not have is refused."""
@@ -201,34 +165,34 @@ class EngineBackend:
         if self._preparation is not None:
             self._preparation.cancel()
             await asyncio.wait((self._preparation,))
-        await self._client.aclose()
+        await self._supervisor.aclose()
 
     async def _prepare(self) -> None:
         try:
             text = await asyncio.to_thread(self._open_text)
-            facts = await self._client.ready()
+            facts = await self._supervisor.ready()
             prompts = Prompts(text, vocab_size=facts.vocab_size, max_context=facts.max_context)
             self._served = ServedText(text, prompts)
         except BackendError as error:
             self._failure = error
-            await self._client.aclose()
+            await self._supervisor.aclose()
         except Exception as error:  # process edge: whatever a tokenizer's library throws, `ready` must tell
             _log.exception("the model's text side could not be opened")
             self._failure = ModelError(f"{type(error).__name__}: {error}")
-            await self._client.aclose()
+            await self._supervisor.aclose()
 
     def _place(self, request: GenerateRequest, facts: Ready) -> AbstractContextManager[Place]:
         return self._room.place(
             tenant=request.tenant,
             weight=request.weight,
             num_served=facts.max_sequences,
-            is_short=_is_short_of_memory(self._client.stats, facts),
+            is_short=_is_short_of_memory(self._supervisor.stats, facts),
         )
 
     @contextlib.contextmanager
     def _submitted(self, add: Add) -> Generator[OutputStream]:
         """The request is with the engine until the end of the block, or of its time."""
-        stream = self._client.submit(add)
+        stream = self._supervisor.submit(add)
         expiry = None
         if add.deadline_s is not None:
             expiry = asyncio.get_running_loop().call_later(add.deadline_s, stream.expire)
@@ -240,7 +204,7 @@ class EngineBackend:
             stream.close()
 
     def _require_running(self) -> tuple[ServedText, Ready]:
-        served, facts, phase = self._served, self._client.facts, self._client.state.phase
+        served, facts, phase = self._served, self._supervisor.facts, self._supervisor.state.phase
         if self._failure is not None or phase in ("failed", "closed"):
             raise Overloaded(f"the engine is not available: {self.health().detail}", retry_after_s=_FAILED_RETRY_S)
         if served is None or facts is None:
@@ -250,28 +214,13 @@ class EngineBackend:
         return served, facts
 
 
-async def start_engine_backend(options: EngineOptions, *, start: StartEngine = start_process) -> EngineBackend:
+async def start_engine_backend(
+    load: Load, *, name: str, start: StartEngine = start_process, hang_timeout_s: float = HANG_TIMEOUT_S
+) -> EngineBackend:
     """Spawn the engine and return at once; `health` shows progress and `ready` waits. Close it with `aclose`."""
-    load = Load(
-        model_path=str(options.model_path),
-        runner=options.runner,
-        max_batch=options.max_batch,
-        max_context=options.max_context,
-        max_step_tokens=options.max_step_tokens,
-        kv_bytes=options.kv_bytes,
-        kv_dtype=options.kv_dtype,
-        kv_layout=options.kv_layout,
-        threads=options.threads,
-        exact=options.exact,
-        device=options.device,
-        scheduling=options.scheduling,
-        prefix_cache=options.prefix_cache,
-        prefill_stretch=options.prefill_stretch,
-        adapters=options.adapters,
-    )
-    client = EngineClient(load, name=options.name, start=start, hang_timeout_s=options.hang_timeout_s)
-    path = Path(options.model_path)
-    backend = EngineBackend(client, open_text=lambda: load_text(path), bounds=options.bounds)
+    supervisor = Supervisor(load, name=name, start=start, hang_timeout_s=hang_timeout_s)
+    path = Path(load.model_path)
+    backend = EngineBackend(supervisor, open_text=lambda: load_text(path), config=load.engine)
     backend.start()
     return backend
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.config import AdapterConfig, ConfigError
+from gateway.config import AdapterConfig
+from gateway.errors import ConfigError
 
 _MAX_NAME = 128
 """Characters of `base:name`, which usage is written down under."""

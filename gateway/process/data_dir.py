@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-
-from gateway.tenants.auth.secrets import new_key
 
 DEFAULT_KEY, ADMIN_KEY = "default.key", "admin.key"
 STORE_FILE = "hostelry.db"
@@ -17,8 +16,8 @@ def default_data_dir() -> Path:
     return Path(base) / "hostelry"
 
 
-def first_key(data_dir: Path, name: str = DEFAULT_KEY) -> tuple[str, bool]:
-    """The key in that file, of tenant `default` or of the operator, and whether it was created just now.
+def first_key(data_dir: Path, name: str = DEFAULT_KEY, *, make: Callable[[], str]) -> tuple[str, bool]:
+    """The key in that file, of tenant `default` or of the operator; True if `make` made it just now.
 
     It is stored in clear, readable by its owner only, so that the commands on the same machine can use it.
     """
@@ -27,7 +26,7 @@ def first_key(data_dir: Path, name: str = DEFAULT_KEY) -> tuple[str, bool]:
     if stored:
         return stored, False
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    key = new_key()
+    key = make()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(key + "\n")

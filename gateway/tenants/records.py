@@ -22,6 +22,13 @@ class TenantSpec(Policy, frozen=True, kw_only=True, forbid_unknown_fields=True):
     disabled: bool = False
 
 
+class TenantConfig(TenantSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[tenants]]`: who may call, with all that the admin API takes. Keys in clear or, better, as SHA-256 in hex."""
+
+    keys: tuple[Annotated[str, Meta(min_length=8, max_length=512)], ...] = ()
+    key_sha256: tuple[Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")], ...] = ()
+
+
 class TenantRecord(TenantSpec, frozen=True, kw_only=True, omit_defaults=False):
     """A tenant that exists. Those of origin `config` are declared in the configuration file and changed there."""
 

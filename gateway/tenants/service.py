@@ -11,12 +11,12 @@ from pathlib import Path
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gateway.config import TenantConfig, UsageConfig
 from gateway.process.data_dir import STORE_FILE
 from gateway.tenants.auth.directory import Changes, Directory, KeyEntry
 from gateway.tenants.auth.secrets import key_digest
 from gateway.tenants.identity import Key, Tenant
 from gateway.tenants.limits.limits import Limiter
+from gateway.tenants.records import TenantConfig
 from gateway.tenants.store.backup import back_up_daily
 from gateway.tenants.store.bootstrap import bootstrap
 from gateway.tenants.store.database import Database
@@ -78,9 +78,11 @@ async def open_tenancy(
     url: str | None,
     data_dir: Path,
     admin_key: str | None,
-    usage: UsageConfig = UsageConfig(),
+    keep_days: int = 0,
 ) -> AsyncGenerator[Tenancy]:
     """The store at `url`, or in the data directory, with what the configuration declares.
+
+    Single requests are kept `keep_days`, 0 is forever.
 
     Raises `StoreCorrupt`, another `StoreError`, or `ConfigError`.
     """
@@ -98,7 +100,7 @@ async def open_tenancy(
         await refresher.refresh()
         neighbours = Neighbours(database, limiter)
         await neighbours.meet()
-        retention = Retention(database, keep_days=usage.keep_days)
+        retention = Retention(database, keep_days=keep_days)
         try:
             async with beside(neighbours.run, refresher.run, bookkeeper.run, retention.run):
                 yield Tenancy(directory, Office(database, refresher), bookkeeper, limiter)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Config, ConfigError, load_config
+from gateway.config import Config, load_config
+from gateway.errors import ConfigError
 
 
 def write(directory: Path, text: str) -> Path:

@@ -9,8 +9,9 @@ from backends.api import Health
 from backends.errors import DeadlineExceeded, Overloaded, RequestError, TenantQueueFull, WaitTooLong
 from backends.generation import Delta, Done, Started, Usage
 from backends.testing.backend import FakeBackend
+from gateway.batching.messages import EngineStats, Output
 from gateway.engine.client_side.step_histograms import Tallies
-from gateway.engine.messages import EngineStats, Output, Ready, Stepped
+from gateway.engine.messages import Ready, Stepped
 from gateway.errors import RateLimited
 from gateway.metrics import MAX_TENANT_LABELS, Metrics
 from gateway.routing import Models, ServedModel

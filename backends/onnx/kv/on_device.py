@@ -11,7 +11,7 @@ from backends.onnx.embedding import Embedding
 from backends.onnx.graph import Graph
 from backends.onnx.load import LoadedModel
 from backends.onnx.padding import Array, pad
-from backends.onnx.providers import Provider
+from backends.onnx.provider import Provider
 from backends.onnx.session import open_session
 from backends.runner_base import wanted_rows
 

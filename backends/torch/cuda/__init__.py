@@ -9,7 +9,7 @@ import torch
 
 from backends.api import KVPlan
 from backends.models.spec import ModelSpec
-from backends.torch.execute import Executor
+from backends.torch.executor import Executor
 from backends.torch.weights import Weights
 
 

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from gateway.batching.messages import Logprob
 from gateway.batching.sampling.nucleus import largest
 from gateway.batching.scheduler import Chunk
 from gateway.batching.sequence import Sequence
 from gateway.batching.step import rows_of
-from gateway.engine.messages import Logprob
 
 
 def logprob_of(logits: npt.NDArray[np.float32], peak: float, token_id: int, *, num_top: int) -> Logprob:

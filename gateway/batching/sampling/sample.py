@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.generation import Sampling
+from gateway.batching.messages import Logprob
 from gateway.batching.sampling.nucleus import draw, uniform
 from gateway.batching.sampling.prompt_logprobs import logprob_of
 from gateway.batching.sequence import Sequence
-from gateway.engine.messages import Logprob
 
 F32 = npt.NDArray[np.float32]
 

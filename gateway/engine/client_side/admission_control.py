@@ -6,10 +6,8 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Generator
 
-import msgspec
-
 from backends.errors import Overloaded, TenantQueueFull, WaitTooLong
-from gateway.engine.messages import Scheduling
+from gateway.engine.config import EngineConfig
 
 _REMEMBERED = 16
 """Starts and places that the mean is taken over, at least."""
@@ -70,15 +68,6 @@ def _window(places: int) -> int:
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 
 
-class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """How many may wait, and how long for a first token."""
-
-    max_waiting: int
-    max_waiting_per_tenant: int
-    ttft_target_s: float
-    scheduling: Scheduling = "fair"
-
-
 class _Guest:
     """A tenant with requests inside."""
 
@@ -129,8 +118,8 @@ class WaitingRoom:
     at the part of the turnover that is the tenant's by weight among those that wait.
     """
 
-    def __init__(self, bounds: Bounds, *, now: Callable[[], float]) -> None:
-        self._bounds = bounds
+    def __init__(self, config: EngineConfig, *, now: Callable[[], float]) -> None:
+        self._config = config
         self._now = now
         self._turnover = Turnover()
         self._seen_at = 0.0
@@ -200,24 +189,24 @@ class WaitingRoom:
 
     def _lets_in(self, tenant: str) -> bool:
         """A tenant that runs nothing gets a place from those who run more than their share, while such are there."""
-        return self._bounds.scheduling == "fair" and tenant not in self._guests and len(self._guests) < self._places
+        return self._config.scheduling == "fair" and tenant not in self._guests and len(self._guests) < self._places
 
     def _check_counts(self, tenant: str, weight: float) -> None:
-        bounds, guest = self._bounds, self._guests.get(tenant)
-        if guest is not None and guest.num_waiting >= bounds.max_waiting_per_tenant:
+        config, guest = self._config, self._guests.get(tenant)
+        if guest is not None and guest.num_waiting >= config.queue_per_tenant:
             raise TenantQueueFull(
                 f"{guest.num_waiting} requests of this tenant wait for the model already, which is its own limit; "
                 "send the next one when an answer has come",
                 retry_after_s=_bounded(self._each_s() / self._share(guest, weight)),
             )
-        if self._num_inside >= self._places + bounds.max_waiting:
+        if self._num_inside >= self._places + config.max_waiting:
             raise Overloaded(
-                f"the engine is busy and {bounds.max_waiting} requests wait already; try again later",
+                f"the engine is busy and {config.max_waiting} requests wait already; try again later",
                 retry_after_s=_bounded(self._each_s()),
             )
 
     def _check_wait(self, tenant: str, weight: float) -> None:
-        wait_s, target_s = self._wait_s(self._guests.get(tenant), weight), self._bounds.ttft_target_s
+        wait_s, target_s = self._wait_s(self._guests.get(tenant), weight), self._config.ttft_target_s
         if wait_s > target_s:
             raise WaitTooLong(
                 f"the engine is busy: a first token would take about {wait_s:.0f} s, more than the {target_s:g} s "
@@ -227,7 +216,7 @@ class WaitingRoom:
 
     def _wait_s(self, guest: _Guest | None, weight: float) -> float:
         """Predicted, for the next request of a tenant."""
-        if self._bounds.scheduling == "fcfs":
+        if self._config.scheduling == "fcfs":
             return self._each_s() * (self._num_waiting + 1)
         num_before = 0 if guest is None else guest.num_waiting
         return self._each_s() * (num_before + 1) / self._share(guest, weight)

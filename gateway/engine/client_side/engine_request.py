@@ -7,7 +7,8 @@ import time
 
 from backends.errors import ContextLengthExceeded, DeadlineExceeded, RequestError
 from backends.generation import ChatPrompt, GenerateRequest
-from gateway.engine.messages import Add, Ready
+from gateway.batching.messages import Add
+from gateway.engine.messages import Ready
 
 _MASK64 = (1 << 64) - 1
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import msgspec
 
 from backends.errors import DeadlineExceeded
-from gateway.engine.messages import Abort, Add, Output, ToEngine
+from gateway.batching.messages import Add, Output
+from gateway.engine.messages import Abort, ToEngine
 
 Send = Callable[[ToEngine], None]
 _TOO_LATE = f"{DeadlineExceeded.code}: the answer was not complete when the deadline of the request passed"

@@ -8,7 +8,7 @@ from typing import Literal
 from backends.generation import Delta, Done, Event, Failed, FinishReason, TokenLogprob, Usage
 from backends.text.stop import StopMatcher
 from backends.text.tokenizer import Detokenizer, Tokenizer
-from gateway.engine.messages import Logprob, Output
+from gateway.batching.messages import Logprob, Output
 
 
 class Transcript:

@@ -6,16 +6,19 @@ import asyncio
 import logging
 import random
 import socket
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Literal, Protocol
 
 import msgspec
 
+from backends.errors import ModelError
+from gateway.batching.messages import Add, EngineStats
 from gateway.engine.client_side.connection import EngineConnection
-from gateway.engine.client_side.open_requests import Ledger
+from gateway.engine.client_side.open_requests import Ledger, OutputStream
 from gateway.engine.client_side.step_histograms import Tallies
-from gateway.engine.messages import Died, EngineStats, FromEngine, Load, LoadFailed, Progress, Ready, Stepped
+from gateway.engine.messages import Died, FromEngine, Load, LoadFailed, Progress, Ready, Stepped
 
 
 class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +42,7 @@ class RestartClock:
 
     def delay_after_death(self) -> float | None:
         """Note a death. Returns seconds to wait before the next start, or None to give up."""
-        policy, now = self._policy, self._now()
+        policy, now = self._policy, time.monotonic()
         self._deaths.append(now)
         recent = sum(now - death <= policy.window_s for death in self._deaths)
         if recent >= policy.most:
@@ -53,6 +56,8 @@ _log = logging.getLogger("gateway.engine")
 _LOADING_PATIENCE = 10
 """Loading may be silent this many times longer than a step: files come from slow disks, graphs are compiled."""
 _REAP_GRACE_S = 2.0
+HANG_TIMEOUT_S = 30.0
+"""An engine that owes an answer and is silent for this long is killed."""
 
 
 class RunningEngine(Protocol):
@@ -84,7 +89,7 @@ class LoadRefused(Exception):
 
 
 class Supervisor:
-    """Runs engines one after the other for the same `Load`. `run` is its whole life."""
+    """Owns one engine: runs engines one after the other for the same `Load`. Made and used on one event loop."""
 
     def __init__(
         self,
@@ -92,53 +97,85 @@ class Supervisor:
         *,
         name: str,
         start: StartEngine,
-        ledger: Ledger,
-        hang_timeout_s: float,
-        policy: RestartPolicy,
-        now: Callable[[], float],
+        hang_timeout_s: float = HANG_TIMEOUT_S,
+        restarts: RestartPolicy = RestartPolicy(),
     ) -> None:
         self._load = load
         self._name = name
         self._start = start
-        self._ledger = ledger
+        self._ledger = Ledger(now=time.monotonic)
         self._hang_timeout_s = hang_timeout_s
-        self._clock = RestartClock(policy, now=now)
-        self._now = now
+        self._clock = RestartClock(restarts, now=time.monotonic)
         self._connection: EngineConnection | None = None
         self._heard_at = 0.0
         self._told = ""
         self._decided = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._engine: RunningEngine | None = None
         self.state = EngineState(phase="loading", detail="starting")
-        self.ready: Ready | None = None
-        """Of the engine that became ready last."""
+        self.facts: Ready | None = None
+        """What the engine said when it became ready; kept while it restarts. None before."""
         self.stats: EngineStats | None = None
+        """Gauges and totals of the engine's last step."""
         self.tallies = Tallies()
-        self.engine: RunningEngine | None = None
         self.num_restarts = 0
 
-    async def wait_decided(self) -> None:
-        """Until the engine was ready once, or will never be."""
+    @property
+    def num_open(self) -> int:
+        """Requests without their last output."""
+        return self._ledger.num_open
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine, if it has one and runs."""
+        return getattr(self._engine, "pid", None)
+
+    def start(self) -> None:
+        """Begin to load, in the background. To be called once."""
+        self._task = asyncio.create_task(self._run(), name="engine supervisor")
+
+    async def ready(self) -> Ready:
+        """Wait until the model is loaded. Raises `ModelError` when it cannot be, with the engine's own words."""
         await self._decided.wait()
+        if self.facts is None:
+            raise ModelError(self.state.detail)
+        return self.facts
 
-    def announce_shutdown(self) -> None:
-        """Answer all open requests; to be followed by cancelling `run`."""
+    async def ended(self) -> None:
+        """Wait until no engine will be started any more: given up or closed."""
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+
+    def submit(self, add: Add) -> OutputStream:
+        """Send a request; `add.id` is replaced. Its stream gets outputs until exactly one last one.
+
+        Only after `ready`. While the engine restarts, the request waits for the next one.
+        """
+        return self._ledger.submit(add)
+
+    async def aclose(self) -> None:
+        """End the engine and wait until it is gone; open requests get `server_shutdown`. May be called twice."""
+        if self._task is None:
+            return
         self._end("closed", "server_shutdown", "the server is shutting down")
+        self._task.cancel()
+        await asyncio.wait((self._task,))
 
-    async def run(self) -> None:
+    async def _run(self) -> None:
         """Start engines until the first one is refused its model or too many died. Cancel it to end the engine."""
         try:
-            await self._run()
+            await self._restart_until_given_up()
         except Exception as error:  # process edge: without a supervisor nobody would ever answer
             _log.exception("engine %s: the supervisor failed", self._name)
             self._end("failed", "engine_failed", f"{type(error).__name__}: {error}")
 
-    async def _run(self) -> None:
+    async def _restart_until_given_up(self) -> None:
         while True:
             try:
                 reason = await self._live_once()
             except LoadRefused as refusal:
                 reason = str(refusal)
-                if self.ready is None:
+                if self.facts is None:
                     self._end("failed", "engine_failed", reason)
                     return
             delay_s = self._clock.delay_after_death()
@@ -162,15 +199,15 @@ class Supervisor:
         except asyncio.CancelledError:
             ours.close()
             raise
-        self.engine = engine
-        self._told, self._heard_at = "", self._now()
+        self._engine = engine
+        self._told, self._heard_at = "", time.monotonic()
         self._connection = connection = await EngineConnection.open(ours, take=self._take)
         try:
             connection.send(self._load)
             told = await self._listen(connection, engine)
             self._lose_engine(told)
         finally:
-            self.engine = None
+            self._engine = None
             try:
                 await connection.aclose()
             finally:  # whatever became of the socket, the process ends
@@ -196,11 +233,11 @@ class Supervisor:
     @property
     def _patience_s(self) -> float:
         """How long the engine, if it owes an answer, may still be silent."""
-        silent_s = self._now() - self._heard_at if self.state.phase == "loading" else self._ledger.silent_s
+        silent_s = time.monotonic() - self._heard_at if self.state.phase == "loading" else self._ledger.silent_s
         return self._longest_silence_s - silent_s
 
     def _take(self, message: FromEngine) -> None:
-        self._heard_at = self._now()
+        self._heard_at = time.monotonic()
         self._ledger.note_sign_of_life()
         match message:
             case Stepped():
@@ -221,7 +258,7 @@ class Supervisor:
             _log.warning("engine %s: fallback: %s", self._name, fallback)
         for note in ready.notes:
             _log.info("engine %s: %s", self._name, note)
-        self.ready = ready
+        self.facts = ready
         self.stats = None
         self.state = EngineState(phase="running", fraction=1.0)
         self._decided.set()

@@ -107,14 +107,16 @@ def load_engine(
     # A damaged file is refused before a tensor library takes its seconds to import.
     model = open_model(Path(load.model_path))
     choice = choose_runner() if load.runner == AUTO else Choice(runner=load.runner, reason="")
-    runner = create_runner(choice.runner, threads=load.threads, exact=load.exact, device=load.device)
+    runner = create_runner(
+        choice.runner, threads=load.engine.threads, exact=load.engine.exact, device=load.engine.device
+    )
     _check_capabilities(runner, choice.runner, load)
     info = runner.load(model, lambda fraction: progress(Progress("loading", fraction)))
     if load.adapters:
         progress(Progress("reading adapters", 1.0))
     adapters = read_adapters(load.adapters, choice.runner, runner.capabilities(), model, info)
     layout = _layout(load, runner.capabilities(), choice.runner)
-    has_prefixes = load.prefix_cache and (layout == "paged" or runner.capabilities().scattered_slots)
+    has_prefixes = load.engine.prefix_cache and (layout == "paged" or runner.capabilities().scattered_slots)
     limit = _kv_limit(load, info, model.spec, layout=layout, has_prefixes=has_prefixes)
     plan = runner.plan_memory(limit)
     progress(Progress("warming up", 1.0))
@@ -124,9 +126,9 @@ def load_engine(
         runner,
         limits=limits,
         rooms=_rooms(plan, has_prefixes=has_prefixes),
-        order=FairShare() if load.scheduling == "fair" else FirstComeFirstServed(),
+        order=FairShare() if load.engine.scheduling == "fair" else FirstComeFirstServed(),
         vocab_size=info.vocab_size,
-        stretch=load.prefill_stretch,
+        stretch=load.engine.prefill_stretch,
         adapters={name: adapter.weights for name, adapter in adapters.items()},
     )
     ready = _ready(load, choice, model.spec, info, plan, limits)
@@ -137,18 +139,20 @@ def _check_capabilities(runner: Runner, name: str, load: Load) -> None:
     capabilities = runner.capabilities()
     if not capabilities.ragged_steps:
         raise UnsupportedModel(f"runner {name} cannot run sequences of different lengths in one step")
-    if load.kv_dtype not in ("auto", *capabilities.kv_dtypes):
+    if load.engine.kv_dtype not in ("auto", *capabilities.kv_dtypes):
         kept = ", ".join(capabilities.kv_dtypes) or "no choice here"
-        raise UnsupportedModel(f"runner {name} cannot keep keys and values as {load.kv_dtype} ({kept}); set kv_dtype")
+        raise UnsupportedModel(
+            f"runner {name} cannot keep keys and values as {load.engine.kv_dtype} ({kept}); set kv_dtype"
+        )
 
 
 def _layout(load: Load, capabilities: RunnerCapabilities, name: str) -> KVLayout:
-    if load.kv_layout == "auto":
+    if load.engine.kv_layout == "auto":
         return capabilities.kv_layouts[0]
-    if load.kv_layout not in capabilities.kv_layouts:
+    if load.engine.kv_layout not in capabilities.kv_layouts:
         layouts = ", ".join(capabilities.kv_layouts)
-        raise UnsupportedModel(f"runner {name} has no {load.kv_layout} KV layout ({layouts}); set kv_layout")
-    return load.kv_layout
+        raise UnsupportedModel(f"runner {name} has no {load.engine.kv_layout} KV layout ({layouts}); set kv_layout")
+    return load.engine.kv_layout
 
 
 def _rooms(plan: KVPlan, *, has_prefixes: bool) -> KVRooms:
@@ -159,32 +163,32 @@ def _rooms(plan: KVPlan, *, has_prefixes: bool) -> KVRooms:
 
 
 def _kv_limit(load: Load, info: ModelInfo, spec: ModelSpec, *, layout: KVLayout, has_prefixes: bool) -> KVLimit:
-    max_sequences = min(load.max_batch, load.max_step_tokens)
+    max_sequences = min(load.engine.max_batch, load.engine.step_tokens)
     if has_prefixes:
         # Places that keep prefixes while all others run, as far as memory goes.
         max_sequences += max(1, max_sequences // 2)
     num_at_once = 1 if layout == "paged" else max_sequences
-    max_context = min(load.max_context or _default_context(load, spec, num_at_once), info.max_context)
+    max_context = min(load.engine.max_context or _default_context(load, spec, num_at_once), info.max_context)
     return KVLimit(
-        max_bytes=load.kv_bytes,
+        max_bytes=load.engine.kv_bytes,
         max_sequences=max_sequences,
         max_context=max_context,
         layout=layout,
-        dtype=load.kv_dtype,
+        dtype=load.engine.kv_dtype,
     )
 
 
 def _default_context(load: Load, spec: ModelSpec, num_at_once: int) -> int:
     """What lets so many sequences fit into KV memory at once, but not less than a comfortable context."""
-    tokens_each = load.kv_bytes // (spec.kv_bytes_per_token * num_at_once)
+    tokens_each = load.engine.kv_bytes // (spec.kv_bytes_per_token * num_at_once)
     return max(tokens_each, _COMFORTABLE_CONTEXT)
 
 
 def _limits(load: Load, limit: KVLimit, plan: KVPlan, capabilities: RunnerCapabilities) -> Limits:
     """Blocks are shared by all sequences, so one may grow to the whole context, whatever their number."""
     return Limits(
-        max_sequences=min(load.max_batch, load.max_step_tokens, plan.num_blocks),
-        max_step_tokens=load.max_step_tokens,
+        max_sequences=min(load.engine.max_batch, load.engine.step_tokens, plan.num_blocks),
+        max_step_tokens=load.engine.step_tokens,
         max_context=min(limit.max_context, plan.block_tokens) if plan.layout == "slot" else limit.max_context,
         max_logit_rows=capabilities.max_verify_rows,
     )
@@ -210,12 +214,12 @@ def _ready(load: Load, choice: Choice, spec: ModelSpec, info: ModelInfo, plan: K
 def _notes(load: Load, info: ModelInfo, plan: KVPlan, limits: Limits) -> list[str]:
     """Where the engine gives less than was asked for or than the model could."""
     notes = [f"keys and values are kept as {plan.dtype}"] if plan.dtype not in ("", "f32") else []
-    if limits.max_sequences < load.max_batch:
+    if limits.max_sequences < load.engine.max_batch:
         notes.append(
-            f"{limits.max_sequences} sequences at once instead of {load.max_batch}; "
+            f"{limits.max_sequences} sequences at once instead of {load.engine.max_batch}; "
             "raise kv_cache_mb or max_step_tokens, or lower max_context"
         )
-    if limits.max_context < min(load.max_context or info.max_context, info.max_context):
+    if limits.max_context < min(load.engine.max_context or info.max_context, info.max_context):
         notes.append(
             f"context is {limits.max_context} of the model's {info.max_context} tokens; "
             "raise kv_cache_mb or set max_context"

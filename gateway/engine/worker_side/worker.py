@@ -12,7 +12,8 @@ from typing import NoReturn
 
 from backends.errors import BackendError, Fatal
 from gateway.batching.loop import Loop
-from gateway.engine.messages import Abort, Add, Died, Load, LoadFailed, Output, Stepped, Stop, ToEngine
+from gateway.batching.messages import Add, Output
+from gateway.engine.messages import Abort, Died, Load, LoadFailed, Stepped, Stop, ToEngine
 from gateway.engine.worker_side.channel import Channel, GatewayGone
 from gateway.engine.worker_side.loading import CreateRunner, LoadedEngine, load_engine
 from gateway.process.gc_tuning import spare_what_is_there

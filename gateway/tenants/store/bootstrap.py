@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gateway.config import ConfigError, TenantConfig
+from gateway.errors import ConfigError
 from gateway.tenants.auth.secrets import key_digest, key_hint
-from gateway.tenants.records import KeySpec, TenantSpec
+from gateway.tenants.records import KeySpec, TenantConfig, TenantSpec
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.keys import add_key, revoke_key
 from gateway.tenants.store.tables import KeyRow, TenantRow

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from backends.api import F32, KVLimit, LoadableModel, Runner, Step
 from backends.onnx.kv.blocks import BlockBinding
 from backends.onnx.kv.slots import Binding
-from backends.onnx.providers import PROVIDERS, Provider, ProviderChoice
+from backends.onnx.provider import Provider
+from backends.onnx.providers import PROVIDERS, ProviderChoice
 from backends.onnx.runner import OnnxRunner
 from backends.testing.oracle import Oracle
 

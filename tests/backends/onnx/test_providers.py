@@ -12,14 +12,8 @@ from backends.api import LoadableModel
 from backends.errors import BackendError, ModelError, UnsupportedModel
 from backends.onnx import create_runner, describe_device
 from backends.onnx.graph import Graph
-from backends.onnx.providers import (
-    PROVIDERS,
-    Provider,
-    ProviderChoice,
-    available_providers,
-    choose_provider,
-    fit_version,
-)
+from backends.onnx.provider import Provider
+from backends.onnx.providers import PROVIDERS, ProviderChoice, available_providers, choose_provider, fit_version
 from backends.onnx.runner import OnnxRunner
 from backends.onnx.session import fallbacks_of, open_session, try_session
 from backends.registry import RunnerUnavailable

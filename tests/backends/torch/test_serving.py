@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from backends.generation import ChatPrompt, Delta, Done, GenerateRequest, Message, Sampling
 from gateway.demo import model_path
-from gateway.engine.backend import EngineOptions, start_engine_backend
+from gateway.engine.backend import start_engine_backend
+from gateway.engine.config import EngineConfig
+from gateway.engine.messages import Load
 
 
 async def test_the_demo_model_answers() -> None:
     """Quantized weights, slots, chat template and all."""
-    options = EngineOptions(
-        name="demo", model_path=model_path(), runner="torch", max_batch=2, max_context=256, kv_bytes=2**24, threads=1
-    )
-    backend = await start_engine_backend(options)
+    engine = EngineConfig(max_batch=2, max_context=256, kv_cache_mb=16, threads=1)
+    load = Load(model_path=str(model_path()), runner="torch", engine=engine)
+    backend = await start_engine_backend(load, name="demo")
     try:
         await backend.ready()
         request = GenerateRequest(

@@ -13,10 +13,10 @@ from litestar import Litestar
 from backends.generation import GenerateRequest
 from backends.testing.backend import FakeBackend, Script
 from gateway.app import Services, create_app
-from gateway.config import TenantConfig
 from gateway.metrics import Metrics
 from gateway.process.drain import Drain
 from gateway.routing import Models, ServedModel
+from gateway.tenants.records import TenantConfig
 from tests.gateway.api.asgi import KEY
 from tests.gateway.tenants.declared import directory_of
 

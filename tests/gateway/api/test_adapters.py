@@ -10,10 +10,10 @@ import pytest
 
 from backends.testing.backend import FakeBackend
 from gateway.app import Services, create_app
-from gateway.config import TenantConfig
 from gateway.metrics import Metrics
 from gateway.process.drain import Drain
 from gateway.routing import Models, ServedAdapter, ServedModel
+from gateway.tenants.records import TenantConfig
 from tests.gateway.api.asgi import KEY, Socket
 from tests.gateway.api.conftest import House, chat, client_of
 from tests.gateway.tenants.declared import directory_of

@@ -11,11 +11,11 @@ import pytest
 
 from backends.errors import ContextLengthExceeded, Overloaded
 from backends.testing.backend import Script
-from gateway.config import TenantConfig
 from gateway.routing import ServedModel
 from gateway.tenants.limits.limits import Limiter
 from gateway.tenants.limits.prices import Price
 from gateway.tenants.policy import Limits
+from gateway.tenants.records import TenantConfig
 from tests.gateway.api.conftest import House, build, chat, client_of
 from tests.gateway.tenants.declared import directory_of
 

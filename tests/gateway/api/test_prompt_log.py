@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gateway.config import TenantConfig
+from gateway.tenants.records import TenantConfig
 from tests.gateway.api.conftest import build, chat, client_of
 from tests.gateway.tenants.declared import directory_of
 

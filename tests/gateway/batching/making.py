@@ -16,9 +16,9 @@ from gateway.batching.kv.blocks import Blocks
 from gateway.batching.kv.prefix_index import Prefixes
 from gateway.batching.kv.slots import Slots
 from gateway.batching.loop import Loop
+from gateway.batching.messages import Add, Output
 from gateway.batching.scheduler import Limits
 from gateway.batching.sequence import Sequence
-from gateway.engine.messages import Add, Output
 
 VOCAB = 64
 GREEDY = Sampling(temperature=0.0)

@@ -12,7 +12,7 @@ from backends.api import AdapterWeights, RunnerCapabilities, Step, Ticket
 from backends.testing.fake import FakeRunner
 from gateway.batching.adapter_slots import AdapterSlots
 from gateway.batching.loop import Loop
-from gateway.engine.messages import Add, Output
+from gateway.batching.messages import Add, Output
 from tests.gateway.batching.making import make_add, make_paged_loop, run_all, solo_tokens, tokens_of
 
 NAMES = ("a", "b", "c", "d", "e")

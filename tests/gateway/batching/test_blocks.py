@@ -13,8 +13,8 @@ from backends.testing.fake import FakeFaults
 from gateway.batching.fairness import FairShare
 from gateway.batching.kv.blocks import Blocks
 from gateway.batching.kv.evictable import Resting
+from gateway.batching.messages import Output
 from gateway.batching.sequence import Sequence
-from gateway.engine.messages import Output
 from tests.gateway.batching.making import (
     VOCAB,
     make_add,

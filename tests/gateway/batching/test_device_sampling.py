@@ -15,8 +15,8 @@ from backends.errors import Fatal, RunnerError
 from backends.generation import Sampling
 from backends.testing.fake import FakeFaults, FakeRunner
 from gateway.batching.loop import Loop
+from gateway.batching.messages import Output
 from gateway.batching.sampling.nucleus import draw
-from gateway.engine.messages import Output
 from tests.gateway.batching.making import (
     GREEDY,
     VOCAB,

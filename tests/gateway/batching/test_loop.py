@@ -10,7 +10,7 @@ from backends.errors import Fatal
 from backends.generation import Sampling
 from backends.testing.fake import FakeFaults
 from gateway.batching.kv.prefix_index import Prefixes
-from gateway.engine.messages import Add
+from gateway.batching.messages import Add
 from tests.gateway.batching.making import VOCAB, make_add, make_loop, run_all, solo_tokens, tokens_of
 
 SAMPLED = Sampling(temperature=0.9, top_p=0.95)

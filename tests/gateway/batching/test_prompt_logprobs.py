@@ -11,7 +11,7 @@ from backends.api import F32
 from backends.testing.fake import FakeFaults
 from backends.testing.greedy import step_of
 from gateway.batching.loop import Loop
-from gateway.engine.messages import Logprob, Output
+from gateway.batching.messages import Logprob, Output
 from tests.gateway.batching.making import VOCAB, make_add, make_loop, make_runner, run_all, solo_tokens, tokens_of
 
 PROMPT = [int(token) for token in np.random.default_rng(5).integers(0, VOCAB, 37)]

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from gateway.commands.serve import model_name, with_flags, with_keys
-from gateway.config import Config, ConfigError, ModelConfig, ServerConfig, TenantConfig
+from gateway.config import Config, ModelConfig, ServerConfig
+from gateway.errors import ConfigError
+from gateway.tenants.records import TenantConfig
 
 NO_ENGINE_FLAGS: dict[str, str | int | bool | None] = {}
 

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable
 
 from backends.errors import Overloaded
-from gateway.engine.client_side.admission_control import Bounds, Place, WaitingRoom
-from gateway.engine.messages import Scheduling
+from gateway.engine.client_side.admission_control import Place, WaitingRoom
+from gateway.engine.config import EngineConfig, Scheduling
 
 
 class Crowd:
@@ -26,13 +26,13 @@ class Crowd:
         max_waiting_per_tenant: int = 10**6,
         scheduling: Scheduling = "fair",
     ) -> None:
-        bounds = Bounds(
+        config = EngineConfig(
             max_waiting=max_waiting,
             max_waiting_per_tenant=max_waiting_per_tenant,
             ttft_target_s=ttft_target_s,
             scheduling=scheduling,
         )
-        self.room = WaitingRoom(bounds, now=lambda: self.now_s)
+        self.room = WaitingRoom(config, now=lambda: self.now_s)
         self.now_s = 0.0
         self.held_s = held_s
         self.waits: dict[str, list[float]] = {}

@@ -12,12 +12,13 @@ from pathlib import Path
 from backends.api import Runner
 from backends.generation import Delta, Done, Event, Failed, GenerateRequest, Prompt, Sampling, TokenPrompt
 from backends.testing.fake import FakeFaults, FakeRunner
-from gateway.engine.backend import EngineBackend, EngineOptions, start_engine_backend
-from gateway.engine.client_side.client import EngineClient
+from gateway.batching.messages import Add, Output
+from gateway.engine.backend import EngineBackend, start_engine_backend
 from gateway.engine.client_side.open_requests import OutputStream
 from gateway.engine.client_side.process import start_process
-from gateway.engine.client_side.supervisor import RestartPolicy, StartEngine
-from gateway.engine.messages import Add, Load, Output
+from gateway.engine.client_side.supervisor import RestartPolicy, StartEngine, Supervisor
+from gateway.engine.config import EngineConfig
+from gateway.engine.messages import Load
 from gateway.engine.worker_side.inline import start_inline
 from gateway.engine.worker_side.loading import CreateRunner
 
@@ -29,31 +30,26 @@ FOREVER = 400_000
 """More tokens than any test waits for."""
 
 
-def make_load(model_path: Path, *, max_batch: int = 4, max_context: int | None = None) -> Load:
-    return Load(
-        model_path=str(model_path),
-        runner="fake",
+def make_load(
+    model_path: Path,
+    *,
+    max_batch: int = 4,
+    max_context: int | None = None,
+    max_waiting: int = 8,
+    max_waiting_per_tenant: int | None = None,
+    ttft_target_s: float = 30.0,
+) -> Load:
+    engine = EngineConfig(
         max_batch=max_batch,
         max_context=max_context,
         max_step_tokens=64,
-        kv_bytes=1 << 30,
-        threads=1,
-    )
-
-
-def make_options(
-    model_path: Path, *, max_context: int | None = None, max_waiting: int = 8, max_waiting_per_tenant: int | None = None
-) -> EngineOptions:
-    return EngineOptions(
-        name="fake",
-        model_path=model_path,
-        runner="fake",
-        max_batch=4,
-        max_context=max_context,
         max_waiting=max_waiting,
         max_waiting_per_tenant=max_waiting if max_waiting_per_tenant is None else max_waiting_per_tenant,
-        kv_bytes=1 << 30,
+        ttft_target_s=ttft_target_s,
+        kv_cache_mb=1024,
+        threads=1,
     )
+    return Load(model_path=str(model_path), runner="fake", engine=engine)
 
 
 def make_add(*, prompt: tuple[int, ...] = (1, 2, 3), max_tokens: int = 8, seed: int = 0) -> Add:
@@ -80,8 +76,8 @@ async def running_client(
     start: StartEngine = start_process,
     hang_timeout_s: float = 30.0,
     restarts: RestartPolicy = SOON,
-) -> AsyncGenerator[EngineClient]:
-    client = EngineClient(load, name="fake", start=start, hang_timeout_s=hang_timeout_s, restarts=restarts)
+) -> AsyncGenerator[Supervisor]:
+    client = Supervisor(load, name="fake", start=start, hang_timeout_s=hang_timeout_s, restarts=restarts)
     client.start()
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -91,8 +87,8 @@ async def running_client(
 
 
 @asynccontextmanager
-async def running_backend(options: EngineOptions, *, start: StartEngine) -> AsyncGenerator[EngineBackend]:
-    backend = await start_engine_backend(options, start=start)
+async def running_backend(load: Load, *, start: StartEngine) -> AsyncGenerator[EngineBackend]:
+    backend = await start_engine_backend(load, name="fake", start=start)
     try:
         async with asyncio.timeout(PATIENCE_S):
             await backend.ready()

@@ -16,12 +16,11 @@ from backends.errors import ModelError, RequestError, UnsupportedModel
 from backends.loading import open_model
 from backends.models.shapes import lora_shapes
 from backends.testing.fake import FakeRunner
-from gateway.engine.backend import EngineOptions
 from gateway.engine.messages import AdapterFile, Load
 from gateway.engine.worker_side.inline import start_inline
 from gateway.engine.worker_side.loading import LoadedEngine, load_engine, read_adapters
 from tests.gateway.engine.conftest import SIZES
-from tests.gateway.engine.making import collect, end_of, inline, make_add, make_load, make_options, make_request
+from tests.gateway.engine.making import collect, end_of, inline, make_add, make_load, make_request
 from tests.gateway.engine.making import running_backend as running
 
 RANK = 2
@@ -135,11 +134,9 @@ def test_an_unsound_one_ends_the_start(model_path: Path, tmp_path: Path) -> None
 
 async def test_over_the_socket(model_path: Path, tmp_path: Path) -> None:
     """The backend says that it has adapters, serves those, and refuses others."""
-    options: EngineOptions = msgspec.structs.replace(
-        make_options(model_path), adapters=(write_adapter(tmp_path / "law"),)
-    )
+    load: Load = msgspec.structs.replace(make_load(model_path), adapters=(write_adapter(tmp_path / "law"),))
 
-    async with running(options, start=lambda name, theirs: start_inline(name, theirs, create=create)) as backend:
+    async with running(load, start=lambda name, theirs: start_inline(name, theirs, create=create)) as backend:
         assert backend.capabilities().adapters
         served = await collect(backend, make_request(adapter="law"))
         with pytest.raises(RequestError, match="no adapter 'tax'") as refusal:
@@ -151,14 +148,14 @@ async def test_over_the_socket(model_path: Path, tmp_path: Path) -> None:
 
 async def test_without_any(model_path: Path) -> None:
     """An engine that was given none has none."""
-    async with running(make_options(model_path), start=inline()) as backend:
+    async with running(make_load(model_path), start=inline()) as backend:
         assert not backend.capabilities().adapters
 
 
 async def test_the_reason_arrives(model_path: Path, tmp_path: Path) -> None:
     """What ends the engine is what the operator reads."""
-    options = msgspec.structs.replace(make_options(model_path), adapters=(AdapterFile("law", str(tmp_path / "gone")),))
+    load = msgspec.structs.replace(make_load(model_path), adapters=(AdapterFile("law", str(tmp_path / "gone")),))
 
     with pytest.raises(ModelError, match="gone: no such folder"):
-        async with running(options, start=lambda name, theirs: start_inline(name, theirs, create=create)):
+        async with running(load, start=lambda name, theirs: start_inline(name, theirs, create=create)):
             pass

@@ -38,7 +38,7 @@ from tests.gateway.engine.making import (
     collect,
     end_of,
     inline,
-    make_options,
+    make_load,
     make_request,
     running_backend,
     text_of,
@@ -47,7 +47,7 @@ from tests.gateway.engine.making import (
 
 async def test_events_come_in_order_and_usage_is_exact(model_path: Path) -> None:
     """Started, deltas, Done; the usage counts the tokens offered."""
-    async with running_backend(make_options(model_path), start=inline()) as backend:
+    async with running_backend(make_load(model_path), start=inline()) as backend:
         events = await collect(backend, make_request(max_tokens=12))
 
     deltas = [event for event in events[1:-1] if isinstance(event, Delta)]
@@ -59,7 +59,7 @@ async def test_events_come_in_order_and_usage_is_exact(model_path: Path) -> None
 
 async def test_it_is_a_backend(model_path: Path) -> None:
     """The protocol's methods are there, and the capabilities are the model's."""
-    async with running_backend(make_options(model_path, max_context=64), start=inline()) as backend:
+    async with running_backend(make_load(model_path, max_context=64), start=inline()) as backend:
         assert isinstance(backend, Backend)
         assert backend.capabilities().max_context == 64
         assert backend.capabilities().chat
@@ -70,7 +70,7 @@ async def test_many_at_once_equal_one_by_one(model_path: Path) -> None:
     """Sampled requests with a seed give the same text in company."""
     sampling = [Sampling(temperature=1.0, seed=seed, top_p=0.9) for seed in range(10)]
     requests = [make_request(TextPrompt(f"guest {one.seed}"), max_tokens=20, sampling=one) for one in sampling]
-    async with running_backend(make_options(model_path), start=inline()) as backend:
+    async with running_backend(make_load(model_path), start=inline()) as backend:
         alone = [text_of(await collect(backend, request)) for request in requests]
         together = await asyncio.gather(*(collect(backend, request) for request in requests))
 
@@ -80,7 +80,7 @@ async def test_many_at_once_equal_one_by_one(model_path: Path) -> None:
 
 async def test_stop_string_cuts_the_text_and_ends_the_sequence(model_path: Path) -> None:
     """The text ends before the stop string; tokens count up to the one that completed it; the engine lets go."""
-    async with running_backend(make_options(model_path), start=inline()) as backend:
+    async with running_backend(make_load(model_path), start=inline()) as backend:
         free = text_of(await collect(backend, make_request(max_tokens=40)))
         stop = free[10:13]
         events = await collect(backend, make_request(max_tokens=FOREVER, stop=(stop,)))
@@ -101,7 +101,7 @@ async def test_stop_token_is_counted_but_not_shown(model_path: Path) -> None:
     """End of text: reason `stop`, one more token than shown."""
     sampling = Sampling(temperature=0.0, logit_bias={299: 1000.0})
     request = make_request(max_tokens=9, sampling=sampling)
-    async with running_backend(make_options(model_path), start=inline()) as backend:
+    async with running_backend(make_load(model_path), start=inline()) as backend:
         events = [event async for event in backend.generate(msgspec.structs.replace(request, ignore_eos=False))]
 
     assert end_of(events) == Done("stop", Usage(prompt_tokens=3, completion_tokens=1))
@@ -111,7 +111,7 @@ async def test_stop_token_is_counted_but_not_shown(model_path: Path) -> None:
 async def test_logprobs_carry_bytes(model_path: Path) -> None:
     """One entry a token; the bytes joined are the text."""
     request = make_request(max_tokens=20, sampling=Sampling(temperature=0.0, logprobs=2))
-    async with running_backend(make_options(model_path), start=inline()) as backend:
+    async with running_backend(make_load(model_path), start=inline()) as backend:
         events = await collect(backend, request)
 
     entries = [entry for event in events if isinstance(event, Delta) for entry in event.logprobs]
@@ -124,7 +124,7 @@ async def test_logprobs_carry_bytes(model_path: Path) -> None:
 async def test_chat_is_templated(model_path: Path) -> None:
     """A conversation is longer than its words, and is not echoed."""
     prompt = ChatPrompt((Message(role="user", content="How many guests?"),))
-    async with running_backend(make_options(model_path), start=inline()) as backend:
+    async with running_backend(make_load(model_path), start=inline()) as backend:
         events = await collect(backend, make_request(prompt, max_tokens=1))
 
     assert isinstance(events[0], Started)
@@ -134,7 +134,7 @@ async def test_chat_is_templated(model_path: Path) -> None:
 
 async def test_prompt_text_is_there_for_an_echo(model_path: Path) -> None:
     """Text as given, tokens as text."""
-    async with running_backend(make_options(model_path), start=inline()) as backend:
+    async with running_backend(make_load(model_path), start=inline()) as backend:
         (text, *_) = await collect(backend, make_request(TextPrompt("Zimmer"), max_tokens=1))
         (tokens, *_) = await collect(backend, make_request(TokenPrompt((65, 66)), max_tokens=1))
 
@@ -146,7 +146,7 @@ async def test_prompt_text_is_there_for_an_echo(model_path: Path) -> None:
 
 async def test_no_tokens_wanted_is_an_answer(model_path: Path) -> None:
     """`max_tokens=0` never bothers the engine."""
-    async with running_backend(make_options(model_path), start=inline()) as backend:
+    async with running_backend(make_load(model_path), start=inline()) as backend:
         events = await collect(backend, make_request(max_tokens=0))
 
         assert isinstance(events[0], Started)
@@ -156,7 +156,7 @@ async def test_no_tokens_wanted_is_an_answer(model_path: Path) -> None:
 
 async def test_without_a_limit_the_context_is_filled(model_path: Path) -> None:
     """`max_tokens=None`: prompt and answer together are the context."""
-    async with running_backend(make_options(model_path, max_context=64), start=inline()) as backend:
+    async with running_backend(make_load(model_path, max_context=64), start=inline()) as backend:
         events = await collect(backend, make_request(max_tokens=None))
 
     assert end_of(events) == Done("length", Usage(prompt_tokens=3, completion_tokens=61))
@@ -175,7 +175,7 @@ async def test_what_does_not_fit_is_refused_with_numbers(
 ) -> None:
     """The caller learns the limit, the count and what would help."""
     request = make_request(TokenPrompt((1,) * num_prompt), max_tokens=max_tokens)
-    async with running_backend(make_options(model_path, max_context=1024), start=inline()) as backend:
+    async with running_backend(make_load(model_path, max_context=1024), start=inline()) as backend:
         with pytest.raises(ContextLengthExceeded, match=message):
             await collect(backend, request)
 
@@ -193,7 +193,7 @@ async def test_what_does_not_fit_is_refused_with_numbers(
 )
 async def test_bad_request_names_its_field(model_path: Path, bad: GenerateRequest, param: str) -> None:
     """Refused before anything was accepted."""
-    async with running_backend(make_options(model_path), start=inline()) as backend:
+    async with running_backend(make_load(model_path), start=inline()) as backend:
         with pytest.raises(RequestError) as refusal:
             await anext(backend.generate(bad))
 
@@ -202,7 +202,7 @@ async def test_bad_request_names_its_field(model_path: Path, bad: GenerateReques
 
 async def test_closing_early_frees_the_engine(model_path: Path) -> None:
     """A client that goes away costs one step more at most; the next one gets the room."""
-    async with running_backend(make_options(model_path), start=inline()) as backend:
+    async with running_backend(make_load(model_path), start=inline()) as backend:
         for _ in range(6):
             events = backend.generate(make_request(max_tokens=FOREVER))
             assert isinstance(await anext(events), Started)
@@ -218,7 +218,7 @@ async def test_closing_early_frees_the_engine(model_path: Path) -> None:
 
 async def test_full_queue_is_an_answer(model_path: Path) -> None:
     """Four run, one waits, the sixth is told when to come back; its place is not taken."""
-    async with running_backend(make_options(model_path, max_waiting=1), start=inline()) as backend:
+    async with running_backend(make_load(model_path, max_waiting=1), start=inline()) as backend:
         running = [backend.generate(make_request(max_tokens=FOREVER)) for _ in range(5)]
         for events in running:
             await anext(events)
@@ -234,8 +234,8 @@ async def test_full_queue_is_an_answer(model_path: Path) -> None:
 
 async def test_a_tenants_own_queue_is_its_own_affair(model_path: Path) -> None:
     """Its next request is refused, with a code of its own; another tenant's waits its turn."""
-    options = make_options(model_path, max_waiting=4, max_waiting_per_tenant=1)
-    async with running_backend(options, start=inline()) as backend:
+    load = make_load(model_path, max_waiting=4, max_waiting_per_tenant=1)
+    async with running_backend(load, start=inline()) as backend:
         running = [backend.generate(make_request(max_tokens=FOREVER)) for _ in range(5)]
         for events in running:
             await anext(events)
@@ -252,8 +252,8 @@ async def test_a_tenants_own_queue_is_its_own_affair(model_path: Path) -> None:
 
 async def test_who_would_wait_too_long_is_told(model_path: Path) -> None:
     """Four long answers run and one waits longer than the target already: the next is refused, until one has ended."""
-    options = msgspec.structs.replace(make_options(model_path, max_waiting=100), ttft_target_s=0.05)
-    async with running_backend(options, start=inline(FakeFaults(delay_s=0.002))) as backend:
+    load = make_load(model_path, max_waiting=100, ttft_target_s=0.05)
+    async with running_backend(load, start=inline(FakeFaults(delay_s=0.002))) as backend:
         running = [backend.generate(make_request(max_tokens=FOREVER)) for _ in range(4)]
         for events in running:
             await anext(events)
@@ -273,7 +273,7 @@ async def test_who_would_wait_too_long_is_told(model_path: Path) -> None:
 
 async def test_a_finished_answer_keeps_nobody_out(model_path: Path) -> None:
     """Readers who have not fetched their last events hold no place."""
-    async with running_backend(make_options(model_path, max_waiting=1), start=inline()) as backend:
+    async with running_backend(make_load(model_path, max_waiting=1), start=inline()) as backend:
         slow = [backend.generate(make_request(max_tokens=1)) for _ in range(8)]
         for events in slow:
             await anext(events)
@@ -287,7 +287,7 @@ async def test_a_finished_answer_keeps_nobody_out(model_path: Path) -> None:
 @pytest.mark.parametrize("num_before", [0, 4])
 async def test_a_deadline_ends_the_request(model_path: Path, num_before: int) -> None:
     """Amid its answer or still queued: `Failed` with its code and what was offered so far, and the engine is free."""
-    async with running_backend(make_options(model_path), start=inline(FakeFaults(delay_s=0.002))) as backend:
+    async with running_backend(make_load(model_path), start=inline(FakeFaults(delay_s=0.002))) as backend:
         others = [backend.generate(make_request(max_tokens=FOREVER)) for _ in range(num_before)]
         for events in others:
             await anext(events)
@@ -311,7 +311,7 @@ async def test_a_deadline_ends_the_request(model_path: Path, num_before: int) ->
 
 async def test_a_deadline_that_is_met_changes_nothing(model_path: Path) -> None:
     """The same answer as without one."""
-    async with running_backend(make_options(model_path), start=inline()) as backend:
+    async with running_backend(make_load(model_path), start=inline()) as backend:
         free = await collect(backend, make_request())
         met = await collect(backend, make_request(deadline_s=60.0))
 
@@ -320,7 +320,7 @@ async def test_a_deadline_that_is_met_changes_nothing(model_path: Path) -> None:
 
 async def test_a_deadline_that_has_passed_begins_nothing(model_path: Path) -> None:
     """Refused before it was accepted; the field is named."""
-    async with running_backend(make_options(model_path), start=inline()) as backend:
+    async with running_backend(make_load(model_path), start=inline()) as backend:
         with pytest.raises(DeadlineExceeded) as refusal:
             await collect(backend, make_request(deadline_s=-1.0))
 
@@ -330,7 +330,7 @@ async def test_a_deadline_that_has_passed_begins_nothing(model_path: Path) -> No
 
 async def test_steps_are_tallied(model_path: Path) -> None:
     """One entry a step: its time, sequences and tokens; one a request for the time in the queue."""
-    async with running_backend(make_options(model_path), start=inline()) as backend:
+    async with running_backend(make_load(model_path), start=inline()) as backend:
         await asyncio.gather(*(collect(backend, make_request(max_tokens=5)) for _ in range(3)))
         stats, tallies = backend.stats(), backend.tallies
 
@@ -345,7 +345,7 @@ async def test_steps_are_tallied(model_path: Path) -> None:
 
 async def test_broken_row_fails_with_its_code(model_path: Path) -> None:
     """Non-finite logits become an error, never text."""
-    async with running_backend(make_options(model_path), start=inline(FakeFaults(nan_rows={3: 0}))) as backend:
+    async with running_backend(make_load(model_path), start=inline(FakeFaults(nan_rows={3: 0}))) as backend:
         events = await collect(backend, make_request())
 
     end = end_of(events)
@@ -356,7 +356,7 @@ async def test_broken_row_fails_with_its_code(model_path: Path) -> None:
 
 async def test_closing_ends_running_requests(model_path: Path) -> None:
     """`aclose` under way: `server_shutdown`, and whoever comes later is refused."""
-    backend = await start_engine_backend(make_options(model_path), start=inline())
+    backend = await start_engine_backend(make_load(model_path), name="fake", start=inline())
     await backend.ready()
     events = backend.generate(make_request(max_tokens=FOREVER))
     await anext(events)
@@ -374,7 +374,7 @@ async def test_closing_ends_running_requests(model_path: Path) -> None:
 
 async def test_loading_is_visible_and_refuses(model_path: Path) -> None:
     """Started at once, not ready, and a request is told to come later."""
-    backend = await start_engine_backend(make_options(model_path), start=inline())
+    backend = await start_engine_backend(make_load(model_path), name="fake", start=inline())
     try:
         assert not backend.health().ready
         assert backend.health().progress < 1.0
@@ -394,7 +394,7 @@ async def test_load_failure_is_told_by_ready_and_health(
 ) -> None:
     """The engine's words or the tokenizer's, whichever refuses."""
     path, words = (model_path, "tensor q is missing") if faults else (tmp_path, str(tmp_path))
-    backend = await start_engine_backend(make_options(path), start=inline(faults))
+    backend = await start_engine_backend(make_load(path), name="fake", start=inline(faults))
     try:
         with pytest.raises(ModelError) as failure:
             await backend.ready()
@@ -409,7 +409,7 @@ async def test_load_failure_is_told_by_ready_and_health(
 async def test_large_prompt_leaves_the_loop_free(model_path: Path) -> None:
     """A long text is tokenized in a thread and comes out the same."""
     long = "guest " * 4000
-    async with running_backend(make_options(model_path), start=inline()) as backend:
+    async with running_backend(make_load(model_path), start=inline()) as backend:
         (started, *_) = await collect(backend, make_request(TextPrompt(long), max_tokens=1))
 
     assert isinstance(started, Started)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from gateway.batching.messages import Add, Output
 from gateway.engine.client_side.open_requests import Ledger
-from gateway.engine.messages import Abort, Add, Output, ToEngine
+from gateway.engine.messages import Abort, ToEngine
 from tests.gateway.engine.making import make_add, read_to_end, tokens_of
 
 

@@ -9,8 +9,8 @@ import pytest
 from backends.generation import Delta, Done, Event, Failed, Usage
 from backends.text.load import load_tokenizer
 from backends.text.tokenizer import Tokenizer
+from gateway.batching.messages import Output
 from gateway.engine.client_side.output_decoder import Transcript
-from gateway.engine.messages import Output
 
 
 @pytest.fixture(scope="module")

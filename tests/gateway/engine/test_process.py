@@ -13,8 +13,7 @@ import psutil
 import pytest
 
 from backends.errors import ModelError
-from gateway.engine.client_side.client import EngineClient
-from gateway.engine.client_side.supervisor import RestartPolicy
+from gateway.engine.client_side.supervisor import RestartPolicy, Supervisor
 from tests.gateway.engine.making import (
     FOREVER,
     PATIENCE_S,
@@ -26,7 +25,7 @@ from tests.gateway.engine.making import (
 )
 
 
-def process_of(client: EngineClient) -> psutil.Process:
+def process_of(client: Supervisor) -> psutil.Process:
     assert client.pid is not None
     return psutil.Process(client.pid)
 

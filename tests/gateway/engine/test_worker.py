@@ -11,15 +11,13 @@ import msgspec
 import pytest
 
 from backends.testing.fake import FakeFaults
+from gateway.batching.messages import Add, EngineStats, Output
 from gateway.engine.messages import (
     Abort,
-    Add,
     Died,
-    EngineStats,
     FrameBuffer,
     FromEngine,
     LoadFailed,
-    Output,
     Progress,
     Ready,
     Stepped,

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 
 from gateway.cli import main
 from gateway.commands.serve import with_flags
-from gateway.config import AdapterConfig, Config, ConfigError, ModelConfig, load_config
+from gateway.config import AdapterConfig, Config, ModelConfig, load_config
+from gateway.errors import ConfigError
 
 MODEL = ModelConfig(path="chat.gguf", name="chat")
 FILE = """\

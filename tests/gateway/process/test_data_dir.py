@@ -10,10 +10,10 @@ def test_first_key_is_created_once_and_private(tmp_path: Path) -> None:
     """The key outlives the start that made it and is readable by its owner only."""
     directory = tmp_path / "data"
 
-    key, created = first_key(directory)
+    key, created = first_key(directory, make=new_key)
 
     assert created
-    assert first_key(directory) == (key, False)
+    assert first_key(directory, make=new_key) == (key, False)
     assert stored_key(directory) == key
     assert (directory / "default.key").stat().st_mode & 0o777 == 0o600
 

@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from gateway.config import TenantConfig
 from gateway.errors import TenantDisabled, Unauthorized
 from gateway.tenants.auth.directory import Changes, Directory, KeyEntry
 from gateway.tenants.identity import Key, Tenant
+from gateway.tenants.records import TenantConfig
 from tests.gateway.tenants.declared import directory_of
 
 KEY = "sk-ho-7b1f0c2d9e8a4f6b-long"

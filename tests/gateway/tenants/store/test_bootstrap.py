@@ -6,9 +6,9 @@ import hashlib
 
 import pytest
 
-from gateway.config import ConfigError, TenantConfig
+from gateway.errors import ConfigError
 from gateway.tenants.policy import Limits
-from gateway.tenants.records import TenantSpec
+from gateway.tenants.records import TenantConfig, TenantSpec
 from gateway.tenants.store.audit import list_audit
 from gateway.tenants.store.bootstrap import bootstrap
 from gateway.tenants.store.database import Database

@@ -1,12 +1,14 @@
-"""A step's result on its way to the host."""
+"""What computes the steps of a model on a device, and a step's result on its way to the host."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from backends.api import StepResult
+from backends.api import Step, StepResult
 
 
 class StepTicket:
@@ -43,3 +45,23 @@ class StepTicket:
         if array.ndim == 1:
             return StepResult(np.empty((0, self._vocab_size), np.float32), array)
         return StepResult(array)
+
+
+class Executor(Protocol):
+    """Owns the KV memory of one plan. Called under `torch.inference_mode`, with steps that `check_step` let pass."""
+
+    def run(self, step: Step, picked: Tensor | None = None) -> Tensor:
+        """Logits float32 `[R, vocab]` on the device, perhaps still being computed; valid until the next `run`.
+
+        The token id -1 - r stands for `picked[r]`, int64 on the device, or for any valid id where that is negative.
+        Sampling is the caller's business, and the step names no adapter.
+        """
+        ...
+
+    def copy(self, source: int, destination: int, num_tokens: int | None = None) -> None:
+        """Copy a block or slot, or its first tokens, in all layers, after all steps so far and before the next."""
+        ...
+
+    def warmup(self, max_sequences: int) -> None:
+        """Make ready what steps of up to `max_sequences` sequences need; may write to block or slot 0."""
+        ...
