@@ -9,6 +9,7 @@ from backends.api import Health
 from backends.errors import DeadlineExceeded, Overloaded, RequestError, TenantQueueFull, WaitTooLong
 from backends.generation import Delta, Done, Started, Usage
 from backends.testing.backend import FakeBackend
+from gateway.api.problems import reason_of
 from gateway.batching.messages import EngineStats, Output
 from gateway.engine.client_side.step_histograms import Tallies
 from gateway.engine.messages import Ready, Stepped
@@ -172,7 +173,7 @@ def test_refusals_are_counted_by_reason(error: Exception, reason: str) -> None:
     """One of few words, so that an operator sees whose limit it was."""
     metrics = Metrics()
     meter = metrics.begin(model="m", tenant="t", arrived_s=0.0)
-    meter.refuse(error)
+    meter.refuse(reason_of(error))
     meter.end("refused", choices_per_prompt=1)
 
     assert _samples(metrics)["hostelry_refused_total", (("model", "m"), ("reason", reason))] == 1
