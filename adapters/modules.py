@@ -31,7 +31,7 @@ _REASONS = {
 }
 
 
-class Place(msgspec.Struct, frozen=True, order=True):
+class LinearPlace(msgspec.Struct, frozen=True, order=True):
     """A module of the base, and which of its two matrices."""
 
     layer: int
@@ -47,11 +47,11 @@ class Place(msgspec.Struct, frozen=True, order=True):
     def stored_name(self) -> str:
         return f"base_model.model.model.layers.{self.layer}.{self.module}.lora_{self.matrix}.weight"
 
-    def other(self) -> Place:
-        return Place(self.layer, self.module, "B" if self.matrix == "A" else "A")
+    def other(self) -> LinearPlace:
+        return LinearPlace(self.layer, self.module, "B" if self.matrix == "A" else "A")
 
 
-def place_of(stored_name: str, *, where: Path) -> Place:
+def place_of(stored_name: str, *, where: Path) -> LinearPlace:
     """Raises `UnsupportedAdapter` for a tensor that is no matrix of a linear within a layer."""
     match = _NAME.fullmatch(stored_name)
     if match is None:
@@ -64,4 +64,4 @@ def place_of(stored_name: str, *, where: Path) -> Place:
             f"{where}: tensor {stored_name!r} adapts {module}; what can be adapted is "
             f"{', '.join(name.partition('.')[2] for name in TARGETS)}: retrain with other target_modules"
         )
-    return Place(int(layer), module, cast(Literal["A", "B"], matrix))
+    return LinearPlace(int(layer), module, cast(Literal["A", "B"], matrix))

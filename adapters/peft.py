@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from adapters.errors import AdapterError
-from adapters.modules import Place, place_of
+from adapters.modules import LinearPlace, place_of
 from adapters.peft_config import CONFIG_FILE, peft_config
 from backends.api import F32, AdapterWeights
 from backends.weights.files import read_json
@@ -21,7 +21,7 @@ from backends.weights.tensor import StoredTensor, decode
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PICKLE_FILE = "adapter_model.bin"
 
-Shapes = Mapping[str, tuple[int, int]]
+LoraShapes = Mapping[str, tuple[int, int]]
 """Canonical linear → (output, input) features, as in `ModelInfo.lora_shapes`."""
 
 
@@ -32,7 +32,7 @@ class Adapter(msgspec.Struct, frozen=True):
     digest: str
 
 
-def read_peft(folder: Path, *, shapes: Shapes, max_rank: int) -> Adapter:
+def read_peft(folder: Path, *, shapes: LoraShapes, max_rank: int) -> Adapter:
     """Read and check everything; nothing refers to the files afterwards.
 
     Raises `AdapterError` (a `ModelError`) for whatever would make it another adapter than the one that was trained:
@@ -85,7 +85,7 @@ def _check_inside(folder: Path, name: str) -> None:
         raise AdapterError(f"{folder / name}: leads out of the folder to {real}; put a copy in its place")
 
 
-def _require(place: Place, tensors: Mapping[Place, StoredTensor], where: Path) -> None:
+def _require(place: LinearPlace, tensors: Mapping[LinearPlace, StoredTensor], where: Path) -> None:
     if place not in tensors:
         raise AdapterError(
             f"{where}: tensor {place.stored_name!r} is missing, but its other half is there; the file is incomplete"
@@ -93,7 +93,7 @@ def _require(place: Place, tensors: Mapping[Place, StoredTensor], where: Path) -
 
 
 def _pair(
-    place: Place, tensors: Mapping[Place, StoredTensor], shapes: Shapes, *, rank: int, where: Path
+    place: LinearPlace, tensors: Mapping[LinearPlace, StoredTensor], shapes: LoraShapes, *, rank: int, where: Path
 ) -> tuple[F32, F32]:
     """A and B of a module, in the shapes that the base implies."""
     absent = [name for name in place.linears if name not in shapes]
@@ -108,7 +108,7 @@ def _pair(
     return a, b
 
 
-def _values(tensor: StoredTensor, place: Place, expected: tuple[int, int], where: Path) -> F32:
+def _values(tensor: StoredTensor, place: LinearPlace, expected: tuple[int, int], where: Path) -> F32:
     if tensor.shape != expected:
         raise AdapterError(
             f"{where}: tensor {place.stored_name!r} has shape {list(tensor.shape)}; this base and r imply "
@@ -124,7 +124,7 @@ def _values(tensor: StoredTensor, place: Place, expected: tuple[int, int], where
 
 
 def _cut(
-    place: Place, a: F32, b: F32, shapes: Shapes, *, taken: Mapping[str, object], where: Path
+    place: LinearPlace, a: F32, b: F32, shapes: LoraShapes, *, taken: Mapping[str, object], where: Path
 ) -> dict[str, tuple[F32, F32]]:
     """A fused module is several linears over one input: they share A, and each has its rows of B."""
     cut: dict[str, tuple[F32, F32]] = {}

@@ -29,7 +29,7 @@ def has_metal_device() -> bool:
     return platform.system() == "Darwin" and platform.machine() == "arm64"
 
 
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
+class RunnerChoice(msgspec.Struct, frozen=True, kw_only=True):
     """A runner, a sentence for operators, and what was passed over though the machine could have it."""
 
     runner: str
@@ -37,7 +37,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     fallback: str = ""
 
 
-def choose_runner() -> Choice:
+def choose_runner() -> RunnerChoice:
     """The fastest installed runner for the best device of this machine.
 
     Raises `RunnerUnavailable` when no engine is installed.
@@ -49,18 +49,18 @@ def choose_runner() -> Choice:
     return _on_cpu("no accelerator was found")
 
 
-def _prefer(runner: str, because: str) -> Choice:
+def _prefer(runner: str, because: str) -> RunnerChoice:
     absent, extra = missing_packages(runner)
     if not absent:
-        return Choice(runner=runner, reason=because)
+        return RunnerChoice(runner=runner, reason=because)
     choice = _on_cpu(because)
     missed = f'{because}, but {" and ".join(absent)} is not installed: pip install "hostelry[{extra}]"'
     return msgspec.structs.replace(choice, fallback=missed)
 
 
-def _on_cpu(because: str) -> Choice:
+def _on_cpu(because: str) -> RunnerChoice:
     """ONNX Runtime is the fastest on CPUs by far; the others are better than nothing."""
     for runner in ("onnx", "torch", "mlx"):
         if not missing_packages(runner)[0]:
-            return Choice(runner=runner, reason=f"{because}, and it is the fastest installed engine on the CPU")
+            return RunnerChoice(runner=runner, reason=f"{because}, and it is the fastest installed engine on the CPU")
     raise RunnerUnavailable('no engine is installed; for one on the CPU: pip install "hostelry[onnx]"')

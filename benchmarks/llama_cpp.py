@@ -27,8 +27,8 @@ from backends.quantize import quantize_file
 from backends.testing.models import HALF_B_MODEL, make_random_model
 from benchmarks.record import Bar, Numbers, at_least, at_most, rate, tables, write_result
 from gateway.bench.load import Target
-from gateway.bench.own_server import own_house
-from gateway.bench.sweep import Row, Shape, sweep
+from gateway.bench.own_server import own_server
+from gateway.bench.sweep import SweepRow, SweepShape, sweep
 from gateway.process.listener import bind
 
 STREAMS = (1, 4, 8, 16)
@@ -137,17 +137,17 @@ def _judged(name: str, found: Numbers, least: Bars) -> Iterator[Bar]:
 def _measure(run: Run, path: Path, form: str) -> dict[str, object]:
     room = ["--model", f"bench={path}", "--threads", "2", "--max-batch", str(max(STREAMS))]
     room += ["--max-context", str(run.context)]
-    shape = Shape(streams=run.streams, prompt_tokens=run.prompt, tokens=run.tokens, rounds=run.rounds)
-    long = Shape(streams=(1,), prompt_tokens=LONG_PROMPT, tokens=2, rounds=run.rounds)
+    shape = SweepShape(streams=run.streams, prompt_tokens=run.prompt, tokens=run.tokens, rounds=run.rounds)
+    long = SweepShape(streams=(1,), prompt_tokens=LONG_PROMPT, tokens=2, rounds=run.rounds)
     with ExitStack() as stack:
         theirs = stack.enter_context(llama_server(run.server, path, context=run.context))
         houses = [
-            stack.enter_context(own_house(room, label=label, environment=_ENVIRONMENT[label])) for label in run.labels
+            stack.enter_context(own_server(room, label=label, environment=_ENVIRONMENT[label])) for label in run.labels
         ]
-        targets = [*(house.target for house in houses), theirs]
+        targets = [*(server.target for server in houses), theirs]
         rows = asyncio.run(sweep(targets, shape, lambda what: print(form, what, flush=True)))
         rows += _renamed(asyncio.run(sweep(targets, long, lambda what: print(form, "prompt", what, flush=True))))
-        weights = {house.target.label: house.weight_bytes() for house in houses}
+        weights = {server.target.label: server.weight_bytes() for server in houses}
     file_bytes = path.stat().st_size
     return {
         "file_mb": round(file_bytes / 1e6),
@@ -169,12 +169,12 @@ def _bars(label: str, form: str) -> Bars:
     return STOCK_BARS.get(form, OTHER_STOCK_BARS)
 
 
-def _renamed(rows: list[Row]) -> list[Row]:
+def _renamed(rows: list[SweepRow]) -> list[SweepRow]:
     """Rows of the long prompt, which are of no number of streams."""
     return [msgspec.structs.replace(row, streams=0) for row in rows]
 
 
-def _ratios(run: Run, rows: list[Row], label: str) -> dict[str, object]:
+def _ratios(run: Run, rows: list[SweepRow], label: str) -> dict[str, object]:
     ours, theirs = _by_streams(rows, label), _by_streams(rows, THEIRS)
     pairs = {str(count): (ours[count], theirs[count]) for count in run.streams}
     return {
@@ -187,11 +187,11 @@ def _ratios(run: Run, rows: list[Row], label: str) -> dict[str, object]:
     }
 
 
-def _decoding(row: Row) -> float:
+def _decoding(row: SweepRow) -> float:
     return rate(row.decode_tokens_per_s, f"{row.label}, decoding, streams: {row.streams}")
 
 
-def _absolute(run: Run, rows: list[Row], label: str) -> dict[str, object]:
+def _absolute(run: Run, rows: list[SweepRow], label: str) -> dict[str, object]:
     """Tokens a second, and milliseconds."""
     by_streams = _by_streams(rows, label)
     measured = {str(count): by_streams[count] for count in run.streams}
@@ -208,7 +208,7 @@ def _prompts(run: Run) -> dict[str, int]:
     return ({f"prompt_{run.prompt}": 1} if 1 in run.streams else {}) | {f"prompt_{LONG_PROMPT}": 0}
 
 
-def _by_streams(rows: list[Row], label: str) -> dict[int, Row]:
+def _by_streams(rows: list[SweepRow], label: str) -> dict[int, SweepRow]:
     return {row.streams: row for row in rows if row.label == label}
 
 

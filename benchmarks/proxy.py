@@ -30,7 +30,7 @@ import uvloop
 from benchmarks import litellm_proxy
 from benchmarks.closed_loop import Asked, closed_loop
 from benchmarks.record import Bar, Numbers, at_least, write_result
-from gateway.bench.own_server import MODEL, own_house
+from gateway.bench.own_server import MODEL, own_server
 from gateway.demo import model_path
 
 STREAMS = (1, 16, 64)
@@ -203,8 +203,8 @@ def _hostelry() -> Generator[Side]:
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory) / "hostelry.toml"
         config.write_text(_CONFIG.format(path=model_path(), model=MODEL, key=key), encoding="utf-8")
-        with own_house(["--config", str(config)]) as house:
-            yield Side(label=OURS, url=house.target.url, model=MODEL, key=key, pid=house.pid)
+        with own_server(["--config", str(config)]) as server:
+            yield Side(label=OURS, url=server.target.url, model=MODEL, key=key, pid=server.pid)
 
 
 @contextmanager

@@ -13,12 +13,12 @@ from backends.kv import BLOCK_TOKENS
 from benchmarks.record import Bar, Numbers, at_most, tables, write_result
 from gateway.batching.admission import AdmissionOrder, FirstComeFirstServed
 from gateway.batching.fairness import FairShare
-from gateway.batching.kv.allocator import KVRooms
-from gateway.batching.kv.blocks import Blocks
-from gateway.batching.kv.prefix_index import Prefixes
-from gateway.batching.kv.slots import Slots
+from gateway.batching.kv.allocator import KVAllocator
+from gateway.batching.kv.blocks import BlockAllocator
+from gateway.batching.kv.prefix_index import PrefixIndex
+from gateway.batching.kv.slots import SlotAllocator
 from gateway.batching.messages import Add
-from gateway.batching.scheduler import Chunk, Limits, Scheduler
+from gateway.batching.scheduler import Chunk, Scheduler, StepLimits
 from gateway.batching.sequence import Sequence
 
 RUNNING = (16, 64, 256, 1000)
@@ -50,16 +50,16 @@ def bars(numbers: Numbers) -> list[Bar]:
     ]
 
 
-def _rooms(layout: str, running: int) -> KVRooms:
+def _kv(layout: str, running: int) -> KVAllocator:
     if layout == "slot":
-        return Slots(num_slots=running, slot_tokens=CONTEXT, prefixes=Prefixes())
-    return Blocks(num_blocks=running * CONTEXT // BLOCK_TOKENS, block_tokens=BLOCK_TOKENS)
+        return SlotAllocator(num_slots=running, slot_tokens=CONTEXT, prefixes=PrefixIndex())
+    return BlockAllocator(num_blocks=running * CONTEXT // BLOCK_TOKENS, block_tokens=BLOCK_TOKENS)
 
 
 def _microseconds(order: AdmissionOrder, running: int, tenants: int, layout: str) -> float:
     """With every place taken, a sequence waiting of each tenant and one that ends in every step."""
-    limits = Limits(max_sequences=running, max_step_tokens=running + 64, max_context=CONTEXT)
-    scheduler = Scheduler(limits, _rooms(layout, running), order)
+    limits = StepLimits(max_sequences=running, max_step_tokens=running + 64, max_context=CONTEXT)
+    scheduler = Scheduler(limits, _kv(layout, running), order)
     number = 0
     for number in range(running + max(tenants, STEPS)):
         scheduler.add(_sequence(number, tenant=f"tenant-{number % tenants}"))

@@ -29,7 +29,7 @@ from backends.testing.greedy import step_of
 from backends.testing.models import HALF_B_MODEL, make_random_model
 from benchmarks.llama_cpp import llama_server
 from benchmarks.record import Bar, Numbers, at_most, rate, tables, write_result
-from gateway.bench.sweep import Shape, sweep
+from gateway.bench.sweep import SweepShape, sweep
 
 CONTEXT, SEQUENCES, CHUNK, DRAFT = 128, 9, 64, 5
 VERIFY_BAR, MIXED_BAR, LOAD_BAR_S = 1.4, 0.6, 1.5
@@ -73,8 +73,8 @@ def _bars_of(form: str, found: Numbers) -> Iterator[Bar]:
 
 def _theirs(server: Path, path: Path) -> float:
     """Seconds of llama.cpp's decode step of eight sequences and of its prompt of a chunk's length."""
-    decode = Shape(streams=(8,), prompt_tokens=CONTEXT, tokens=48, rounds=3)
-    prompt = Shape(streams=(1,), prompt_tokens=CHUNK, tokens=2, rounds=3)
+    decode = SweepShape(streams=(8,), prompt_tokens=CONTEXT, tokens=48, rounds=3)
+    prompt = SweepShape(streams=(1,), prompt_tokens=CHUNK, tokens=2, rounds=3)
     with llama_server(server, path, context=4 * CONTEXT) as target:
         (eight,) = asyncio.run(sweep([target], decode, lambda _: None))
         (one,) = asyncio.run(sweep([target], prompt, lambda _: None))

@@ -21,8 +21,8 @@ import psutil
 from backends.generation import Done, Started, Usage
 from backends.testing.backend import FakeBackend
 from benchmarks.record import Bar, Numbers, at_most, tables, write_result
-from gateway.api.accounting import Account
-from gateway.api.convert import Plan, plan_chat
+from gateway.api.accounting import RequestAccount
+from gateway.api.convert import RequestPlan, plan_chat
 from gateway.api.schemas.chat import ChatCompletionRequest, ChatMessage
 from gateway.api.services import Services
 from gateway.metrics import Metrics
@@ -35,7 +35,7 @@ from gateway.tenants.limits.limits import Limiter
 from gateway.tenants.limits.prices import Price
 from gateway.tenants.policy import Limits, Policy
 from gateway.tenants.store.database import Database
-from gateway.tenants.tasks.recorder import Bookkeeper
+from gateway.tenants.tasks.recorder import UsageRecorder
 from gateway.tenants.usage.journal import Journal
 
 SIZES = (10, 1_000, 100_000)
@@ -88,10 +88,12 @@ def _house(count: int, directory: Path) -> tuple[Services, list[bytes], int]:
     known, secret = _directory(count)
     taken = psutil.Process().memory_info().rss - before
     limiter = Limiter()
-    bookkeeper = Bookkeeper(Journal(directory / str(count)), Database(f"sqlite:///{directory}/{count}.db"), limiter)
+    usage_recorder = UsageRecorder(
+        Journal(directory / str(count)), Database(f"sqlite:///{directory}/{count}.db"), limiter
+    )
     models = Models([ServedModel(name="demo", backend=FakeBackend(), price=Price(input=0.15, output=0.6))])
     services = Services(
-        models=models, directory=known, metrics=Metrics(), drain=Drain(), limiter=limiter, bookkeeper=bookkeeper
+        models=models, directory=known, metrics=Metrics(), drain=Drain(), limiter=limiter, usage_recorder=usage_recorder
     )
     return services, [f"Bearer {key}".encode() for key in secret], taken
 
@@ -116,7 +118,7 @@ async def _microseconds(services: Services, headers: list[bytes]) -> float:
         start = time.process_time()
         for header, plan in zip(batch, plans, strict=True):
             caller = services.directory.authenticate([header])
-            account = Account(plan, services)
+            account = RequestAccount(plan, services)
             await account.enter()
             await account.reserve([STARTED])
             account.see(0, STARTED)
@@ -127,7 +129,7 @@ async def _microseconds(services: Services, headers: list[bytes]) -> float:
     return 1e6 * statistics.median(found)
 
 
-def _plan(services: Services, caller: Caller) -> Plan:
+def _plan(services: Services, caller: Caller) -> RequestPlan:
     route = services.models.route("demo", caller.tenant)
     return plan_chat(
         WIRE,

@@ -15,17 +15,17 @@ from filelock import FileLock
 from e2e.harness import models, runners, server, timing
 from e2e.harness.counterfactual import counterfactual
 from e2e.harness.crowd import crowd_arguments
-from e2e.harness.house import Known, Target, house_arguments
 from e2e.harness.nonce import SEED
 from e2e.harness.record import record
 from e2e.harness.reference import Reference
+from e2e.harness.running_server import Known, Target, server_arguments
 from e2e.harness.server import Server, ServerFailed, Stopped
 from e2e.paris_checks.broken import Launch
 
-SHARED_SERVERS = ("house", "crowd")
+SHARED_SERVERS = ("running_server", "crowd")
 
 
-class House(msgspec.Struct, frozen=True, kw_only=True):
+class RunningServer(msgspec.Struct, frozen=True, kw_only=True):
     """A running server with all models, and what was seen of it before it was ready."""
 
     target: Target
@@ -126,7 +126,7 @@ def runner(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def house(runner: str, known: Known, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def running_server(runner: str, known: Known, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """One server with every model, watched while it loads. It must also stop cleanly at the end."""
     served = {
         "demo": known.demo.path,
@@ -136,20 +136,20 @@ def house(runner: str, known: Known, tmp_path_factory: pytest.TempPathFactory) -
         "big": known.big,
     }
     folder = tmp_path_factory.mktemp(f"house-{runner}")
-    running = Server(house_arguments(folder, served, runner=runner))
+    running = Server(server_arguments(folder, served, runner=runner))
     try:
         seen = _watch_loading(running)
         url = running.wait_ready()
         record("harness", f"start of five models on {runner}", seconds=round(time.monotonic() - running.started, 2))
-        yield House(target=Target(url=url), server=running, statuses_while_loading=seen)
+        yield RunningServer(target=Target(url=url), server=running, statuses_while_loading=seen)
     finally:
         stopped = running.stop()
     _assert_stopped_cleanly(stopped, running)
 
 
 @pytest.fixture(scope="session")
-def target(house: House) -> Target:
-    return house.target
+def target(running_server: RunningServer) -> Target:
+    return running_server.target
 
 
 @pytest.fixture(scope="session")
@@ -165,7 +165,7 @@ def crowd(known: Known, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 
 @pytest.fixture
-def inn(crowd: Server) -> Target:
+def tenant_server(crowd: Server) -> Target:
     return Target(url=crowd.wait_ready())
 
 
@@ -174,7 +174,7 @@ def launch(runner: str, tmp_path: Path) -> Launch:
     """Starts a server of its own for the named models; the caller stops it."""
 
     def start(served: dict[str, Path]) -> Server:
-        return Server(house_arguments(tmp_path, served, runner=runner))
+        return Server(server_arguments(tmp_path, served, runner=runner))
 
     return start
 

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from e2e.conftest import House
-from e2e.harness.house import Known, Target
+from e2e.conftest import RunningServer
 from e2e.harness.runners import ONE
+from e2e.harness.running_server import Known, Target
 from e2e.harness.shape import assert_error, assert_no_leak
 from e2e.harness.wire import TIMEOUT, TLS, Json, ask, get, headers, post, post_ok
 
@@ -23,13 +23,13 @@ Case = tuple[str, bytes]
 
 
 @pytest.fixture(autouse=True)
-def _well_afterwards(house: House) -> Iterator[None]:
+def _well_afterwards(running_server: RunningServer) -> Iterator[None]:
     """After each case the server is alive, in less than the time of a start, and a good request works right away."""
-    target = house.target
+    target = running_server.target
     yield
     start = time.monotonic()
     assert get(f"{target.url}/health/live").status_code == 200
-    assert time.monotonic() - start < house.server.start_s
+    assert time.monotonic() - start < running_server.server.start_s
     answer = post_ok(f"{target.api}/chat/completions", ask("capital of France", max_tokens=1), target.keys.acme)
     assert answer["usage"]["completion_tokens"] == 1
 
@@ -263,9 +263,9 @@ def test_wrong_framing(name: str, head: str, body: bytes, target: Target) -> Non
     assert_no_leak(answer)
 
 
-def test_a_client_that_leaves_is_no_fault(house: House) -> None:
+def test_a_client_that_leaves_is_no_fault(running_server: RunningServer) -> None:
     """Hanging up in the middle of a body is ordinary; the server's log shows no traceback for it."""
-    target, before = house.target, len(house.server.output())
+    target, before = running_server.target, len(running_server.server.output())
     request = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Authorization: Bearer {target.keys.acme}\r\nContent-Length: 1000\r\n\r\n{{"
@@ -274,7 +274,7 @@ def test_a_client_that_leaves_is_no_fault(house: House) -> None:
     _raw(target, request.encode(), half_close=True)
     post_ok(f"{target.api}/chat/completions", ask("capital of France", max_tokens=1), target.keys.acme)
 
-    assert "Traceback" not in house.server.output()[before:]
+    assert "Traceback" not in running_server.server.output()[before:]
 
 
 def test_large_body(target: Target) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from e2e.batching_checks import company, conservation, joining, leaving, prefixes
 from e2e.harness import runners
-from e2e.harness.house import Known, Target
+from e2e.harness.running_server import Known, Target
 
 
 def test_company_changes_no_answer(target: Target, known: Known) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from e2e.harness.completions import engine, wait_idle
 from e2e.harness.counters import Counters
-from e2e.harness.house import Target
+from e2e.harness.running_server import Target
 from e2e.harness.server import Server
 from e2e.harness.shape import assert_error
 from e2e.harness.wire import TIMEOUT, TLS, Json, headers, stream

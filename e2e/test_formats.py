@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from e2e.harness.house import KEYS, Target, house_arguments
 from e2e.harness.models import demo_model
 from e2e.harness.nonce import SEED
 from e2e.harness.reference import Reference
+from e2e.harness.running_server import KEYS, Target, server_arguments
 from e2e.harness.server import Server
 from e2e.harness.wire import ask, chat_text, post_ok
 from e2e.test_cli import hostelry
@@ -37,9 +37,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def house(files: dict[str, Path], runner: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+def running_server(files: dict[str, Path], runner: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """All of them at once, with the settings that users get by default."""
-    server = Server(house_arguments(tmp_path_factory.mktemp("house"), files, runner=runner))
+    server = Server(server_arguments(tmp_path_factory.mktemp("house"), files, runner=runner))
     try:
         yield Target(url=server.wait_ready(180))
     finally:
@@ -50,7 +50,7 @@ def house(files: dict[str, Path], runner: str, tmp_path_factory: pytest.TempPath
 def exact_house(files: dict[str, Path], runner: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """All of them with `exact = true`."""
     folder = tmp_path_factory.mktemp("exact")
-    arguments = house_arguments(folder, {}, runner=runner)
+    arguments = server_arguments(folder, {}, runner=runner)
     with (folder / "hostelry.toml").open("a", encoding="utf-8") as config:
         config.writelines(
             f'[[models]]\nname = "{name}"\npath = "{path}"\nexact = true\n' for name, path in files.items()
@@ -72,11 +72,11 @@ def test_inspect_names_the_format(files: dict[str, Path], name: str, tmp_path: P
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_served_format_answers_what_its_blocks_say(house: Target, files: dict[str, Path], name: str) -> None:
+def test_a_served_format_answers_what_its_blocks_say(running_server: Target, files: dict[str, Path], name: str) -> None:
     """The text that an independent forward over the dequantized weights says."""
     reference = reference_of(files, name)
     for question in QUESTIONS:
-        answer = post_ok(f"{house.api}/chat/completions", ask(question, model=name, max_tokens=12), KEYS.acme)
+        answer = post_ok(f"{running_server.api}/chat/completions", ask(question, model=name, max_tokens=12), KEYS.acme)
 
         assert chat_text(answer) == reference.chat(question, max_tokens=12).text
 
@@ -112,7 +112,7 @@ def reference_of(files: dict[str, Path], name: str) -> Reference:
 
 def test_quantize_at_load_keeps_the_file(tmp_path: Path) -> None:
     """`serve --quantize` makes the file at the first start only, and answers as the quantized file does."""
-    arguments = [*house_arguments(tmp_path, {"demo": demo_model()}, runner="onnx"), "--quantize", "Q4_K_M"]
+    arguments = [*server_arguments(tmp_path, {"demo": demo_model()}, runner="onnx"), "--quantize", "Q4_K_M"]
     times = []
     for _ in range(2):
         server = Server(arguments)

@@ -6,9 +6,9 @@ import httpx
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from e2e.harness.house import Target
 from e2e.harness.nonce import SEED
 from e2e.harness.runners import ONE
+from e2e.harness.running_server import Target
 from e2e.harness.shape import assert_error_body, assert_no_leak
 from e2e.harness.wire import Json, headers
 

@@ -13,7 +13,7 @@ import pytest
 
 from e2e.harness.server import Server
 from e2e.harness.wire import get
-from e2e.test_tenants import MODEL, Inn
+from e2e.test_tenants import MODEL, TenantServer
 
 COUNT = 64
 
@@ -38,73 +38,77 @@ GUESTS = [Guest(f"guest-{n}", f"sk-ho-{secrets.token_hex(16)}", f"canary{secrets
 
 
 @pytest.fixture(scope="module")
-def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Inn, dict[str, str]]]:
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, TenantServer, dict[str, str]]]:
     """A server after all guests have talked to it, and what each of them heard."""
     folder = tmp_path_factory.mktemp("crowd")
     config = folder / "hostelry.toml"
-    config.write_text("\n".join(guest.toml() for guest in GUESTS))
+    config.write_text("\n".join(caller.toml() for caller in GUESTS))
     server = Server(["--port", "0", "--data-dir", str(folder), "--config", str(config)])
     try:
-        inn = Inn(server.wait_ready(), folder)
+        tenant_server = TenantServer(server.wait_ready(), folder)
         with ThreadPoolExecutor(COUNT) as pool:
             heard = dict(
-                zip([guest.name for guest in GUESTS], pool.map(lambda g: _visit(inn.url, g), GUESTS), strict=True)
+                zip(
+                    [caller.name for caller in GUESTS],
+                    pool.map(lambda g: _visit(tenant_server.url, g), GUESTS),
+                    strict=True,
+                )
             )
-        yield server, inn, heard
+        yield server, tenant_server, heard
     finally:
         server.stop()
 
 
-def test_answers_hold_own_words_only(crowd: tuple[Server, Inn, dict[str, str]]) -> None:
+def test_answers_hold_own_words_only(crowd: tuple[Server, TenantServer, dict[str, str]]) -> None:
     """Each guest hears its own canary, in an echo, a name and an error, and no other."""
     _, _, heard = crowd
-    for guest in GUESTS:
-        strangers = [other.canary for other in GUESTS if other != guest and other.canary in heard[guest.name]]
+    for caller in GUESTS:
+        strangers = [other.canary for other in GUESTS if other != caller and other.canary in heard[caller.name]]
         assert strangers == []
-        assert heard[guest.name].count(guest.canary) >= 4
+        assert heard[caller.name].count(caller.canary) >= 4
 
 
-def test_operators_see_no_prompts(crowd: tuple[Server, Inn, dict[str, str]], tmp_path: Path) -> None:
+def test_operators_see_no_prompts(crowd: tuple[Server, TenantServer, dict[str, str]], tmp_path: Path) -> None:
     """Neither log, nor metrics, nor usage, nor health holds a word that a guest said, or a key."""
-    server, inn, _ = crowd
-    usage = str(inn.json("usage", "list"))
-    seen = [server.output(), usage, get(f"{inn.url}/metrics").text, get(f"{inn.url}/health").text]
-    seen += [str(inn.json("audit", "list")).replace("alias-canary", "")]
+    server, tenant_server, _ = crowd
+    usage = str(tenant_server.json("usage", "list"))
+    seen = [server.output(), usage, get(f"{tenant_server.url}/metrics").text, get(f"{tenant_server.url}/health").text]
+    seen += [str(tenant_server.json("audit", "list")).replace("alias-canary", "")]
 
-    for guest in GUESTS:
-        assert not [text for text in seen[:4] if guest.canary in text]
-        assert not [text for text in seen if guest.key in text]
-    rows = inn.json("usage", "sum", "--by", "tenant")
-    assert {row["tenant_name"]: row["requests"] for row in rows} == {guest.name: 3 for guest in GUESTS}
+    for caller in GUESTS:
+        assert not [text for text in seen[:4] if caller.canary in text]
+        assert not [text for text in seen if caller.key in text]
+    rows = tenant_server.json("usage", "sum", "--by", "tenant")
+    assert {row["tenant_name"]: row["requests"] for row in rows} == {caller.name: 3 for caller in GUESTS}
 
 
-def test_names_of_others_do_not_exist(crowd: tuple[Server, Inn, dict[str, str]]) -> None:
+def test_names_of_others_do_not_exist(crowd: tuple[Server, TenantServer, dict[str, str]]) -> None:
     """An alias of another tenant reads like a name that nobody has."""
-    _, inn, _ = crowd
+    _, tenant_server, _ = crowd
     first, second = GUESTS[:2]
     headers = {"Authorization": f"Bearer {first.key}"}
     texts = []
     for name in (second.alias, "alias-nobody"):
-        answer = httpx.get(f"{inn.url}/v1/models/{name}", headers=headers, timeout=300)
+        answer = httpx.get(f"{tenant_server.url}/v1/models/{name}", headers=headers, timeout=300)
         assert answer.status_code == 404
         texts.append(answer.text.replace(name, "NAME"))
 
     assert texts[0] == texts[1]
 
 
-def _visit(url: str, guest: Guest) -> str:
+def _visit(url: str, caller: Guest) -> str:
     """Three requests that run, two that fail, and a look around. Everything that came back, headers too."""
     heard = []
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {guest.key}"}, timeout=300) as client:
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {caller.key}"}, timeout=300) as client:
         for _ in range(2):
-            body = {"model": guest.alias, "prompt": f"say {guest.canary}", "echo": True, "max_tokens": 8}
+            body = {"model": caller.alias, "prompt": f"say {caller.canary}", "echo": True, "max_tokens": 8}
             heard.append(client.post("/v1/completions", json=body))
-        messages = [{"role": "user", "content": f"capital of Peru? {guest.canary}"}]
+        messages = [{"role": "user", "content": f"capital of Peru? {caller.canary}"}]
         heard.append(client.post("/v1/chat/completions", json={"model": MODEL, "messages": messages, "max_tokens": 8}))
         assert [answer.status_code for answer in heard] == [200, 200, 200], heard[-1].text
-        heard.append(client.post("/v1/completions", json={"model": f"no-{guest.canary}", "prompt": "x"}))
+        heard.append(client.post("/v1/completions", json={"model": f"no-{caller.canary}", "prompt": "x"}))
         heard.append(
-            client.post("/v1/completions", json={"model": MODEL, "prompt": "x", "stop": guest.canary, "n": 99})
+            client.post("/v1/completions", json={"model": MODEL, "prompt": "x", "stop": caller.canary, "n": 99})
         )
         heard.append(client.get("/v1/models"))
     return "\n".join(answer.text + str(answer.headers) for answer in heard)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.harness.house import Known, Target, house_arguments
 from e2e.harness.runners import ONE
+from e2e.harness.running_server import Known, Target, server_arguments
 from e2e.harness.server import LIARS, Server, ServerFailed
 from e2e.liars import impostor, proxy
 from e2e.liars.trial import lying, rejected
@@ -71,7 +71,7 @@ def test_inventing_liar_fails_p5(known: Known, tmp_path: Path) -> None:
     (missing,) = (damage for damage in broken.damages(tmp_path, known) if damage.name == "missing")
 
     def launch(served: dict[str, Path]) -> Server:
-        return Server(["--lie", "constant", *house_arguments(tmp_path, served, runner="onnx")], command=LIARS)
+        return Server(["--lie", "constant", *server_arguments(tmp_path, served, runner="onnx")], command=LIARS)
 
     with pytest.raises((AssertionError, ServerFailed), match="answered 200"):
         broken.check_p5_refused(launch, missing)

@@ -12,11 +12,11 @@ import msgspec
 import psutil
 
 from backends.testing.fake import FAULTS_VARIABLE, FakeFaults
-from e2e.conftest import House
+from e2e.conftest import RunningServer
 from e2e.harness.counters import Counters
-from e2e.harness.house import KEYS, Known, Target, house_arguments
 from e2e.harness.record import record
 from e2e.harness.runners import ONE
+from e2e.harness.running_server import KEYS, Known, Target, server_arguments
 from e2e.harness.server import Server, is_port_free
 from e2e.harness.shape import assert_error
 from e2e.harness.wire import Stream, ask, chat_text, get, post, post_ok, stream
@@ -26,9 +26,9 @@ LONG = 400
 
 
 @ONE
-def test_ready_means_ready(house: House) -> None:
+def test_ready_means_ready(running_server: RunningServer) -> None:
     """While models load, the server is alive and says 503 to `ready`; nothing is answered before."""
-    seen = house.statuses_while_loading
+    seen = running_server.statuses_while_loading
 
     assert seen, "nothing could be asked before the server was ready"
     assert set(seen["live"]) == {200}
@@ -36,14 +36,14 @@ def test_ready_means_ready(house: House) -> None:
     assert set(seen["ready"]) <= {200, 503}
     assert 200 not in seen["chat"]
     for path in ("/health/live", "/health/ready", "/health"):
-        response = get(house.target.url + path)
+        response = get(running_server.target.url + path)
         assert response.status_code == 200, f"{path}: {response.text}"
         assert response.headers.get("x-request-id"), path
 
 
-def test_only_the_port_listens(house: House) -> None:
+def test_only_the_port_listens(running_server: RunningServer) -> None:
     """One listening socket on loopback, in the whole family of processes."""
-    family = [psutil.Process(house.server.process.pid), *house.server.children()]
+    family = [psutil.Process(running_server.server.process.pid), *running_server.server.children()]
     listening = [
         connection.laddr
         for process in family
@@ -51,7 +51,9 @@ def test_only_the_port_listens(house: House) -> None:
         if connection.status == psutil.CONN_LISTEN
     ]
 
-    assert {(address.ip, address.port) for address in listening} == {("127.0.0.1", httpx.URL(house.target.url).port)}
+    assert {(address.ip, address.port) for address in listening} == {
+        ("127.0.0.1", httpx.URL(running_server.target.url).port)
+    }
 
 
 @ONE
@@ -68,12 +70,12 @@ def test_request_ids(target: Target) -> None:
 
 
 @ONE
-def test_keys_stay_out_of_the_log(house: House) -> None:
+def test_keys_stay_out_of_the_log(running_server: RunningServer) -> None:
     """Whatever was asked so far, with good keys and bad ones, no key stands in the log."""
     for key in (KEYS.acme, KEYS.disabled):
-        get(f"{house.target.api}/models", key)
+        get(f"{running_server.target.api}/models", key)
 
-    log = house.server.output()
+    log = running_server.server.output()
 
     assert not [key for key in msgspec.structs.astuple(KEYS) if key in log]
 
@@ -143,7 +145,7 @@ def test_a_fallback_is_loud(tmp_path: Path) -> None:
 
 def test_sigterm_drains(tmp_path: Path, known: Known, runner: str) -> None:
     """A stream that runs when SIGTERM comes is finished; the process ends with 0 soon after and leaves nothing."""
-    server = Server(house_arguments(tmp_path, {"demo": known.demo.path}, runner=runner))
+    server = Server(server_arguments(tmp_path, {"demo": known.demo.path}, runner=runner))
     finished: list[tuple[Stream, float]] = []
 
     def read(url: str) -> None:

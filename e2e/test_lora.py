@@ -15,10 +15,10 @@ from backends.registry import create_runner
 from backends.testing.models import write_gguf_of
 from e2e.harness.adapters import ATTENTION, Recipe, adapted, make_adapter
 from e2e.harness.counters import Counters
-from e2e.harness.house import KEYS, Target, tenants_toml
 from e2e.harness.models import random_gguf, random_model
 from e2e.harness.nonce import rng
 from e2e.harness.reference import Reference
+from e2e.harness.running_server import KEYS, Target, tenants_toml
 from e2e.harness.server import Server
 from e2e.harness.shape import assert_error
 from e2e.harness.wire import Json, ask, get, post, post_ok, stream
@@ -36,7 +36,7 @@ LAWYER = "sk-ho-lawyer-0a1b2c3d4e5f6a7b"
 PROMPTS, TOKENS = 16, 64
 
 
-class House(msgspec.Struct, frozen=True):
+class RunningServer(msgspec.Struct, frozen=True):
     """A server with the adapters, and what each must answer. `of` knows the base by ""."""
 
     target: Target
@@ -71,9 +71,9 @@ def folders(base: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def house(
+def running_server(
     capable: str, base: Path, folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[House]:
+) -> Iterator[RunningServer]:
     """`a` belongs to acme, `c` comes by a flag, the others are for everybody; two more files of the same base."""
     folder = tmp_path_factory.mktemp(f"lora-{capable}")
     full = random_gguf(base, folder / "full.gguf")
@@ -90,7 +90,7 @@ def house(
         flags += ["--model", f"{name}={path}"]
     server = Server([*flags, "--backend", capable, "--adapter", f"random:c={folders['c']}"])
     try:
-        yield House(
+        yield RunningServer(
             target=Target(url=server.wait_ready(120)),
             of={"": Reference(base)} | {name: adapted(base, folders[name]) for name in RECIPES},
             crowd={name: adapted(base, folders[name]) for name in CROWD},
@@ -106,8 +106,10 @@ def body(model: str, prompt: list[int], **extra: object) -> Json:
     return {"model": model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True} | extra
 
 
-def complete(house: House, model: str, prompt: list[int], *, key: str = KEYS.acme, **extra: object) -> str:
-    answer = post_ok(f"{house.target.api}/completions", body(model, prompt, **extra), key)
+def complete(
+    running_server: RunningServer, model: str, prompt: list[int], *, key: str = KEYS.acme, **extra: object
+) -> str:
+    answer = post_ok(f"{running_server.target.api}/completions", body(model, prompt, **extra), key)
     assert answer["model"] == ("random:b" if key == LAWYER else model)
     text = answer["choices"][0]["text"]
     assert isinstance(text, str)
@@ -127,24 +129,24 @@ def expected(reference: Reference, prompt: list[int], tokens: int = TOKENS) -> s
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_an_adapter_is_its_merged_weights(house: House, name: str) -> None:
+def test_an_adapter_is_its_merged_weights(running_server: RunningServer, name: str) -> None:
     """L3, L4: all answers are those of W + scale B A, and none is the base's."""
-    prompts = prompts_for(house.of[name], name)
+    prompts = prompts_for(running_server.of[name], name)
 
-    said = [complete(house, model_of(name), prompt) for prompt in prompts]
+    said = [complete(running_server, model_of(name), prompt) for prompt in prompts]
 
-    assert said == [expected(house.of[name], prompt) for prompt in prompts]
-    alone = [complete(house, "random", prompt) for prompt in prompts]
+    assert said == [expected(running_server.of[name], prompt) for prompt in prompts]
+    alone = [complete(running_server, "random", prompt) for prompt in prompts]
     assert not [pair for pair in zip(said, alone, strict=True) if pair[0] == pair[1]]
 
 
-def test_an_adapter_of_zeros_is_the_base(house: House) -> None:
+def test_an_adapter_of_zeros_is_the_base(running_server: RunningServer) -> None:
     """L5: byte for byte, log-probabilities too."""
-    prompts = prompts_for(house.of[""], "zero", 8)
+    prompts = prompts_for(running_server.of[""], "zero", 8)
 
     pairs = [
         [
-            post_ok(f"{house.target.api}/completions", body(model, prompt, logprobs=3), KEYS.acme)["choices"]
+            post_ok(f"{running_server.target.api}/completions", body(model, prompt, logprobs=3), KEYS.acme)["choices"]
             for model in ("random", "random:z")
         ]
         for prompt in prompts
@@ -153,63 +155,73 @@ def test_an_adapter_of_zeros_is_the_base(house: House) -> None:
     assert all(zero == base for base, zero in pairs)
 
 
-def test_company_of_other_adapters_changes_nothing(house: House) -> None:
+def test_company_of_other_adapters_changes_nothing(running_server: RunningServer) -> None:
     """L6: 16 at once, four each of the base, A, B and C, in shared steps: each says what it says alone."""
     names = ("", *DIFFERENT)
-    asked = [(name, prompt) for name in names for prompt in prompts_for(house.of[name], f"crowd {name}", 4)]
+    asked = [(name, prompt) for name in names for prompt in prompts_for(running_server.of[name], f"crowd {name}", 4)]
     rng("lora order").shuffle(asked)
-    alone = [complete(house, model_of(name), prompt) for name, prompt in asked]
-    before = engine(house)
+    alone = [complete(running_server, model_of(name), prompt) for name, prompt in asked]
+    before = engine(running_server)
 
     with ThreadPoolExecutor(len(asked)) as pool:
-        together = list(pool.map(lambda each: complete(house, model_of(each[0]), each[1]), asked))
+        together = list(pool.map(lambda each: complete(running_server, model_of(each[0]), each[1]), asked))
 
-    spent = {name: value - before[name] for name, value in engine(house).items()}
-    assert together == alone == [expected(house.of[name], prompt) for name, prompt in asked]
+    spent = {name: value - before[name] for name, value in engine(running_server).items()}
+    assert together == alone == [expected(running_server.of[name], prompt) for name, prompt in asked]
     assert spent["batched_sequences"] / spent["steps"] > 8, spent
 
 
-def engine(house: House) -> dict[str, float]:
-    counters = Counters(house.target.url)
+def engine(running_server: RunningServer) -> dict[str, float]:
+    counters = Counters(running_server.target.url)
     names = ("steps", "batched_sequences", "adapter_hits", "adapter_loads")
     return {name: counters.total(f"hostelry_engine_{name}_total", model="random") for name in names}
 
 
-def test_others_do_not_see_it(house: House) -> None:
+def test_others_do_not_see_it(running_server: RunningServer) -> None:
     """L7: 404 that reads like an adapter that is not there; their own answers stay what they are, meanwhile too."""
-    (prompt,) = prompts_for(house.of[""], "others", 1)
-    own = expected(house.of[""], prompt)
-    before = complete(house, "random", prompt, key=KEYS.globex)
+    (prompt,) = prompts_for(running_server.of[""], "others", 1)
+    own = expected(running_server.of[""], prompt)
+    before = complete(running_server, "random", prompt, key=KEYS.globex)
 
     with ThreadPoolExecutor(9) as pool:
-        running = [pool.submit(complete, house, "random:a", prompt) for _ in range(4)]
-        during = [pool.submit(complete, house, "random", prompt, key=KEYS.globex) for _ in range(4)]
-        refused = post(f"{house.target.api}/completions", body("random:a", prompt), KEYS.globex)
-        absent = post(f"{house.target.api}/completions", body("random:x", prompt), KEYS.globex)
+        running = [pool.submit(complete, running_server, "random:a", prompt) for _ in range(4)]
+        during = [pool.submit(complete, running_server, "random", prompt, key=KEYS.globex) for _ in range(4)]
+        refused = post(f"{running_server.target.api}/completions", body("random:a", prompt), KEYS.globex)
+        absent = post(f"{running_server.target.api}/completions", body("random:x", prompt), KEYS.globex)
 
     assert_error(refused, 404, code="model_not_found")
     assert refused.json()["error"]["message"].replace("'a'", "'x'") == absent.json()["error"]["message"]
-    assert {each.result() for each in running} == {expected(house.of["a"], prompt)}
-    assert {before, complete(house, "random", prompt, key=KEYS.globex), *(each.result() for each in during)} == {own}
+    assert {each.result() for each in running} == {expected(running_server.of["a"], prompt)}
+    assert {
+        before,
+        complete(running_server, "random", prompt, key=KEYS.globex),
+        *(each.result() for each in during),
+    } == {own}
 
 
-def test_a_shared_beginning_is_not_shared_between_adapters(house: House) -> None:
+def test_a_shared_beginning_is_not_shared_between_adapters(running_server: RunningServer) -> None:
     """Keys and values of one adapter are wrong for another: what was computed with A is never used for B."""
-    prompts = prompts_for(house.of["b"], "prefix", 4)
+    prompts = prompts_for(running_server.of["b"], "prefix", 4)
     long = [(prompt * 60)[:200] for prompt in prompts]
 
-    said = [complete(house, model_of(name), prompt, max_tokens=8) for name in ("a", "b", "") for prompt in long]
+    said = [
+        complete(running_server, model_of(name), prompt, max_tokens=8) for name in ("a", "b", "") for prompt in long
+    ]
 
-    references = [house.of[name].greedy(prompt, 8, ignore_eos=True) for name in ("a", "b", "") for prompt in long]
+    references = [
+        running_server.of[name].greedy(prompt, 8, ignore_eos=True) for name in ("a", "b", "") for prompt in long
+    ]
     assert [text for text, known in zip(said, references, strict=True) if known.min_gap > 1e-4] == [
         known.text for known in references if known.min_gap > 1e-4
     ]
 
 
-def test_listed_for_those_who_may(house: House) -> None:
+def test_listed_for_those_who_may(running_server: RunningServer) -> None:
     """L1: with its base as the parent, and for its tenant alone."""
     listed = {
-        key: {model["id"]: model.get("parent") for model in get(f"{house.target.api}/models", key).json()["data"]}
+        key: {
+            model["id"]: model.get("parent") for model in get(f"{running_server.target.api}/models", key).json()["data"]
+        }
         for key in (KEYS.acme, KEYS.globex, KEYS.narrow)
     }
 
@@ -219,55 +231,57 @@ def test_listed_for_those_who_may(house: House) -> None:
     assert not [name for name in listed[KEYS.narrow] if name.startswith(("gguf", "q8"))]
 
 
-def test_default_adapter(house: House) -> None:
+def test_default_adapter(running_server: RunningServer) -> None:
     """L2: who names the model alone gets the tenant's own; a model without it is 404, never the model alone."""
-    (prompt,) = prompts_for(house.of["b"], "default", 1)
+    (prompt,) = prompts_for(running_server.of["b"], "default", 1)
 
-    said = complete(house, "random", prompt, key=LAWYER)
-    streamed = stream(f"{house.target.api}/chat/completions", ask("hi", model="random", max_tokens=4), LAWYER)
+    said = complete(running_server, "random", prompt, key=LAWYER)
+    streamed = stream(f"{running_server.target.api}/chat/completions", ask("hi", model="random", max_tokens=4), LAWYER)
 
-    assert said == expected(house.of["b"], prompt)
+    assert said == expected(running_server.of["b"], prompt)
     assert {chunk["model"] for chunk in streamed.chunks} == {"random:b"}
 
 
-def test_more_adapters_than_slots(house: House) -> None:
+def test_more_adapters_than_slots(running_server: RunningServer) -> None:
     """L10: all at once, twice, each with its own answer; each is found in its slot or brought there."""
-    (prompt,) = prompts_for(house.of[""], "slots", 1, 16)
-    known = {name: reference.greedy(prompt, 16, ignore_eos=True) for name, reference in house.crowd.items()}
+    (prompt,) = prompts_for(running_server.of[""], "slots", 1, 16)
+    known = {name: reference.greedy(prompt, 16, ignore_eos=True) for name, reference in running_server.crowd.items()}
     steady = [name for name, answer in known.items() if answer.min_gap > 1e-4]
 
-    before = engine(house)
+    before = engine(running_server)
 
     with ThreadPoolExecutor(2 * len(CROWD)) as pool:
-        said = list(pool.map(lambda name: complete(house, model_of(name), prompt, max_tokens=16), (*steady, *steady)))
+        said = list(
+            pool.map(lambda name: complete(running_server, model_of(name), prompt, max_tokens=16), (*steady, *steady))
+        )
 
     assert len(steady) > 8
     assert said == [known[name].text for name in (*steady, *steady)]
     assert len(set(said)) == len(steady)
-    spent = {name: value - before[name] for name, value in engine(house).items()}
+    spent = {name: value - before[name] for name, value in engine(running_server).items()}
     assert spent["adapter_loads"] >= len(steady) - 8
     assert spent["adapter_hits"] + spent["adapter_loads"] >= 2 * len(steady)
 
 
-def test_a_base_from_gguf(house: House) -> None:
+def test_a_base_from_gguf(running_server: RunningServer) -> None:
     """Query and key rows lie in another order in the file; the adapter fits as it is."""
-    prompts = prompts_for(house.of["b"], "gguf", 4)
+    prompts = prompts_for(running_server.of["b"], "gguf", 4)
 
-    said = [complete(house, "gguf:b", prompt) for prompt in prompts]
+    said = [complete(running_server, "gguf:b", prompt) for prompt in prompts]
 
-    assert said == [expected(house.of["b"], prompt) for prompt in prompts]
+    assert said == [expected(running_server.of["b"], prompt) for prompt in prompts]
 
 
-def test_a_quantized_base(house: House) -> None:
+def test_a_quantized_base(running_server: RunningServer) -> None:
     """L11: the dequantized blocks with the adapter, as near as activations of eight bits come, and far from without."""
     tokens = rng("lora q8").sample(range(100, 500), 60)
     scored = body("q8:b", tokens, max_tokens=0, echo=True, logprobs=0)
 
-    answer = post_ok(f"{house.target.api}/completions", scored, KEYS.acme)
+    answer = post_ok(f"{running_server.target.api}/completions", scored, KEYS.acme)
 
     found = np.array(answer["choices"][0]["logprobs"]["token_logprobs"][1:])
-    with_b = np.abs(found - house.quantized_with_b.logprobs(tokens)).mean()
-    without = np.abs(found - house.quantized.logprobs(tokens)).mean()
+    with_b = np.abs(found - running_server.quantized_with_b.logprobs(tokens)).mean()
+    without = np.abs(found - running_server.quantized.logprobs(tokens)).mean()
     assert with_b < 0.05 * without, (with_b, without)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from e2e import paris_checks
 from e2e.harness import runners
-from e2e.harness.house import Known, Target
+from e2e.harness.running_server import Known, Target
 from e2e.paris_checks import access, accounting, answers, broken, clients, determinism, limits, streaming
 from e2e.paris_checks.broken import Launch
 

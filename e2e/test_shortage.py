@@ -8,8 +8,8 @@ import pytest
 
 from e2e.batching_checks import shortage
 from e2e.harness.crowd import NUM_WAIT, shortage_arguments
-from e2e.harness.house import Known, Target
 from e2e.harness.runners import TIMED
+from e2e.harness.running_server import Known, Target
 from e2e.harness.server import Server
 
 

@@ -38,7 +38,7 @@ def close_clients() -> Iterator[None]:
         _clients.pop().close()
 
 
-class Inn(msgspec.Struct, frozen=True):
+class TenantServer(msgspec.Struct, frozen=True):
     """A server with a data directory of its own."""
 
     url: str
@@ -62,24 +62,24 @@ class Inn(msgspec.Struct, frozen=True):
 
 
 @pytest.fixture(scope="module")
-def inns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Inn, Inn]]:
+def tenant_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TenantServer, TenantServer]]:
     """Two servers over one store."""
     folders = tmp_path_factory.mktemp("first"), tmp_path_factory.mktemp("second")
     config = folders[1] / "hostelry.toml"
     config.write_text(f'database = "sqlite:///{folders[0]}/hostelry.db"\n')
     servers = [Server(["--port", "0", "--data-dir", str(folders[0])])]
     try:
-        first = Inn(servers[0].wait_ready(), folders[0])
+        first = TenantServer(servers[0].wait_ready(), folders[0])
         servers.append(Server(["--port", "0", "--data-dir", str(folders[1]), "--config", str(config)]))
-        yield first, Inn(servers[1].wait_ready(), folders[1])
+        yield first, TenantServer(servers[1].wait_ready(), folders[1])
     finally:
         for server in servers:
             server.stop()
 
 
 @pytest.fixture
-def inn(inns: tuple[Inn, Inn]) -> Inn:
-    return inns[0]
+def tenant_server(tenant_servers: tuple[TenantServer, TenantServer]) -> TenantServer:
+    return tenant_servers[0]
 
 
 def ask(client: openai.OpenAI) -> str:
@@ -87,11 +87,11 @@ def ask(client: openai.OpenAI) -> str:
     return answer.choices[0].message.content or ""
 
 
-def test_a_day_of_an_operator(inn: Inn) -> None:
+def test_a_day_of_an_operator(tenant_server: TenantServer) -> None:
     """Create, limit, serve, list, revoke; every step is in the log, and no secret is."""
-    (tenant,) = inn.json("tenants", "create", "acme", "--set", "limits.requests_per_minute=3")
-    (key,) = inn.json("keys", "create", "acme", "--name", "ci")
-    client = inn.client(key["key"])
+    (tenant,) = tenant_server.json("tenants", "create", "acme", "--set", "limits.requests_per_minute=3")
+    (key,) = tenant_server.json("keys", "create", "acme", "--name", "ci")
+    client = tenant_server.client(key["key"])
 
     answers = [ask(client) for _ in range(3)]
     with pytest.raises(openai.RateLimitError) as caught:
@@ -100,22 +100,22 @@ def test_a_day_of_an_operator(inn: Inn) -> None:
     assert all("Lima" in answer for answer in answers)
     assert 1 <= float(caught.value.response.headers["retry-after"]) <= 61
     assert caught.value.code == "rate_limit_exceeded"
-    assert [entry["name"] for entry in inn.json("tenants", "list")][-1] == "acme"
-    inn.json("tenants", "update", "acme", "--set", "limits.requests_per_minute=null")
+    assert [entry["name"] for entry in tenant_server.json("tenants", "list")][-1] == "acme"
+    tenant_server.json("tenants", "update", "acme", "--set", "limits.requests_per_minute=null")
     assert "Lima" in ask(client)
-    inn.json("keys", "revoke", key["id"])
+    tenant_server.json("keys", "revoke", key["id"])
     with pytest.raises(openai.AuthenticationError):
         ask(client)
-    log = inn.json("audit", "list")
+    log = tenant_server.json("audit", "list")
     assert [entry["action"] for entry in log][-4:] == ["tenant.create", "key.create", "tenant.update", "key.revoke"]
     assert log[-4]["target"] == tenant["id"]
     assert key["key"] not in str(log)
-    assert inn.json("audit", "verify") == [{"whole": True, "broken_at": None}]
+    assert tenant_server.json("audit", "verify") == [{"whole": True, "broken_at": None}]
 
 
-def test_the_other_server_follows(inns: tuple[Inn, Inn]) -> None:
+def test_the_other_server_follows(tenant_servers: tuple[TenantServer, TenantServer]) -> None:
     """A key made at one is good at the other within a second, and so is its end, but for what a command takes here."""
-    first, second = inns
+    first, second = tenant_servers
     first.json("tenants", "create", "travels")
     (key,) = first.json("keys", "create", "travels")
     client = second.client(key["key"])
@@ -131,20 +131,20 @@ def test_the_other_server_follows(inns: tuple[Inn, Inn]) -> None:
     assert _status(first.client(key["key"])) == 401
 
 
-def test_rotation_leaves_no_gap(inn: Inn) -> None:
+def test_rotation_leaves_no_gap(tenant_server: TenantServer) -> None:
     """With an overlap both keys are good."""
-    inn.json("tenants", "create", "turns")
-    (old,) = inn.json("keys", "create", "turns")
-    (new,) = inn.json("keys", "rotate", old["id"], "--overlap", "60")
+    tenant_server.json("tenants", "create", "turns")
+    (old,) = tenant_server.json("keys", "create", "turns")
+    (new,) = tenant_server.json("keys", "rotate", old["id"], "--overlap", "60")
 
-    assert [_status(inn.client(each["key"])) for each in (old, new)] == [200, 200]
+    assert [_status(tenant_server.client(each["key"])) for each in (old, new)] == [200, 200]
 
 
-def test_token_limits(inn: Inn) -> None:
+def test_token_limits(tenant_server: TenantServer) -> None:
     """What the answer did not use is free again; what never fits is not tried again by the client."""
-    inn.json("tenants", "create", "counts", "--set", "limits.tokens_per_minute=100")
-    (key,) = inn.json("keys", "create", "counts")
-    client = inn.client(key["key"], max_retries=2)
+    tenant_server.json("tenants", "create", "counts", "--set", "limits.tokens_per_minute=100")
+    (key,) = tenant_server.json("keys", "create", "counts")
+    client = tenant_server.client(key["key"], max_retries=2)
 
     raw = client.chat.completions.with_raw_response.create(model=MODEL, messages=MESSAGES, max_tokens=30)
     used = raw.parse().usage  # ty: ignore[missing-union-attribute]  # it is no stream
@@ -154,71 +154,71 @@ def test_token_limits(inn: Inn) -> None:
         client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=200)
 
     assert int(after) == 100 - used.total_tokens
-    assert _refused(inn, "counts") == 1
+    assert _refused(tenant_server, "counts") == 1
 
 
-def test_a_budget(inn: Inn) -> None:
+def test_a_budget(tenant_server: TenantServer) -> None:
     """Twenty requests at once at its edge: the client is told so, retries nothing, and the sum stays below."""
-    inn.json("tenants", "create", "thrifty", "--set", "limits.tokens_per_day=150")
-    (key,) = inn.json("keys", "create", "thrifty")
-    with inn.client(key["key"]) as client, ThreadPoolExecutor(20) as pool:
+    tenant_server.json("tenants", "create", "thrifty", "--set", "limits.tokens_per_day=150")
+    (key,) = tenant_server.json("keys", "create", "thrifty")
+    with tenant_server.client(key["key"]) as client, ThreadPoolExecutor(20) as pool:
         statuses = list(pool.map(lambda _: _asked(client), range(20)))
         while _asked(client) == 200:
             continue
-    refused = _refused(inn, "thrifty")
-    with inn.client(key["key"], max_retries=2) as client, pytest.raises(openai.RateLimitError) as caught:
+    refused = _refused(tenant_server, "thrifty")
+    with tenant_server.client(key["key"], max_retries=2) as client, pytest.raises(openai.RateLimitError) as caught:
         ask(client)
-    (spent,) = inn.json("usage", "sum", "--tenant", "thrifty")
+    (spent,) = tenant_server.json("usage", "sum", "--tenant", "thrifty")
 
     assert set(statuses) == {200, 429}
     assert caught.value.type == caught.value.code == "insufficient_quota"
-    assert _refused(inn, "thrifty") == refused + 1
+    assert _refused(tenant_server, "thrifty") == refused + 1
     assert 100 < spent["prompt_tokens"] + spent["completion_tokens"] <= 150
 
 
-def test_a_default_adapter(inn: Inn) -> None:
+def test_a_default_adapter(tenant_server: TenantServer) -> None:
     """The model has no such adapter, so a tenant with one is answered 404, and never by the model alone."""
-    inn.json("tenants", "create", "adapted", "--set", "default_adapter=law")
-    (key,) = inn.json("keys", "create", "adapted")
-    client = inn.client(key["key"])
+    tenant_server.json("tenants", "create", "adapted", "--set", "default_adapter=law")
+    (key,) = tenant_server.json("keys", "create", "adapted")
+    client = tenant_server.client(key["key"])
 
     with pytest.raises(openai.NotFoundError, match="no adapter 'law', which is the default_adapter") as own:
         ask(client)
     with pytest.raises(openai.NotFoundError, match="no adapter 'tax'") as named:
         client.completions.create(model=f"{MODEL}:tax", prompt="capital of Peru", max_tokens=1)
-    inn.json("tenants", "update", "adapted", "--set", "default_adapter=null")
+    tenant_server.json("tenants", "update", "adapted", "--set", "default_adapter=null")
     answer = ask(client)
 
     assert own.value.code == named.value.code == "model_not_found"
     assert "Lima" in answer
-    assert [row["requests"] for row in inn.json("usage", "sum", "--tenant", "adapted")] == [1]
+    assert [row["requests"] for row in tenant_server.json("usage", "sum", "--tenant", "adapted")] == [1]
 
 
-def test_servers_share_a_limit(inns: tuple[Inn, Inn]) -> None:
+def test_servers_share_a_limit(tenant_servers: tuple[TenantServer, TenantServer]) -> None:
     """Asked at both in turn they grant it once; a second one at which alone is asked grants all of it."""
     counts = []
     for name, turns in (("shared", (0, 1)), ("lopsided", (1, 1))):
-        inns[0].json("tenants", "create", name, "--set", "limits.requests_per_minute=6")
-        (key,) = inns[0].json("keys", "create", name)
-        _wait_until(lambda: all(_status(inn.client(key["key"])) == 200 for inn in inns))  # noqa: B023 - ends here
-        statuses = [_asked(inns[turns[number % 2]].client(key["key"])) for number in range(10)]
+        tenant_servers[0].json("tenants", "create", name, "--set", "limits.requests_per_minute=6")
+        (key,) = tenant_servers[0].json("keys", "create", name)
+        _wait_until(lambda: all(_status(tenant_server.client(key["key"])) == 200 for tenant_server in tenant_servers))  # noqa: B023 - ends here
+        statuses = [_asked(tenant_servers[turns[number % 2]].client(key["key"])) for number in range(10)]
         counts.append(statuses.count(200))
         assert set(statuses) == {200, 429}
 
     assert counts == [6, 6]
 
 
-def test_commands_say_what_is_wrong(inn: Inn, tmp_path: Path) -> None:
+def test_commands_say_what_is_wrong(tenant_server: TenantServer, tmp_path: Path) -> None:
     """One line, no traceback, status 1 or 2."""
-    inn.json("tenants", "create", "twice")
+    tenant_server.json("tenants", "create", "twice")
     faults = [
-        (inn.run("tenants", "create", "twice"), "exists already"),
-        (inn.run("tenants", "update", "twice", "--set", "limits.rpm=1"), "no field limits.rpm"),
-        (inn.run("tenants", "update", "twice", "--set", "wait"), "FIELD=VALUE"),
-        (inn.run("tenants", "update", "default", "--set", "max_context=99"), "configuration file"),
-        (inn.run("keys", "create", "nobody"), "no tenant 'nobody'"),
-        (inn.run("keys", "revoke", "key_nobody"), "no key"),
-        (inn.run("keys", "list", "--admin-key", "sk-wrong-0123456789"), "not known"),
+        (tenant_server.run("tenants", "create", "twice"), "exists already"),
+        (tenant_server.run("tenants", "update", "twice", "--set", "limits.rpm=1"), "no field limits.rpm"),
+        (tenant_server.run("tenants", "update", "twice", "--set", "wait"), "FIELD=VALUE"),
+        (tenant_server.run("tenants", "update", "default", "--set", "max_context=99"), "configuration file"),
+        (tenant_server.run("keys", "create", "nobody"), "no tenant 'nobody'"),
+        (tenant_server.run("keys", "revoke", "key_nobody"), "no key"),
+        (tenant_server.run("keys", "list", "--admin-key", "sk-wrong-0123456789"), "not known"),
         (hostelry("tenants", "list", "--url", "http://127.0.0.1:9", directory=tmp_path), "hostelry serve"),
         (hostelry("db", "restore", "nothing.db", directory=tmp_path), "not there"),
         (hostelry("db", "backup", directory=tmp_path), "no store"),
@@ -233,18 +233,18 @@ def test_commands_say_what_is_wrong(inn: Inn, tmp_path: Path) -> None:
 def test_everything_outlives_a_kill(tmp_path: Path) -> None:
     """What was answered with 201 is there after SIGKILL, a revocation too."""
     server = Server(["--port", "0", "--data-dir", str(tmp_path)])
-    inn = Inn(server.wait_ready(), tmp_path)
-    inn.json("tenants", "create", "stays")
-    kept, ended = (inn.json("keys", "create", "stays")[0] for _ in range(2))
-    inn.json("keys", "revoke", ended["id"])
+    tenant_server = TenantServer(server.wait_ready(), tmp_path)
+    tenant_server.json("tenants", "create", "stays")
+    kept, ended = (tenant_server.json("keys", "create", "stays")[0] for _ in range(2))
+    tenant_server.json("keys", "revoke", ended["id"])
     server.process.send_signal(signal.SIGKILL)
     server.stop()
 
     server = Server(["--port", "0", "--data-dir", str(tmp_path)])
     try:
-        inn = Inn(server.wait_ready(), tmp_path)
-        assert [_status(inn.client(each["key"])) for each in (kept, ended)] == [200, 401]
-        assert inn.json("audit", "verify") == [{"whole": True, "broken_at": None}]
+        tenant_server = TenantServer(server.wait_ready(), tmp_path)
+        assert [_status(tenant_server.client(each["key"])) for each in (kept, ended)] == [200, 401]
+        assert tenant_server.json("audit", "verify") == [{"whole": True, "broken_at": None}]
     finally:
         server.stop()
 
@@ -253,19 +253,19 @@ def test_a_locked_store(tmp_path: Path) -> None:
     """Requests go on, changes get 503, and afterwards changes work again."""
     server = Server(["--port", "0", "--data-dir", str(tmp_path)])
     try:
-        inn = Inn(server.wait_ready(), tmp_path)
-        inn.json("tenants", "create", "waits")
-        (key,) = inn.json("keys", "create", "waits")
+        tenant_server = TenantServer(server.wait_ready(), tmp_path)
+        tenant_server.json("tenants", "create", "waits")
+        (key,) = tenant_server.json("keys", "create", "waits")
         blocker = sqlite3.connect(tmp_path / "hostelry.db", isolation_level=None)
         blocker.execute("BEGIN EXCLUSIVE")
-        refused = inn.run("tenants", "create", "late")
-        status = _status(inn.client(key["key"]))
+        refused = tenant_server.run("tenants", "create", "late")
+        status = _status(tenant_server.client(key["key"]))
         blocker.execute("ROLLBACK")
         blocker.close()
 
         assert (refused.returncode, status) == (1, 200)
         assert "503" in refused.stderr
-        assert inn.json("tenants", "create", "late")[0]["name"] == "late"
+        assert tenant_server.json("tenants", "create", "late")[0]["name"] == "late"
     finally:
         server.stop()
 
@@ -274,24 +274,24 @@ def test_a_full_disk(tmp_path: Path) -> None:
     """What cannot be written down is not served and no change is confirmed; with room again nothing is missing."""
     server = Server(["--port", "0", "--data-dir", str(tmp_path)])
     try:
-        inn = Inn(server.wait_ready(), tmp_path)
-        inn.json("tenants", "create", "writes")
-        (key,) = inn.json("keys", "create", "writes")
-        client, pid = inn.client(key["key"]), server.process.pid
+        tenant_server = TenantServer(server.wait_ready(), tmp_path)
+        tenant_server.json("tenants", "create", "writes")
+        (key,) = tenant_server.json("keys", "create", "writes")
+        client, pid = tenant_server.client(key["key"]), server.process.pid
         before = _asked(client)
         hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
         statuses = [_asked(client) for _ in range(4)]
-        refused = inn.run("tenants", "create", "lost")
+        refused = tenant_server.run("tenants", "create", "lost")
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
         _wait_until(lambda: _asked(client) == 200)
-        (total,) = inn.json("usage", "sum", "--tenant", "writes")
+        (total,) = tenant_server.json("usage", "sum", "--tenant", "writes")
 
         assert (before, statuses[0], set(statuses[1:])) == (200, 200, {503})
         assert refused.returncode == 1
         assert total["requests"] == 3
-        assert "lost" not in [tenant["name"] for tenant in inn.json("tenants", "list")]
-        assert inn.json("audit", "verify") == [{"whole": True, "broken_at": None}]
+        assert "lost" not in [tenant["name"] for tenant in tenant_server.json("tenants", "list")]
+        assert tenant_server.json("audit", "verify") == [{"whole": True, "broken_at": None}]
     finally:
         server.stop()
 
@@ -299,9 +299,9 @@ def test_a_full_disk(tmp_path: Path) -> None:
 def test_a_damaged_store_ends_the_start(tmp_path: Path) -> None:
     """Status 3, with the check and the command that mends it; and that command does."""
     server = Server(["--port", "0", "--data-dir", str(tmp_path)])
-    inn = Inn(server.wait_ready(), tmp_path)
-    inn.json("tenants", "create", "kept")
-    (key,) = inn.json("keys", "create", "kept")
+    tenant_server = TenantServer(server.wait_ready(), tmp_path)
+    tenant_server.json("tenants", "create", "kept")
+    (key,) = tenant_server.json("keys", "create", "kept")
     backup = _backup(tmp_path)
     server.stop()
     file = tmp_path / "hostelry.db"
@@ -316,7 +316,7 @@ def test_a_damaged_store_ends_the_start(tmp_path: Path) -> None:
 
     server = Server(["--port", "0", "--data-dir", str(tmp_path)])
     try:
-        assert _status(Inn(server.wait_ready(), tmp_path).client(key["key"])) == 200
+        assert _status(TenantServer(server.wait_ready(), tmp_path).client(key["key"])) == 200
         in_use = hostelry("db", "restore", backup, "--data-dir", str(tmp_path), directory=tmp_path)
         assert "stop the server" in in_use.stderr
     finally:
@@ -345,8 +345,8 @@ def _asked(client: openai.OpenAI) -> int:
     return 200
 
 
-def _refused(inn: Inn, tenant: str) -> float:
-    return Counters(inn.url).total("hostelry_requests_total", tenant=tenant, outcome="refused")
+def _refused(tenant_server: TenantServer, tenant: str) -> float:
+    return Counters(tenant_server.url).total("hostelry_requests_total", tenant=tenant, outcome="refused")
 
 
 def _wait_until(is_so: Any, timeout_s: float = 60.0) -> None:
@@ -373,19 +373,19 @@ def test_old_usage_is_forgotten(tmp_path: Path) -> None:
     config.write_text("[usage]\nkeep_days = 2\n")
     arguments = ["--port", "0", "--data-dir", str(tmp_path), "--config", str(config)]
     server = Server(arguments)
-    inn = Inn(server.wait_ready(), tmp_path)
-    with inn.client((tmp_path / "default.key").read_text().strip()) as client:
+    tenant_server = TenantServer(server.wait_ready(), tmp_path)
+    with tenant_server.client((tmp_path / "default.key").read_text().strip()) as client:
         assert [_asked(client) for _ in range(3)] == [200] * 3
-    before = inn.json("usage", "sum")
+    before = tenant_server.json("usage", "sum")
     server.stop()
     with closing(sqlite3.connect(tmp_path / "hostelry.db")) as store, store:
         store.execute("UPDATE usage SET ended_at = ended_at - 2 * 86400 WHERE rowid < 3")
 
     server = Server(arguments)
     try:
-        inn = Inn(server.wait_ready(), tmp_path)
-        _wait_until(lambda: len(inn.json("usage", "list")) == 1)
-        assert inn.json("usage", "sum") == before
+        tenant_server = TenantServer(server.wait_ready(), tmp_path)
+        _wait_until(lambda: len(tenant_server.json("usage", "list")) == 1)
+        assert tenant_server.json("usage", "sum") == before
         assert before[0]["requests"] == 3
     finally:
         server.stop()

@@ -19,20 +19,20 @@ from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from gateway.api.admin.routes import admin_routes
-from gateway.api.auth import Door, require_access
+from gateway.api.auth import AuthMiddleware, require_access
 from gateway.api.chat import chat_route
 from gateway.api.completions import completions_route
 from gateway.api.health import document_routes, health_routes
 from gateway.api.hosts import hosts_of
 from gateway.api.models import model_routes
 from gateway.api.problems import problem_of
-from gateway.api.request_context import visit_of
+from gateway.api.request_context import request_context_of
 from gateway.api.schemas.common import ErrorObject
 from gateway.api.services import Services
 from gateway.config import ServerConfig
 from gateway.metrics import Metrics
 from gateway.process.drain import Drain
-from gateway.process.write_coalescing import CorkedProtocol
+from gateway.process.write_coalescing import CoalescingProtocol
 from gateway.routing import Models
 from gateway.tenants.auth.wrong_keys import WrongKeys
 from gateway.tenants.service import Tenancy
@@ -65,7 +65,7 @@ class Gateway(Litestar):
             openapi_config=None,
             logging_config=None,
         )
-        self._door = Door(services, self._enter)
+        self._door = AuthMiddleware(services, self._enter)
 
     @staticmethod
     def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
@@ -88,7 +88,7 @@ class Gateway(Litestar):
 
 def _to_response(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorObject]:
     # Any: Litestar's user, auth and state, none of which we use
-    problem = problem_of(error, request_id=visit_of(request.scope).request_id)
+    problem = problem_of(error, request_id=request_context_of(request.scope).request_id)
     headers = {name.decode(): value.decode() for name, value in problem.headers}
     return Response(problem.body, status_code=problem.status, headers=headers, media_type="application/json")
 
@@ -101,8 +101,8 @@ def make_services(config: ServerConfig, models: Models, tenancy: Tenancy, drain:
     return Services(
         models=models,
         directory=tenancy.directory,
-        office=tenancy.office,
-        bookkeeper=tenancy.bookkeeper,
+        tenant_admin=tenancy.tenant_admin,
+        usage_recorder=tenancy.usage_recorder,
         limiter=tenancy.limiter,
         metrics=Metrics(),
         drain=drain,
@@ -117,7 +117,7 @@ async def answering(services: Services, listener: socket.socket) -> AsyncGenerat
     """Answer HTTP on the socket until the block ends."""
     config = uvicorn.Config(
         create_app(services),
-        http=CorkedProtocol,
+        http=CoalescingProtocol,
         ws="websockets-sansio",
         lifespan="off",
         log_config=None,

@@ -12,11 +12,11 @@ from prometheus_client.registry import Collector
 
 from backends.generation import Delta, Done, Event, Failed, Started, Usage
 from gateway.batching.messages import EngineStats
-from gateway.engine.client_side.step_histograms import Tallies, Tally
+from gateway.engine.client_side.step_histograms import StepHistograms, Tally
 from gateway.engine.messages import Ready
 from gateway.routing import Models, ServedModel
 
-Outcome = Literal["completed", "cancelled", "failed", "shutdown", "refused"]
+RequestOutcome = Literal["completed", "cancelled", "failed", "shutdown", "refused"]
 
 MAX_TENANT_LABELS = 500
 """Tenants beyond this many share the label `other`, so that a scrape stays small."""
@@ -145,7 +145,7 @@ class Meter:
             self._metrics._first_token.labels(self._model).observe(now - self._arrived_s)
         self._last_s[choice] = now
 
-    def end(self, outcome: Outcome, *, choices_per_prompt: int) -> None:
+    def end(self, outcome: RequestOutcome, *, choices_per_prompt: int) -> None:
         """Count the request; a second call changes nothing."""
         if self._is_ended:
             return
@@ -198,8 +198,8 @@ class EngineCollector(Collector):
         for name, (text, tally_of) in _HISTOGRAMS.items():
             family = HistogramMetricFamily(f"hostelry_{name}", text, labels=["model"])
             for model in self._models:
-                if model.tallies is not None:
-                    tally = tally_of(model.tallies)
+                if model.step_histograms is not None:
+                    tally = tally_of(model.step_histograms)
                     family.add_metric([model.name], tally.buckets(), tally.total)
             yield family
 
@@ -232,11 +232,17 @@ _MEMORY = {
     "kv_bytes": ("Planned for keys and values.", "kv_bytes"),
     "kv_tokens_capacity": ("Tokens whose keys and values fit.", "kv_tokens"),
 }
-_HISTOGRAMS: dict[str, tuple[str, Callable[[Tallies], Tally]]] = {
-    "queue_time_seconds": ("Arrival in the engine to the first step.", lambda tallies: tallies.queue_seconds),
-    "engine_step_time_seconds": ("One step.", lambda tallies: tallies.step_seconds),
-    "engine_step_sequences": ("Sequences in a step.", lambda tallies: tallies.step_sequences),
-    "engine_step_tokens": ("Tokens computed for prompts or generated, in a step.", lambda tallies: tallies.step_tokens),
+_HISTOGRAMS: dict[str, tuple[str, Callable[[StepHistograms], Tally]]] = {
+    "queue_time_seconds": (
+        "Arrival in the engine to the first step.",
+        lambda step_histograms: step_histograms.queue_seconds,
+    ),
+    "engine_step_time_seconds": ("One step.", lambda step_histograms: step_histograms.step_seconds),
+    "engine_step_sequences": ("Sequences in a step.", lambda step_histograms: step_histograms.step_sequences),
+    "engine_step_tokens": (
+        "Tokens computed for prompts or generated, in a step.",
+        lambda step_histograms: step_histograms.step_tokens,
+    ),
 }
 
 

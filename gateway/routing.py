@@ -10,7 +10,7 @@ import msgspec
 
 from backends.api import Backend
 from gateway.batching.messages import EngineStats
-from gateway.engine.client_side.step_histograms import Tallies
+from gateway.engine.client_side.step_histograms import StepHistograms
 from gateway.engine.messages import Ready
 from gateway.errors import ModelNotFound, ModelNotReady
 from gateway.tenants.identity import Tenant
@@ -28,8 +28,7 @@ class ServedAdapter(msgspec.Struct, frozen=True):
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """One model under its public name. `stats` and `facts` read what the engine tells, `tallies` is what was counted of
-    it; `created` is in Unix seconds."""
+    """One model under its public name. `stats` and `facts` read what the engine reports; `created` in Unix s."""
 
     name: str
     backend: Backend
@@ -37,7 +36,7 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     created: int = msgspec.field(default_factory=lambda: int(time.time()))
     stats: Callable[[], EngineStats | None] | None = None
     facts: Callable[[], Ready | None] | None = None
-    tallies: Tallies | None = None
+    step_histograms: StepHistograms | None = None
     price: Price = FREE
     adapters: tuple[ServedAdapter, ...] = ()
 

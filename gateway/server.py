@@ -20,7 +20,7 @@ from gateway.config import AdapterConfig, Config, ModelConfig
 from gateway.engine.backend import EngineBackend, start_engine_backend
 from gateway.engine.messages import AdapterFile, Load
 from gateway.errors import ConfigError
-from gateway.models.hub import Progress, resolve_model
+from gateway.models.hub import DownloadProgress, resolve_model
 from gateway.process.drain import Drain
 from gateway.process.gc_tuning import importing, spare_what_is_there
 from gateway.process.listener import PortInUse, bind, url_of
@@ -53,7 +53,7 @@ def run(config: Config, *, source: str | None, data_dir: Path, key_hint: str, ad
 
 async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key_hint: str, admin_key: str) -> int:
     url = url_of(listener)
-    models, stop = Models(), Stop()
+    models, stop = Models(), Shutdown()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_engines(models))
         loading = await stack.enter_async_context(_in_a_task(_load_all(config, models, data_dir=data_dir)))
@@ -77,7 +77,7 @@ async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key
     return EXIT_OK
 
 
-class Stop:
+class Shutdown:
     """The first signal drains, the second one ends at once."""
 
     def __init__(self) -> None:
@@ -173,7 +173,7 @@ def _adapters_of(model: ModelConfig, config: Config) -> tuple[AdapterConfig, ...
     return tuple(adapter for adapter in config.adapters if adapter.base == model.name)
 
 
-def _model_file(config: ModelConfig, *, data_dir: Path, tell: Progress) -> Path:
+def _model_file(config: ModelConfig, *, data_dir: Path, tell: DownloadProgress) -> Path:
     """Where the model lies, downloaded and quantized if need be. Takes as long as that takes. Raises `ModelError`."""
     path = resolve_model(config.path, cache_dir=data_dir / "hub", progress=tell)
     if config.quantize is None:
@@ -207,7 +207,7 @@ async def _start(
         backend=backend,
         stats=backend.stats,
         facts=lambda: backend.facts,
-        tallies=backend.tallies,
+        step_histograms=backend.step_histograms,
         price=config.price,
         adapters=tuple(ServedAdapter(adapter.name, adapter.tenants) for adapter in adapters),
     )

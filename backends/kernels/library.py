@@ -60,7 +60,7 @@ class KernelsUnavailable(BackendError):
     """There are no kernels here; the message says why and what would help."""
 
 
-class Weights(ctypes.Structure):
+class TileWeights(ctypes.Structure):
     """`hk_weights`: a matrix in tiles."""
 
     _fields_ = (("format", _I32), ("rows", _I64), ("columns", _I64), ("packed", _POINTER))

@@ -9,14 +9,14 @@ import msgspec
 import numpy as np
 
 from backends.errors import UnsupportedModel
-from backends.kernels.library import F32, TILE_ROWS, U8, Epilogue, Library, Weights, aligned, in_parts
+from backends.kernels.library import F32, TILE_ROWS, U8, Epilogue, Library, TileWeights, aligned, in_parts
 from backends.weights.formats import FORMATS
 from backends.weights.tensor import StoredTensor
 
-Activation = Literal["none", "swiglu", "geglu_tanh"]
+ActivationType = Literal["none", "swiglu", "geglu_tanh"]
 _SHARED_ROWS = 32
 """With fewer rows of activations, another thread costs more than it helps."""
-_ACTIVATIONS: dict[Activation, int] = {"none": 0, "swiglu": 1, "geglu_tanh": 2}
+_ACTIVATIONS: dict[ActivationType, int] = {"none": 0, "swiglu": 1, "geglu_tanh": 2}
 
 
 class Linear(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +34,7 @@ class Linear(msgspec.Struct, frozen=True, kw_only=True):
         *,
         bias: F32 | None = None,
         residual: F32 | None = None,
-        activation: Activation = "none",
+        activation: ActivationType = "none",
         threads: int = 1,
     ) -> F32:
         """x @ Wᵀ, float32 `[T, columns]` → `[T, rows]`, or `[T, rows / 2]` with a gated activation.
@@ -54,7 +54,7 @@ class Linear(msgspec.Struct, frozen=True, kw_only=True):
     def _run(self, x: F32, y: F32, epilogue: Epilogue, *, threads: int, step: int) -> None:
         functions, count = self.library.functions, len(x)
         scratch = aligned(functions.hk_scratch_bytes(self.ggml_type, count, self.columns))
-        weights = Weights(self.ggml_type, self.rows, self.columns, self.packed.ctypes.data)
+        weights = TileWeights(self.ggml_type, self.rows, self.columns, self.packed.ctypes.data)
 
         def activate(first: int, last: int) -> None:
             functions.hk_activate(self.ggml_type, x.ctypes.data, count, self.columns, scratch.ctypes.data, first, last)

@@ -19,7 +19,7 @@ _ELEMENTS = 1 << 27
 """Weights that one measurement goes through: more than any cache holds."""
 
 
-class Rate(msgspec.Struct, frozen=True, kw_only=True):
+class KernelRate(msgspec.Struct, frozen=True, kw_only=True):
     """`gops`: 10⁹ integer multiplications and additions a second. `read_gb_s`: 10⁹ bytes of weights a second."""
 
     format: str
@@ -30,7 +30,7 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
 
 def measure(
     library: Library, formats: tuple[str, ...], counts: tuple[int, ...], *, outputs: int, columns: int, threads: int
-) -> Iterator[Rate]:
+) -> Iterator[KernelRate]:
     """Rates of matrices `[outputs, columns]`, as many of them as do not fit into a cache."""
     for name in formats:
         linears = _linears(library, name, outputs, columns)
@@ -67,12 +67,12 @@ def _copy(packed: U8) -> U8:
     return copy
 
 
-def _rate(name: str, linears: list[Linear], count: int, *, threads: int) -> Rate:
+def _rate(name: str, linears: list[Linear], count: int, *, threads: int) -> KernelRate:
     x = np.random.default_rng(1).standard_normal((count, linears[0].columns)).astype(np.float32)
     seconds = statistics.median(_timed(lambda: _all(linears, x, threads)) for _ in range(_REPEATS))
     operations = 2 * count * sum(linear.rows * linear.columns for linear in linears)
     read = sum(linear.packed.nbytes for linear in linears)
-    return Rate(format=name, rows=count, gops=operations / seconds / 1e9, read_gb_s=read / seconds / 1e9)
+    return KernelRate(format=name, rows=count, gops=operations / seconds / 1e9, read_gb_s=read / seconds / 1e9)
 
 
 def _all(linears: list[Linear], x: F32, threads: int) -> None:

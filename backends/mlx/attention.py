@@ -5,11 +5,11 @@ from __future__ import annotations
 import mlx.core as mx
 
 from backends.api import KVPlan
-from backends.mlx.batch import Rotation, Span
+from backends.mlx.batch import MlxRotation, MlxSpan
 from backends.models.spec import ModelSpec
 
 
-class Pool:
+class MlxKVPool:
     """Per layer, keys and values float32 `[slots * slot_tokens, kv_heads, head_dim]`, zero at first.
 
     MLX arrays are values: a write makes a new array. Nobody else holds the old one, so MLX reuses its memory and the
@@ -45,14 +45,14 @@ class Pool:
         mx.eval(self.arrays)
 
 
-def rotate(x: mx.array, rotation: Rotation) -> mx.array:
+def rotate(x: mx.array, rotation: MlxRotation) -> mx.array:
     """Half-split rotary embedding of `[T, heads, head_dim]`."""
     cos, sin = rotation
     first, second = mx.split(x, 2, axis=-1)
     return mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def attend(queries: mx.array, layer: int, spans: tuple[Span, ...], pool: Pool, spec: ModelSpec) -> mx.array:
+def attend(queries: mx.array, layer: int, spans: tuple[MlxSpan, ...], pool: MlxKVPool, spec: ModelSpec) -> mx.array:
     """`[T, heads, head_dim]` → `[T, heads * head_dim]`. The new tokens' keys and values are in the pool already."""
     parts = []
     for span in spans:
@@ -63,11 +63,11 @@ def attend(queries: mx.array, layer: int, spans: tuple[Span, ...], pool: Pool, s
     return parts[0] if len(parts) == 1 else mx.concatenate(parts)
 
 
-def _plain(q: mx.array, k: mx.array, v: mx.array, span: Span, spec: ModelSpec) -> mx.array:
+def _plain(q: mx.array, k: mx.array, v: mx.array, span: MlxSpan, spec: ModelSpec) -> mx.array:
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=spec.score_scale, mask=span.mask)
 
 
-def _capped(q: mx.array, k: mx.array, v: mx.array, span: Span, spec: ModelSpec) -> mx.array:
+def _capped(q: mx.array, k: mx.array, v: mx.array, span: MlxSpan, spec: ModelSpec) -> mx.array:
     """MLX's own attention has no soft cap. `[1, heads, n, head_dim]` over `[1, kv_heads, m, head_dim]`."""
     cap = spec.attention_softcap
     grouped = q.reshape(1, spec.num_kv_heads, -1, *q.shape[2:])

@@ -17,7 +17,7 @@ FORMATS = ("F32", "F16", "BF16", *SPLITTERS)
 """What can be computed with in its stored form."""
 
 
-class Matrix(Protocol):
+class MlxMatrix(Protocol):
     """Matrices of one form, one below the other: `[rows, columns]`."""
 
     @property
@@ -32,7 +32,7 @@ class Matrix(Protocol):
         ...
 
 
-def make_matrix(tensors: Sequence[StoredTensor], *, exact: bool) -> Matrix:
+def make_matrix(tensors: Sequence[StoredTensor], *, exact: bool) -> MlxMatrix:
     """Of tensors that have one format and width. `exact` decodes quantized ones to float32 now."""
     name = tensors[0].format
     if name in SPLITTERS and not exact:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import mlx.core as mx
 import numpy as np
 
-from backends.mlx.attention import Pool, attend, rotate
-from backends.mlx.batch import Batch
-from backends.mlx.weights import Weights
+from backends.mlx.attention import MlxKVPool, attend, rotate
+from backends.mlx.batch import MlxBatch
+from backends.mlx.weights import MlxWeights
 from backends.models.spec import ModelSpec
 
 
@@ -43,7 +43,7 @@ _GELU_INNER, _GELU_CUBE = 0.7978845608028654, 0.044715
 class MlxOps:
     """`backends.models.ops.Ops[mx.array]` for one step, float32."""
 
-    def __init__(self, spec: ModelSpec, weights: Weights, pool: Pool, batch: Batch) -> None:
+    def __init__(self, spec: ModelSpec, weights: MlxWeights, pool: MlxKVPool, batch: MlxBatch) -> None:
         self._spec = spec
         self._weights = weights
         self._pool = pool

@@ -20,12 +20,12 @@ from backends.api import (
     Ticket,
 )
 from backends.errors import CapacityExceeded, Fatal
-from backends.mlx.attention import Pool
+from backends.mlx.attention import MlxKVPool
 from backends.mlx.batch import make_batch
 from backends.mlx.device import describe, load_errors, step_errors
 from backends.mlx.matrix import FORMATS
 from backends.mlx.ops import MlxOps
-from backends.mlx.weights import Weights
+from backends.mlx.weights import MlxWeights
 from backends.models.decoder import forward
 from backends.models.spec import ModelSpec
 from backends.runner_base import check_step, plan_kv
@@ -44,9 +44,9 @@ class LazyTicket:
         self.logits = None
 
 
-class LoadedModel(msgspec.Struct, frozen=True):
+class MlxModel(msgspec.Struct, frozen=True):
     spec: ModelSpec
-    weights: Weights
+    weights: MlxWeights
 
 
 class MlxRunner:
@@ -56,9 +56,9 @@ class MlxRunner:
         self._device = device
         self._fallbacks = fallbacks
         self._exact = exact
-        self._loaded: LoadedModel | None = None
+        self._loaded: MlxModel | None = None
         self._plan: KVPlan | None = None
-        self._pool: Pool | None = None
+        self._pool: MlxKVPool | None = None
         self._ticket: LazyTicket | None = None
         self._num_steps = 0
         self._num_tokens = 0
@@ -71,7 +71,7 @@ class MlxRunner:
     def load(self, model: LoadableModel, progress: Callable[[float], None]) -> ModelInfo:
         self.close()
         with load_errors(), mx.stream(self._device):
-            self._loaded = LoadedModel(model.spec, Weights(model, exact=self._exact, progress=progress))
+            self._loaded = MlxModel(model.spec, MlxWeights(model, exact=self._exact, progress=progress))
         notes = self._loaded.weights.notes
         return ModelInfo(
             vocab_size=model.spec.vocab_size,
@@ -154,7 +154,7 @@ class MlxRunner:
             raise Fatal("no KV memory was planned: plan_memory comes first")
         self.suspend()  # the old pool goes before the new one comes
         with step_errors(), mx.stream(self._device):
-            self._pool = Pool(spec, self._plan)
+            self._pool = MlxKVPool(spec, self._plan)
 
     def stats(self) -> dict[str, float]:
         """`steps` and `tokens` so far, and the bytes that mlx holds."""
@@ -173,12 +173,12 @@ class MlxRunner:
     def _is_cpu(self) -> bool:
         return describe(self._device) == "cpu"
 
-    def _require(self) -> LoadedModel:
+    def _require(self) -> MlxModel:
         if self._loaded is None:
             raise Fatal("no model is loaded")
         return self._loaded
 
-    def _require_pool(self) -> Pool:
+    def _require_pool(self) -> MlxKVPool:
         if self._pool is None:
             raise Fatal("no KV memory: plan_memory or resume comes first")
         return self._pool

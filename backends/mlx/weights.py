@@ -8,16 +8,16 @@ import mlx.core as mx
 
 from backends.api import LoadableModel
 from backends.errors import UnsupportedModel
-from backends.mlx.matrix import FORMATS, Matrix, make_matrix
+from backends.mlx.matrix import FORMATS, MlxMatrix, make_matrix
 from backends.models.shapes import Inventory
 from backends.models.spec import ModelSpec
 from backends.weights.tensor import TensorSource, decode
 
 
-class Linear:
+class MlxLinear:
     """Matrices side by side, one where their formats agree, and the bias if the model has one."""
 
-    def __init__(self, parts: list[Matrix], bias: mx.array | None) -> None:
+    def __init__(self, parts: list[MlxMatrix], bias: mx.array | None) -> None:
         self.parts = parts
         self._bias = bias
 
@@ -27,14 +27,14 @@ class Linear:
         return y if self._bias is None else y + self._bias
 
 
-class Weights:
+class MlxWeights:
     """Everything that `MlxOps` looks up by canonical name. Raises `UnsupportedModel` for an undeclared format."""
 
     def __init__(self, model: LoadableModel, *, exact: bool, progress: Callable[[float], None]) -> None:
         self._tensors: TensorSource = model.tensors
         self._exact = exact
         inventory = Inventory(model.spec)
-        self.linears: dict[tuple[str, ...], Linear] = {}
+        self.linears: dict[tuple[str, ...], MlxLinear] = {}
         for done, names in enumerate(inventory.linears, start=1):
             self.linears[names] = self._linear(names)
             progress(done / len(inventory.linears))
@@ -50,7 +50,7 @@ class Weights:
         parts = [part for linear in self.linears.values() for part in linear.parts]
         return sum(part.num_bytes for part in {*parts, self.embedding})
 
-    def _linear(self, names: tuple[str, ...]) -> Linear:
+    def _linear(self, names: tuple[str, ...]) -> MlxLinear:
         stored = [self._tensors[name] for name in names]
         for tensor in stored:
             if tensor.format not in FORMATS:
@@ -58,7 +58,7 @@ class Weights:
                 raise UnsupportedModel(f"tensor {tensor.name!r} is stored as {tensor.format}; mlx reads {known}")
         agree = len({tensor.format for tensor in stored}) == 1
         groups = [stored] if agree else [[tensor] for tensor in stored]
-        return Linear([make_matrix(group, exact=self._exact) for group in groups], self._bias(names))
+        return MlxLinear([make_matrix(group, exact=self._exact) for group in groups], self._bias(names))
 
     def _bias(self, names: tuple[str, ...]) -> mx.array | None:
         found = [self._vector(f"{name}.bias") for name in names if f"{name}.bias" in self._tensors]

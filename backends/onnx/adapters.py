@@ -26,28 +26,28 @@ class Adapters:
     def __init__(self, spec: ModelSpec) -> None:
         self.shapes = lora_shapes(spec, TARGETS)
         self.table: npt.NDArray[np.int64] = np.zeros((SLOTS, 3 * spec.num_layers * len(TARGETS)), np.int64)
-        self._kept: dict[int, list[F32]] = {}
+        self._cached: dict[int, list[F32]] = {}
 
     def put(self, slot: int, weights: AdapterWeights) -> None:
         """Raises `CapacityExceeded` for a slot, rank, target or shape that there is none of."""
         self._check(slot, weights)
         self.drop(slot)
-        self._kept[slot] = []
+        self._cached[slot] = []
         for name, (a, b) in weights.matrices.items():
             first = np.array(a, np.float32, order="C")
             second = np.ascontiguousarray((np.float32(weights.scale) * b).T, np.float32)
-            self._kept[slot] += [first, second]
+            self._cached[slot] += [first, second]
             entry = 3 * number(name)
             self.table[slot, entry : entry + 3] = first.ctypes.data, second.ctypes.data, weights.rank
 
     def drop(self, slot: int) -> None:
         if 0 <= slot < SLOTS:
             self.table[slot] = 0
-        self._kept.pop(slot, None)
+        self._cached.pop(slot, None)
 
     @property
     def num_bytes(self) -> int:
-        return sum(matrix.nbytes for matrices in self._kept.values() for matrix in matrices)
+        return sum(matrix.nbytes for matrices in self._cached.values() for matrix in matrices)
 
     def _check(self, slot: int, weights: AdapterWeights) -> None:
         if not 0 <= slot < SLOTS or not 0 < weights.rank <= MAX_RANK:

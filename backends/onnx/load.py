@@ -19,14 +19,14 @@ from backends.onnx.embedding import Embedding
 from backends.onnx.provider import Provider
 from backends.onnx.recorder import Attention, record
 from backends.onnx.session import fallbacks_of, open_session, share_arrays
-from backends.onnx.weights import FLOAT_FORMATS, Kernels, Weights
+from backends.onnx.weights import FLOAT_FORMATS, Kernels, OnnxWeights
 from backends.weights.tensor import TensorSource
 
 _PACKING_SHARE = 0.5
 """Of the loading time; ONNX Runtime takes the rest and tells nothing."""
 
 
-class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
+class OnnxModel(msgspec.Struct, frozen=True, kw_only=True):
     """What a runner keeps of a model.
 
     `shared` is memory of the session's, `weight_bytes` are the operands given to it.
@@ -54,7 +54,7 @@ def load_model(
     threads: int,
     exact: bool,
     progress: Callable[[float], None],
-) -> LoadedModel:
+) -> OnnxModel:
     """Record the graph, pack the weights, open the session. Raises `ModelError`, mostly `UnsupportedModel`."""
     spec = model.spec
     if provider.on_host and (spec.head_dim % HEAD_DIM_STEP or spec.head_dim > MAX_HEAD_DIM):
@@ -65,7 +65,7 @@ def load_model(
     if provider.device != "cpu" or not provider.on_host:
         kernels = Kernels()
     library = kernels.library
-    weights = Weights(
+    weights = OnnxWeights(
         model.tensors, exact=exact, kernels=library, progress=lambda done: progress(_PACKING_SHARE * done)
     )
     attention = _attention(provider, kernels)
@@ -73,7 +73,7 @@ def load_model(
     graph = record(spec, weights, attention, adapters)
     shared = share_arrays(graph)
     session = open_session(graph, provider, threads=threads, shared=shared, library=library.path if library else None)
-    return LoadedModel(
+    return OnnxModel(
         spec=spec,
         provider=provider,
         session=session,
@@ -98,7 +98,7 @@ def _attention(provider: Provider, kernels: Kernels) -> Attention:
     return FusedAttention if provider.on_host else PlainAttention
 
 
-def _untiled(weights: Weights) -> list[str]:
+def _untiled(weights: OnnxWeights) -> list[str]:
     if not weights.untiled:
         return []
     return [f"{len(weights.untiled)} weights make no tiles and run on MatMulNBits: {', '.join(weights.untiled)}"]

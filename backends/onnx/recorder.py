@@ -16,7 +16,7 @@ from backends.onnx.attention.hostelry_kernel import RaggedAttention
 from backends.onnx.attention.portable import PlainAttention
 from backends.onnx.experts import record_experts
 from backends.onnx.graph import HOSTELRY, MICROSOFT, Graph
-from backends.onnx.weights import F32, Packed, Tiles, Weights
+from backends.onnx.weights import F32, OnnxWeights, Packed, Tiles
 
 _ACTIVATIONS = {"silu": 1, "gelu_tanh": 2}
 """`enum hk_activation` of kernels.h; 0 is none."""
@@ -25,7 +25,7 @@ _ACTIVATIONS = {"silu": 1, "gelu_tanh": 2}
 Attention = type[RaggedAttention] | type[FusedAttention] | type[PlainAttention]
 
 
-def record(spec: ModelSpec, weights: Weights, attention: Attention, adapters: Adapters | None = None) -> Graph:
+def record(spec: ModelSpec, weights: OnnxWeights, attention: Attention, adapters: Adapters | None = None) -> Graph:
     """The whole decoder as a graph. Raises `UnsupportedModel` for a tensor in a format that is not declared."""
     recorder = Recorder(spec, weights, attention, adapters)
     logits = forward(spec, recorder)
@@ -36,7 +36,7 @@ def record(spec: ModelSpec, weights: Weights, attention: Attention, adapters: Ad
 class Recorder:
     """`Ops` over names of graph values."""
 
-    def __init__(self, spec: ModelSpec, weights: Weights, attention: Attention, adapters: Adapters | None) -> None:
+    def __init__(self, spec: ModelSpec, weights: OnnxWeights, attention: Attention, adapters: Adapters | None) -> None:
         self.graph = Graph()
         self._spec = spec
         self._weights = weights

@@ -28,8 +28,8 @@ from backends.onnx.embedding import Embedding
 from backends.onnx.errors import step_errors
 from backends.onnx.kv.blocks import BlockBinding, BlockPool
 from backends.onnx.kv.on_device import DeviceBinding
-from backends.onnx.kv.slots import Binding, Pool
-from backends.onnx.load import LoadedModel, load_model
+from backends.onnx.kv.slots import Binding, SlotPool
+from backends.onnx.load import OnnxModel, load_model
 from backends.onnx.padding import split
 from backends.onnx.provider import Provider
 from backends.onnx.providers import ProviderChoice
@@ -66,7 +66,7 @@ class OnnxRunner:
         is_on_cpu = any(provider.device == "cpu" and provider.on_host for provider in choice.candidates)
         self._kernels = find_kernels() if is_on_cpu and not exact else Kernels()
         self._has_blocks = self._kernels.library is not None and len(choice.candidates) == 1
-        self._loaded: LoadedModel | None = None
+        self._loaded: OnnxModel | None = None
         self._plan: KVPlan | None = None
         self._kv_type: KVDtype = "f32"
         self._max_context = 0
@@ -203,7 +203,7 @@ class OnnxRunner:
         self._plan = None
         self._loaded = None
 
-    def _load(self, model: LoadableModel, progress: Callable[[float], None]) -> tuple[LoadedModel, list[str]]:
+    def _load(self, model: LoadableModel, progress: Callable[[float], None]) -> tuple[OnnxModel, list[str]]:
         """On the first device that takes the model, and why others before it did not."""
         *others, last = self._choice.candidates
         failed: list[str] = []
@@ -216,19 +216,19 @@ class OnnxRunner:
                 failed.append(f"{provider.device} refused the model: {error}")
         return self._load_on(last, model, progress), failed
 
-    def _load_on(self, provider: Provider, model: LoadableModel, progress: Callable[[float], None]) -> LoadedModel:
+    def _load_on(self, provider: Provider, model: LoadableModel, progress: Callable[[float], None]) -> OnnxModel:
         return load_model(
             model, provider, kernels=self._kernels, threads=self._threads, exact=self._exact, progress=progress
         )
 
-    def _bind(self, loaded: LoadedModel, plan: KVPlan) -> AnyBinding:
+    def _bind(self, loaded: OnnxModel, plan: KVPlan) -> AnyBinding:
         library = self._kernels.library
         if library is not None and loaded.adapters is not None:
             blocks = BlockPool(loaded.spec, plan, library, self._kv_type)
             return BlockBinding(loaded, blocks, loaded.adapters, max_context=self._max_context)
         if not loaded.provider.on_host:
             return DeviceBinding(loaded, plan)
-        pool = Pool(loaded.spec, num_slots=plan.num_blocks, slot_tokens=plan.block_tokens)
+        pool = SlotPool(loaded.spec, num_slots=plan.num_blocks, slot_tokens=plan.block_tokens)
         return Binding(loaded.session, loaded.spec, pool)
 
     def _run(self, step: Step, embedding: Embedding, binding: AnyBinding) -> F32:
@@ -241,7 +241,7 @@ class OnnxRunner:
             logits[rows] = binding.run(embedding, part)
         return logits
 
-    def _require(self) -> LoadedModel:
+    def _require(self) -> OnnxModel:
         if self._loaded is None:
             raise Fatal("no model is loaded")
         return self._loaded
@@ -252,14 +252,14 @@ class OnnxRunner:
         return self._binding
 
 
-def _kv_type(loaded: LoadedModel, limit: KVLimit) -> KVDtype:
+def _kv_type(loaded: OnnxModel, limit: KVLimit) -> KVDtype:
     """Half precision beside activations that are rounded to int8 anyway, if nothing else is asked for."""
     if limit.dtype != "auto":
         return limit.dtype
     return "f16" if loaded.attention is RaggedAttention and loaded.is_quantized else "f32"
 
 
-def _bytes_per_token(loaded: LoadedModel, dtype: KVDtype) -> int:
+def _bytes_per_token(loaded: OnnxModel, dtype: KVDtype) -> int:
     spec = loaded.spec
     elements = spec.kv_bytes_per_token // 4
     if dtype == "int8":

@@ -111,7 +111,7 @@ class Packed(msgspec.Struct, frozen=True, kw_only=True):
     offsets: Array | None = None
 
 
-class Weights:
+class OnnxWeights:
     """Turns stored tensors into operands. `exact` decodes quantized ones to float32: slow, big, the reference.
 
     `num_bytes` counts what was packed so far, `untiled` names what the kernels did not take; `progress` is told the

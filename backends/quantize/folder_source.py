@@ -19,7 +19,7 @@ from backends.models.shapes import expected_shapes
 from backends.models.spec import ModelSpec
 from backends.quantize.architecture import LONG_ROPE_FACTORS, architecture_of, model_metadata, rope_factors
 from backends.quantize.readback import spec_faults
-from backends.quantize.source import Order, Part, QuantizeSource, SourceTensor
+from backends.quantize.source import Order, QuantizeSource, SourceTensor, TensorPart
 from backends.quantize.vocabulary import vocabulary_of_folder
 from backends.weights.files import read_json
 from backends.weights.formats import FORMATS
@@ -66,7 +66,7 @@ def open_folder_source(folder: Path) -> QuantizeSource:
 def _factor_tensor(name: str, values: tuple[float, ...]) -> SourceTensor:
     data = FORMATS["F32"].encode(np.array([values], np.float32))
     stored = StoredTensor(name, "F32", (len(values),), data)
-    return SourceTensor(name=name, shape=stored.shape, parts=(Part(stored),), kept_format="F32")
+    return SourceTensor(name=name, shape=stored.shape, parts=(TensorPart(stored),), kept_format="F32")
 
 
 def _tensors(model: LoadableModel, family: GgufFamily) -> list[SourceTensor]:
@@ -81,15 +81,15 @@ def _tensors(model: LoadableModel, family: GgufFamily) -> list[SourceTensor]:
     return tensors
 
 
-def _part(tensor: StoredTensor, spec: ModelSpec, family: GgufFamily) -> Part:
+def _part(tensor: StoredTensor, spec: ModelSpec, family: GgufFamily) -> TensorPart:
     heads = _rotary_heads(tensor.name, spec) if family.interleaved_rotary else 0
     if not heads:
-        return Part(tensor)
+        return TensorPart(tensor)
     order = interleaved_order(tensor.shape[0], num_heads=heads)
     if len(tensor.shape) > 1:
-        return Part(tensor, order)
+        return TensorPart(tensor, order)
     elements = tensor.data.reshape(tensor.shape[0], -1)
-    return Part(msgspec.structs.replace(tensor, data=elements[order].reshape(1, -1)))
+    return TensorPart(msgspec.structs.replace(tensor, data=elements[order].reshape(1, -1)))
 
 
 def _rotary_heads(name: str, spec: ModelSpec) -> int:

@@ -24,7 +24,7 @@ _LEGACY_WITH_IMPORTANCE = {"Q4_0": "Q4_1", "Q5_0": "Q5_1"}
 _NARROWER_BLOCKS = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "Q8_K": "Q8_0"}
 
 
-class Choice(msgspec.Struct, frozen=True):
+class FormatChoice(msgspec.Struct, frozen=True):
     """A format, and the one that the rules wanted if the tensor's rows are no whole number of its blocks."""
 
     format: str
@@ -40,7 +40,7 @@ def is_quantizable(name: str, shape: tuple[int, ...]) -> bool:
 
 def choose_formats(
     shapes: Mapping[str, tuple[int, ...]], recipe: Recipe, spec: ModelSpec, *, has_importance: bool
-) -> dict[str, Choice]:
+) -> dict[str, FormatChoice]:
     """A format for every tensor of `shapes`, all of them quantizable.
 
     Raises `ModelError` where the recipe needs an importance matrix (Q2_K_S).
@@ -51,15 +51,15 @@ def choose_formats(
     return choices
 
 
-def _fitting(wanted: str, columns: int) -> Choice:
+def _fitting(wanted: str, columns: int) -> FormatChoice:
     """Rows that are no whole number of blocks get a format of smaller blocks, or none."""
     if columns % FORMATS[wanted].block_size == 0:
-        return Choice(wanted, wanted)
+        return FormatChoice(wanted, wanted)
     narrower = _NARROWER_BLOCKS.get(wanted, wanted)
-    return Choice(narrower if columns % FORMATS[narrower].block_size == 0 else "F16", wanted)
+    return FormatChoice(narrower if columns % FORMATS[narrower].block_size == 0 else "F16", wanted)
 
 
-def _require_importance(choices: Mapping[str, Choice], recipe: Recipe, *, has_importance: bool) -> None:
+def _require_importance(choices: Mapping[str, FormatChoice], recipe: Recipe, *, has_importance: bool) -> None:
     if recipe.name != "Q2_K_S" or recipe.pure or has_importance:
         return
     for name, choice in choices.items():

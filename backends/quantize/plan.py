@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.quantize.importance import Importance
-from backends.quantize.mixture import Choice, choose_formats, is_quantizable
+from backends.quantize.mixture import FormatChoice, choose_formats, is_quantizable
 from backends.quantize.recipes import Recipe
 from backends.quantize.source import QuantizeSource, SourceTensor
 from backends.weights.gguf.writer import EncodedValue, Kind, TensorEntry, scalar
@@ -39,7 +39,7 @@ class PlannedTensor(msgspec.Struct, frozen=True, kw_only=True):
         return self.source.formats == (self.entry.format,)
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class QuantizePlan(msgspec.Struct, frozen=True, kw_only=True):
     """All tensors in the order of the file, and the complete metadata."""
 
     tensors: tuple[PlannedTensor, ...]
@@ -51,7 +51,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return [tensor.entry for tensor in self.tensors]
 
 
-def make_plan(source: QuantizeSource, recipe: Recipe, importance: Importance | None) -> Plan:
+def make_plan(source: QuantizeSource, recipe: Recipe, importance: Importance | None) -> QuantizePlan:
     """Raises `ModelError` for an importance matrix of another model, or where the recipe needs one."""
     shapes = {tensor.name: tensor.shape for tensor in source.tensors if is_quantizable(tensor.name, tensor.shape)}
     choices = choose_formats(shapes, recipe, source.spec, has_importance=importance is not None)
@@ -59,10 +59,10 @@ def make_plan(source: QuantizeSource, recipe: Recipe, importance: Importance | N
     notes = source.notes + _requantized_note(tensors) + _fallback_notes(tensors)
     if importance is not None:
         notes += _importance_notes(tensors, importance)
-    return Plan(tensors=tensors, metadata=_metadata(source, recipe, importance), notes=notes)
+    return QuantizePlan(tensors=tensors, metadata=_metadata(source, recipe, importance), notes=notes)
 
 
-def _planned(tensor: SourceTensor, choice: Choice | None, importance: Importance | None) -> PlannedTensor:
+def _planned(tensor: SourceTensor, choice: FormatChoice | None, importance: Importance | None) -> PlannedTensor:
     if choice is None:
         kept = TensorEntry(tensor.name, tensor.kept_format, tensor.shape)
         return PlannedTensor(source=tensor, entry=kept, wanted=tensor.kept_format)

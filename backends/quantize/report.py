@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from backends.quantize.plan import Plan, PlannedTensor
+from backends.quantize.plan import PlannedTensor, QuantizePlan
 from backends.quantize.recipes import Recipe
 
 
@@ -57,7 +57,7 @@ class QuantizeReport(msgspec.Struct, frozen=True, kw_only=True):
         return dict(Counter(tensor.format for tensor in self.tensors).most_common())
 
 
-def report_of(plan: Plan, recipe: Recipe, *, destination: Path, extra_notes: tuple[str, ...]) -> QuantizeReport:
+def report_of(plan: QuantizePlan, recipe: Recipe, *, destination: Path, extra_notes: tuple[str, ...]) -> QuantizeReport:
     return QuantizeReport(
         destination=destination,
         format=recipe.name,

@@ -17,10 +17,10 @@ from backends.loading import open_model
 from backends.quantize.destination import check_destination, partial_path, written_whole
 from backends.quantize.folder_source import open_folder_source
 from backends.quantize.importance import read_importance
-from backends.quantize.plan import Plan, PlannedTensor, make_plan
+from backends.quantize.plan import PlannedTensor, QuantizePlan, make_plan
 from backends.quantize.recipes import recipe_by_name
 from backends.quantize.report import QuantizeReport, report_of
-from backends.quantize.source import Part, QuantizeSource, open_gguf_source
+from backends.quantize.source import QuantizeSource, TensorPart, open_gguf_source
 from backends.weights.formats import FORMATS
 from backends.weights.gguf.writer import GgufWriter
 
@@ -43,9 +43,9 @@ def release_pages(data: npt.NDArray[np.uint8]) -> None:
         base.madvise(advice, first, end - first)
 
 
-Progress = Callable[[float, str], None]
+QuantizeProgress = Callable[[float, str], None]
 """Called with the fraction of the file that is written, 0 to 1, and the tensor under way."""
-Check = Callable[[Path], Sequence[str]]
+MetadataCheck = Callable[[Path], Sequence[str]]
 """Given a file that holds the metadata and no tensor data yet; returns a sentence for each fault."""
 U8 = npt.NDArray[np.uint8]
 
@@ -58,13 +58,13 @@ def quantize_file(
     destination: Path,
     *,
     format: str,
-    progress: Progress = lambda _fraction, _tensor: None,
+    progress: QuantizeProgress = lambda _fraction, _tensor: None,
     importance: Path | None = None,
     pure: bool = False,
     overwrite: bool = False,
     keep_going: bool = False,
     threads: int = 0,
-    check: Check | None = None,
+    check: MetadataCheck | None = None,
 ) -> QuantizeReport:
     """Write the model of `source` (GGUF file or Hugging Face folder) as the GGUF file `destination`.
 
@@ -106,13 +106,15 @@ def _refuse_faults(source: Path, faults: Sequence[str], *, keep_going: bool) -> 
         raise ModelError(f"{source}: {'; '.join(faults)} (--keep-going writes the file all the same)")
 
 
-def _size(plan: Plan, source: QuantizeSource) -> int:
+def _size(plan: QuantizePlan, source: QuantizeSource) -> int:
     with Path(os.devnull).open("wb") as nowhere:
         writer = GgufWriter(nowhere, metadata=plan.metadata, tensors=plan.entries, alignment=source.alignment)
         return writer.num_bytes
 
 
-def _write_tensors(writer: GgufWriter, plan: Plan, source: Path, progress: Progress, *, threads: int) -> None:
+def _write_tensors(
+    writer: GgufWriter, plan: QuantizePlan, source: Path, progress: QuantizeProgress, *, threads: int
+) -> None:
     total, done = max(1, sum(tensor.entry.num_bytes for tensor in plan.tensors)), 0
     workers = min(threads or os.cpu_count() or 1, _MAX_THREADS)
     with ThreadPoolExecutor(workers) as pool:
@@ -129,7 +131,7 @@ def _write_tensors(writer: GgufWriter, plan: Plan, source: Path, progress: Progr
 def _encoded(tensor: PlannedTensor, pool: ThreadPoolExecutor, source: Path, *, workers: int) -> Iterator[U8]:
     """The tensor's rows in order; at most a chunk a worker is in memory."""
 
-    def encode(chunk: tuple[int, Part, int, int]) -> U8:
+    def encode(chunk: tuple[int, TensorPart, int, int]) -> U8:
         try:
             return _encoded_chunk(tensor, *chunk)
         except ModelError as error:
@@ -140,7 +142,7 @@ def _encoded(tensor: PlannedTensor, pool: ThreadPoolExecutor, source: Path, *, w
         yield from pool.map(encode, batch)
 
 
-def _encoded_chunk(tensor: PlannedTensor, matrix: int, part: Part, start: int, stop: int) -> U8:
+def _encoded_chunk(tensor: PlannedTensor, matrix: int, part: TensorPart, start: int, stop: int) -> U8:
     rows, stored = part.rows(start, stop), part.tensor.format
     if stored == tensor.entry.format:
         return rows

@@ -22,7 +22,7 @@ from backends.weights.tensor import StoredTensor
 Order = npt.NDArray[np.intp]
 
 
-class Part(msgspec.Struct, frozen=True):
+class TensorPart(msgspec.Struct, frozen=True):
     """Rows of a stored tensor, in the order given or as they lie."""
 
     tensor: StoredTensor
@@ -45,7 +45,7 @@ class SourceTensor(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     shape: tuple[int, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[TensorPart, ...]
     kept_format: str
     """Its format where none is chosen for it."""
 
@@ -63,7 +63,7 @@ class SourceTensor(msgspec.Struct, frozen=True, kw_only=True):
         """Rows that share a row of an importance matrix: those of one expert, or all."""
         return self.shape[-2] if len(self.shape) > 1 else 1
 
-    def chunks(self, max_rows: int) -> Iterator[tuple[int, Part, int, int]]:
+    def chunks(self, max_rows: int) -> Iterator[tuple[int, TensorPart, int, int]]:
         """(matrix number, part, first row, end row) of pieces of at most `max_rows` that lie in one matrix."""
         above = 0
         for part in self.parts:
@@ -97,7 +97,7 @@ def open_gguf_source(path: Path) -> QuantizeSource:
     model = open_gguf(path)
     file = read_gguf(path)
     tensors = tuple(
-        SourceTensor(name=name, shape=tensor.shape, parts=(Part(tensor),), kept_format=tensor.format)
+        SourceTensor(name=name, shape=tensor.shape, parts=(TensorPart(tensor),), kept_format=tensor.format)
         for name, tensor in narrowed(file.tensors).items()
     )
     return QuantizeSource(

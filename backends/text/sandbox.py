@@ -31,7 +31,7 @@ MAX_SECONDS = 1.0
 """Longest that one rendering may take."""
 
 BUDGET = "__budget"
-"""The variable that carries the `Budget` of a rendering."""
+"""The variable that carries the `RenderBudget` of a rendering."""
 
 _MAX_ARGUMENT = 100_000  # as Jinja's own MAX_RANGE
 _MAX_EXPONENT = 64
@@ -41,7 +41,7 @@ _REMOVED_GLOBALS = ("lipsum", "cycler", "joiner")
 _REMOVED_FILTERS = ("format", "pprint")
 _SEQUENCES = (str, list, tuple)
 
-Value = Any  # whatever a template computes
+TemplateValue = Any  # whatever a template computes
 
 
 class ChatEnvironment(ImmutableSandboxedEnvironment):
@@ -62,17 +62,17 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         self.globals |= more  # ty: ignore[unsupported-operator]  # Jinja states no type, ty infers that of its own globals
 
     def call(  # the names are Jinja's, so that they meet no keyword argument of a template
-        self, __context: Context, __obj: Value, *args: Value, **kwargs: Value
-    ) -> Value:
+        self, __context: Context, __obj: TemplateValue, *args: TemplateValue, **kwargs: TemplateValue
+    ) -> TemplateValue:
         self.tick(__context)
         _check_numbers([*args, *kwargs.values()])
         return super().call(__context, __obj, *args, **kwargs)
 
-    def call_binop(self, context: Context, operator: str, left: Value, right: Value) -> Value:
+    def call_binop(self, context: Context, operator: str, left: TemplateValue, right: TemplateValue) -> TemplateValue:
         _check_operation(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
-    def wrap_str_format(self, value: Value) -> Callable[..., str] | None:
+    def wrap_str_format(self, value: TemplateValue) -> Callable[..., str] | None:
         wrapped = super().wrap_str_format(value)
         if wrapped is not None and _HUGE_FORMAT_WIDTH.search(value.__self__):
             raise SecurityError("a formatted width above 9999")
@@ -82,7 +82,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         """Runs at each call and at each turn of a loop."""
         context.parent[BUDGET].check_time()
 
-    def concatenate(self, *parts: Value) -> str:
+    def concatenate(self, *parts: TemplateValue) -> str:
         """The operator `~`."""
         texts = [str(part) for part in parts]
         _check_size(sum(map(len, texts)))
@@ -121,7 +121,7 @@ class _CheckedCode(CodeGenerator):
         super().visit_Call(node, frame, forward_caller=forward_caller)
 
 
-class Budget:
+class RenderBudget:
     """What one rendering may spend: time, and turns of `range` in total."""
 
     def __init__(self) -> None:
@@ -142,23 +142,23 @@ class Budget:
         return made
 
 
-def _bounded(function: Callable[..., Value]) -> Callable[..., Value]:
+def _bounded(function: Callable[..., TemplateValue]) -> Callable[..., TemplateValue]:
     """A filter whose numeric options are bounded; the first argument is the filtered value or Jinja's context."""
 
     @functools.wraps(function)  # copies Jinja's marks for filters that take the context
-    def checked(*args: Value, **kwargs: Value) -> Value:
+    def checked(*args: TemplateValue, **kwargs: TemplateValue) -> TemplateValue:
         _check_numbers([*args[1:], *kwargs.values()])
         return function(*args, **kwargs)
 
     return checked
 
 
-def _check_numbers(values: list[Value]) -> None:
+def _check_numbers(values: list[TemplateValue]) -> None:
     if any(isinstance(value, int) and abs(value) > _MAX_ARGUMENT for value in values):
         raise SecurityError(f"a number above {_MAX_ARGUMENT} as an argument")
 
 
-def _check_operation(operator: str, left: Value, right: Value) -> None:
+def _check_operation(operator: str, left: TemplateValue, right: TemplateValue) -> None:
     if operator == "**" and isinstance(right, int) and abs(right) > _MAX_EXPONENT:
         raise SecurityError(f"a power above {_MAX_EXPONENT}")
     if operator == "%" and isinstance(left, str) and _HUGE_PERCENT_WIDTH.search(left):
@@ -169,7 +169,7 @@ def _check_operation(operator: str, left: Value, right: Value) -> None:
         _check_size(_repeated_length(left, right))
 
 
-def _repeated_length(left: Value, right: Value) -> int:
+def _repeated_length(left: TemplateValue, right: TemplateValue) -> int:
     for sequence, count in ((left, right), (right, left)):
         if isinstance(sequence, _SEQUENCES) and isinstance(count, int):
             return len(sequence) * count
@@ -182,7 +182,7 @@ def _check_size(length: int) -> None:
 
 
 def _to_json(
-    value: Value,
+    value: TemplateValue,
     ensure_ascii: bool = False,
     indent: int | None = None,
     separators: tuple[str, str] | None = None,

@@ -12,7 +12,7 @@ from jinja2.exceptions import SecurityError, TemplateError
 from backends.errors import ModelError, RequestError
 from backends.generation import Message
 from backends.text.huggingface import CONFIG_FILE, TokenizerConfig
-from backends.text.sandbox import BUDGET, MAX_CHARACTERS, Budget, ChatEnvironment
+from backends.text.sandbox import BUDGET, MAX_CHARACTERS, ChatEnvironment, RenderBudget
 from backends.weights.files import open_regular
 from backends.weights.gguf import Metadata
 
@@ -110,7 +110,7 @@ class ChatTemplate:
     def _render(
         self, messages: Sequence[Message], *, bos_token: str, eos_token: str, add_generation_prompt: bool
     ) -> str:
-        budget = Budget()
+        budget = RenderBudget()
         variables: dict[str, object] = {BUDGET: budget, "range": budget.range}
         chunks = self._template.generate(
             variables,
@@ -129,7 +129,7 @@ def _as_variables(message: Message) -> dict[str, str]:
     return variables if message.name is None else {**variables, "name": message.name}
 
 
-def _within_limits(chunks: Iterator[str], budget: Budget) -> Iterator[str]:
+def _within_limits(chunks: Iterator[str], budget: RenderBudget) -> Iterator[str]:
     length = 0
     for chunk in chunks:
         budget.check_time()

@@ -14,21 +14,21 @@ from backends.models.spec import ModelSpec
 from backends.torch.batch import Rotary, make_batch
 from backends.torch.executor import Executor
 from backends.torch.ops import TorchOps
-from backends.torch.pool import Pool
-from backends.torch.weights import Weights
+from backends.torch.pool import TorchKVPool
+from backends.torch.weights import TorchWeights
 
 
 class EagerExecutor:
     """One torch operation after the other: the CPU's executor, and the reference for others."""
 
     def __init__(
-        self, spec: ModelSpec, weights: Weights, plan: KVPlan, *, max_context: int, device: torch.device
+        self, spec: ModelSpec, weights: TorchWeights, plan: KVPlan, *, max_context: int, device: torch.device
     ) -> None:
         del max_context  # no buffer here depends on it
         self._spec = spec
         self._weights = weights
         self._rotary = Rotary(spec, device)
-        self.pool = Pool(spec, plan, device=device)
+        self.pool = TorchKVPool(spec, plan, device=device)
 
     def run(self, step: Step, picked: Tensor | None = None) -> Tensor:
         batch = make_batch(step, self._spec, self.pool, self._rotary, picked=picked)
@@ -41,7 +41,7 @@ class EagerExecutor:
         """Nothing depends on the number of sequences."""
 
 
-def kv_bytes_per_token(spec: ModelSpec, weights: Weights, device: torch.device) -> int:
+def kv_bytes_per_token(spec: ModelSpec, weights: TorchWeights, device: torch.device) -> int:
     """Bytes of a token's keys and values in all layers: float32 on the CPU, the weights' own type on CUDA."""
     if device.type != "cuda":
         return spec.kv_bytes_per_token
@@ -51,7 +51,7 @@ def kv_bytes_per_token(spec: ModelSpec, weights: Weights, device: torch.device) 
 
 
 def choose_executor(
-    spec: ModelSpec, weights: Weights, plan: KVPlan, *, max_context: int, device: torch.device
+    spec: ModelSpec, weights: TorchWeights, plan: KVPlan, *, max_context: int, device: torch.device
 ) -> Executor:
     """Allocates the plan's KV memory on the device. Raises what torch raises for want of it."""
     if device.type != "cuda":

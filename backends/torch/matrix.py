@@ -30,7 +30,7 @@ or else W @ xᵀ. All 123 million weights of a model, 2 cores: 20 ms instead of 
 instead of 43 for 16. With a W in cache, x @ Wᵀ is the fastest for any number."""
 
 
-class Matrix:
+class TorchMatrix:
     """Stored matrices of one format and width, one below the other; F32 is computed with as it is.
 
     Any other format keeps its bits; a product decodes a tile of rows, uses it, and forgets it. With `kernels`,

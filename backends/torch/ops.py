@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
 from backends.models.spec import ModelSpec
-from backends.torch.batch import Batch, Span, rotate
-from backends.torch.pool import Pool
+from backends.torch.batch import TorchBatch, TorchSpan, rotate
+from backends.torch.pool import TorchKVPool
 from backends.torch.support import ACTIVATIONS
-from backends.torch.weights import Weights
+from backends.torch.weights import TorchWeights
 
 
 def mix_experts(x: Tensor, scores: Tensor, run_expert: Callable[[Tensor, int], Tensor], spec: ModelSpec) -> Tensor:
@@ -42,7 +42,7 @@ def mix_experts(x: Tensor, scores: Tensor, run_expert: Callable[[Tensor, int], T
     return mixed
 
 
-def attend(queries: Tensor, layer: int, spans: tuple[Span, ...], pool: Pool, spec: ModelSpec) -> Tensor:
+def attend(queries: Tensor, layer: int, spans: tuple[TorchSpan, ...], pool: TorchKVPool, spec: ModelSpec) -> Tensor:
     """`[T, heads, head_dim]` → `[T, heads * head_dim]`. The new tokens' keys and values are in the pool already."""
     grouped = queries.view(len(queries), spec.num_kv_heads, -1, spec.head_dim)
     attend_span = _attend_capped if spec.attention_softcap else _attend
@@ -53,7 +53,7 @@ def attend(queries: Tensor, layer: int, spans: tuple[Span, ...], pool: Pool, spe
     return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, span: Span, spec: ModelSpec) -> Tensor:
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, span: TorchSpan, spec: ModelSpec) -> Tensor:
     """`[n, kv_heads, group, head_dim]` queries over `[1, kv_heads, keys, head_dim]` → `[n, ...]`."""
     if span.num_queries == 1:
         # Query heads that share a key head are that head's queries: twice as fast as letting torch repeat the keys.
@@ -70,7 +70,7 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, span: Span, spec: Mod
     return attended.squeeze(0).transpose(0, 1)
 
 
-def _attend_capped(queries: Tensor, keys: Tensor, values: Tensor, span: Span, spec: ModelSpec) -> Tensor:
+def _attend_capped(queries: Tensor, keys: Tensor, values: Tensor, span: TorchSpan, spec: ModelSpec) -> Tensor:
     """The same with `spec.attention_softcap`, which torch's own attention does not know."""
     cap = spec.attention_softcap
     by_head = queries.permute(1, 2, 0, 3)  # [kv_heads, group, n, head_dim]
@@ -86,7 +86,7 @@ def _attend_capped(queries: Tensor, keys: Tensor, values: Tensor, span: Span, sp
 class TorchOps:
     """`backends.models.ops.Ops[Tensor]` for one step, float32."""
 
-    def __init__(self, spec: ModelSpec, weights: Weights, pool: Pool, batch: Batch) -> None:
+    def __init__(self, spec: ModelSpec, weights: TorchWeights, pool: TorchKVPool, batch: TorchBatch) -> None:
         self._spec = spec
         self._weights = weights
         self._pool = pool

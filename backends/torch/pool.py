@@ -8,11 +8,11 @@ from torch import Tensor
 from backends.api import KVPlan
 from backends.models.spec import ModelSpec
 
-Blocks = slice | Tensor
+KVBlockViews = slice | Tensor
 """Blocks of a sequence in order: a run of neighbours, or int64 numbers on the device."""
 
 
-class Pool:
+class TorchKVPool:
     """Per layer, keys and values float32 `[num_blocks, block_tokens, kv_heads, head_dim]`, zero at first.
 
     In a slot, the tokens of one head are neighbours, which attention reads up to a third faster on the CPU. With
@@ -33,7 +33,7 @@ class Pool:
         self.keys[layer].index_put_(places, keys)
         self.values[layer].index_put_(places, values)
 
-    def read(self, layer: int, blocks: Blocks, tokens: slice) -> tuple[Tensor, Tensor]:
+    def read(self, layer: int, blocks: KVBlockViews, tokens: slice) -> tuple[Tensor, Tensor]:
         """`tokens` of those in the blocks: `[1, kv_heads, tokens, head_dim]` each; neighbours are not copied."""
         return self._read(self.keys[layer], blocks, tokens), self._read(self.values[layer], blocks, tokens)
 
@@ -47,7 +47,7 @@ class Pool:
             return torch.zeros(self._sizes, device=self.device)
         return torch.zeros(num_blocks, kv_heads, block_tokens, head_dim, device=self.device).transpose(1, 2)
 
-    def _read(self, tensor: Tensor, blocks: Blocks, tokens: slice) -> Tensor:
+    def _read(self, tensor: Tensor, blocks: KVBlockViews, tokens: slice) -> Tensor:
         if isinstance(blocks, Tensor):
             return tensor[blocks].flatten(0, 1)[tokens].transpose(0, 1).unsqueeze(0)
         # The same in one call instead of five; there are two of them for each sequence and layer.

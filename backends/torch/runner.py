@@ -30,7 +30,7 @@ from backends.torch.execute import choose_executor, kv_bytes_per_token
 from backends.torch.executor import Executor, StepTicket
 from backends.torch.sampling import pick
 from backends.torch.support import check_supported
-from backends.torch.weights import Weights
+from backends.torch.weights import TorchWeights
 
 _CPU_LAYOUTS: Layouts = ("slot", "paged")
 """Blocks that do not lie side by side are gathered before torch attends to them."""
@@ -39,9 +39,9 @@ _MAX_VERIFY_ROWS = 64
 _CUDA_NOTE = "the torch runner was verified on the CPU only; check its answers on CUDA before relying on them"
 
 
-class LoadedModel(msgspec.Struct, frozen=True):
+class TorchModel(msgspec.Struct, frozen=True):
     spec: ModelSpec
-    weights: Weights
+    weights: TorchWeights
 
 
 class Planned(msgspec.Struct, frozen=True):
@@ -58,7 +58,7 @@ class TorchRunner:
         self._exact = exact
         self._device = device
         self._fallbacks = fallbacks
-        self._loaded: LoadedModel | None = None
+        self._loaded: TorchModel | None = None
         self._planned: Planned | None = None
         self._executor: Executor | None = None
         self._tickets: deque[StepTicket] = deque()
@@ -82,8 +82,8 @@ class TorchRunner:
         check_supported(model.spec)
         torch.set_num_threads(self._threads)
         with load_errors(), torch.inference_mode():
-            weights = Weights(model, exact=self._exact, device=self._device, progress=progress)
-        self._loaded = LoadedModel(model.spec, weights)
+            weights = TorchWeights(model, exact=self._exact, device=self._device, progress=progress)
+        self._loaded = TorchModel(model.spec, weights)
         progress(1.0)
         return ModelInfo(
             vocab_size=model.spec.vocab_size,
@@ -201,7 +201,7 @@ class TorchRunner:
         if len(self._tickets) > depth:
             self._tickets.popleft().cancel()
 
-    def _require(self) -> LoadedModel:
+    def _require(self) -> TorchModel:
         if self._loaded is None:
             raise Fatal("no model is loaded")
         return self._loaded

@@ -14,16 +14,16 @@ from backends.kernels.library import KernelsUnavailable, Library, load_library
 from backends.models.shapes import Inventory
 from backends.models.spec import ModelSpec
 from backends.torch.blocks import BLOCK_FORMATS
-from backends.torch.matrix import Matrix
+from backends.torch.matrix import TorchMatrix
 from backends.weights.tensor import StoredTensor, TensorSource, decode
 
 FLOAT_FORMATS = ("F32", "F16", "BF16")
 
 
-class Linear:
+class TorchLinear:
     """Matrices side by side, one where their formats agree, and the bias if the model has one."""
 
-    def __init__(self, parts: list[Matrix], bias: Tensor | None) -> None:
+    def __init__(self, parts: list[TorchMatrix], bias: Tensor | None) -> None:
         self.parts = parts
         self.bias = bias
 
@@ -33,7 +33,7 @@ class Linear:
         return y if self.bias is None else y.add_(self.bias)
 
 
-class Weights:
+class TorchWeights:
     """Everything that `TorchOps` looks up by canonical name.
 
     `exact` decodes quantized matrices now, to float32. `progress` is told the share of the stored bytes that is done.
@@ -66,13 +66,13 @@ class Weights:
         parts = [part for linear in self.linears.values() for part in linear.parts]
         return sum(part.num_bytes for part in {*parts, self.embedding})
 
-    def _linear(self, names: tuple[str, ...]) -> Linear:
+    def _linear(self, names: tuple[str, ...]) -> TorchLinear:
         stored = [self._stored(name) for name in names]
         agree = len({tensor.format for tensor in stored}) == 1
         groups = [stored] if agree else [[tensor] for tensor in stored]
         is_embedding = names == ("embed",)
-        parts = [Matrix(group, self._device, kernels=self._kernels, needs_rows=is_embedding) for group in groups]
-        linear = Linear(parts, self._bias(names))
+        parts = [TorchMatrix(group, self._device, kernels=self._kernels, needs_rows=is_embedding) for group in groups]
+        linear = TorchLinear(parts, self._bias(names))
         self._bytes_done += sum(self._tensors[name].data.nbytes for name in names)
         self._progress(min(1.0, self._bytes_done / self._bytes_stored))
         return linear

@@ -21,7 +21,7 @@ from backends.onnx.graph import Graph
 from backends.onnx.providers import choose_provider
 from backends.onnx.recorder import Recorder
 from backends.onnx.session import open_session, share_arrays
-from backends.onnx.weights import F32, Weights, find_kernels
+from backends.onnx.weights import F32, OnnxWeights, find_kernels
 from benchmarks.batching.scene import THREADS
 
 _RUNS = 5
@@ -33,7 +33,7 @@ class Linears:
     def __init__(self, path: Path) -> None:
         model = open_model(path)
         library = find_kernels().library
-        weights = Weights(model.tensors, exact=False, kernels=library, progress=lambda _: None)
+        weights = OnnxWeights(model.tensors, exact=False, kernels=library, progress=lambda _: None)
         recorder = _LinearsOnly(model.spec, weights, _NoAttention, None)
         logits = forward(model.spec, recorder)
         graph = recorder.graph

@@ -11,7 +11,7 @@ import msgspec
 from backends.quantize import quantize_file
 from backends.testing.models import H_MODEL, HALF_B_MODEL, ModelSizes, make_random_model
 from gateway.bench.load import Target
-from gateway.bench.own_server import own_house
+from gateway.bench.own_server import own_server
 
 THREADS = 2
 
@@ -58,8 +58,8 @@ class Scene:
         tables = [_table("models", {"name": name, "threads": THREADS, **model}) for name, model in models.items()]
         tables += [_table("tenants", {"name": name, "keys": [_key(name)], **given}) for name, given in tenants.items()]
         config.write_text("\n".join(tables), encoding="utf-8")
-        with own_house(["--config", str(config)]) as house:
-            yield Hall(url=house.target.url)
+        with own_server(["--config", str(config)]) as server:
+            yield Hall(url=server.target.url)
 
 
 class Hall(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from e2e.batching_checks.fairness import check_b8
 from e2e.batching_checks.joining import check_b4
 from e2e.batching_checks.prefixes import check_b10
 from e2e.batching_checks.speed import check_b1
-from e2e.harness.house import Known, Target
+from e2e.harness.running_server import Known, Target
 
 Check = Callable[[Target, Known], None]
 

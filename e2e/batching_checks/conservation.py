@@ -5,8 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from e2e.harness.completions import complete, drawn_prompt, engine, wait_idle
-from e2e.harness.house import Known, Target
 from e2e.harness.nonce import rng
+from e2e.harness.running_server import Known, Target
 from e2e.harness.timing import at_least, reach_nearly
 
 AT_ONCE, PROMPT, TOKENS = 8, 10, 32

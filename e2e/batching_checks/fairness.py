@@ -10,9 +10,9 @@ from statistics import median
 import msgspec
 
 from e2e.harness.completions import WITHOUT_SPECIALS, completion_body, drawn_prompt
-from e2e.harness.house import Known, Target
 from e2e.harness.live import Client, Live, live_client
 from e2e.harness.nonce import rng
+from e2e.harness.running_server import Known, Target
 from e2e.harness.timing import at_most, reach_nearly
 
 FLOOD, FLOOD_TOKENS = 64, 64

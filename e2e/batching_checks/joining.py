@@ -9,9 +9,9 @@ from statistics import mean, median, quantiles
 import msgspec
 
 from e2e.harness.completions import WITHOUT_SPECIALS, completion_body, drawn_prompt, engine, wait_idle
-from e2e.harness.house import Known, Target
 from e2e.harness.live import Client, Live, live_client
 from e2e.harness.nonce import rng
+from e2e.harness.running_server import Known, Target
 from e2e.harness.timing import at_most
 
 LONG, SHORT, PROMPT = 512, 16, 1000

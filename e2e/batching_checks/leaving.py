@@ -9,7 +9,7 @@ import httpx
 
 from e2e.harness.completions import engine, wait_idle
 from e2e.harness.counters import Counters
-from e2e.harness.house import Known, Target
+from e2e.harness.running_server import Known, Target
 from e2e.harness.wire import TIMEOUT, TLS, ask, delta_text, headers, post_ok
 
 CLIENTS = 10

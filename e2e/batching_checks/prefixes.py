@@ -5,8 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from e2e.harness.completions import cached, complete, completion_body, drawn_prompt, text_of
-from e2e.harness.house import Known, Target
 from e2e.harness.nonce import rng
+from e2e.harness.running_server import Known, Target
 from e2e.harness.timing import at_least, at_most, reach_nearly
 from e2e.harness.wire import Json, stream
 

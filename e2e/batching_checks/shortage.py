@@ -8,8 +8,8 @@ import httpx
 
 from e2e.harness.completions import complete, completion_body, text_of
 from e2e.harness.counters import Counters
-from e2e.harness.house import Known, Target
 from e2e.harness.nonce import rng
+from e2e.harness.running_server import Known, Target
 from e2e.harness.shape import assert_error
 from e2e.harness.wire import post
 

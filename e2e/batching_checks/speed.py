@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from e2e.harness.completions import complete, drawn_prompt
-from e2e.harness.house import Known, Target
 from e2e.harness.nonce import rng
+from e2e.harness.running_server import Known, Target
 from e2e.harness.timing import at_least, reach_nearly
 
 TOKENS, CONTROL_TOKENS, CROWD_TOKENS, PROMPT = 64, 16, 6, 8

@@ -6,7 +6,7 @@ import random
 import time
 
 from e2e.harness.counters import Counters
-from e2e.harness.house import Target
+from e2e.harness.running_server import Target
 from e2e.harness.wire import Json, post_ok
 
 ORDINARY = range(100, 300)

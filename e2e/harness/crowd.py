@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from e2e.harness.house import Known, tenants_toml
+from e2e.harness.running_server import Known, tenants_toml
 
 GUESTS = tuple(f"sk-ho-guest-{number:03}-4f6b8d0e2c1a" for number in range(64))
 """A key each of 64 more tenants."""

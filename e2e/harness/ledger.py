@@ -6,7 +6,7 @@ import time
 
 import msgspec
 
-from e2e.harness.house import Target
+from e2e.harness.running_server import Target
 from e2e.harness.wire import Json, get
 
 MAX_ROWS = 1000

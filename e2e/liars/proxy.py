@@ -28,7 +28,7 @@ import aiohttp
 from aiohttp import WSMsgType, web
 
 from e2e.harness.crowd import FEW
-from e2e.harness.house import KEYS
+from e2e.harness.running_server import KEYS
 from e2e.harness.wire import Json
 from e2e.liars.impostor import STEP_S, chunks
 from e2e.liars.tenants import Tenants

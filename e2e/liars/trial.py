@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from e2e.harness.house import Known, Target, house_arguments
+from e2e.harness.running_server import Known, Target, server_arguments
 from e2e.harness.server import LIARS, Server
 
 
@@ -14,7 +14,7 @@ from e2e.harness.server import LIARS, Server
 def lying(lie: str, folder: Path, *, upstream: str = "") -> Generator[Target]:
     """A liar with the tenants and model names of the house."""
     served = dict.fromkeys(("demo", "random", "random-gguf", "counterfactual", "big"), Path("none"))
-    arguments = ["--lie", lie, "--upstream", upstream, *house_arguments(folder, served, runner="onnx")]
+    arguments = ["--lie", lie, "--upstream", upstream, *server_arguments(folder, served, runner="onnx")]
     server = Server(arguments, command=LIARS)
     try:
         yield Target(url=server.wait_ready())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from e2e.harness.house import Known, Target
+from e2e.harness.running_server import Known, Target
 from e2e.paris_checks.access import check_p9
 from e2e.paris_checks.accounting import check_p8
 from e2e.paris_checks.answers import check_p1, check_p2, check_p3, check_p4

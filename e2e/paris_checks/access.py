@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from e2e.harness.house import Known, Target
+from e2e.harness.running_server import Known, Target
 from e2e.harness.shape import assert_error
 from e2e.harness.wire import TIMEOUT, TLS, ask, get, headers, post, post_ok
 

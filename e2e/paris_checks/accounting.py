@@ -7,9 +7,9 @@ import time
 import msgspec
 
 from e2e.harness.counters import Counters
-from e2e.harness.house import Known, Target
 from e2e.harness.ledger import Ledger, Spent
 from e2e.harness.nonce import rng
+from e2e.harness.running_server import Known, Target
 from e2e.harness.wire import Json, ask, post_ok, stream
 
 Answers = dict[str, Spent]

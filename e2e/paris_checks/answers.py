@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from e2e.harness.house import Known, Target
 from e2e.harness.nonce import rng
 from e2e.harness.reference import Expected, Reference
+from e2e.harness.running_server import Known, Target
 from e2e.harness.wire import Json, ask, chat_text, post_ok
 
 QUESTIONS = ("What is the capital of France?", "capital of France", "France capital")

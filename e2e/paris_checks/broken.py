@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import msgspec
 
-from e2e.harness.house import KEYS, Known, Target
 from e2e.harness.models import truncated, with_zeroed_folder_tensor, with_zeroed_gguf_tensor
 from e2e.harness.reference import Reference
+from e2e.harness.running_server import KEYS, Known, Target
 from e2e.harness.server import GUARD_S, Server, ServerFailed
 from e2e.harness.shape import assert_no_leak
 from e2e.harness.wire import TLS, ask, chat_text, headers, post_ok

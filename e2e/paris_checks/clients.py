@@ -8,7 +8,7 @@ from collections.abc import Callable
 import openai
 
 from e2e.harness.completions import engine, wait_idle
-from e2e.harness.house import Known, Target
+from e2e.harness.running_server import Known, Target
 from e2e.harness.shape import assert_error_body
 from e2e.harness.sockets import conversation, handshake_status
 from e2e.harness.wire import Json, ask, stream

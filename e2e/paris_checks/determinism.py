@@ -6,8 +6,8 @@ import asyncio
 
 import httpx
 
-from e2e.harness.house import Known, Target
 from e2e.harness.nonce import rng
+from e2e.harness.running_server import Known, Target
 from e2e.harness.wire import TIMEOUT, Json, ask, headers
 
 REPEATS = 3

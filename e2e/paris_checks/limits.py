@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from e2e.harness.house import Known, Target
 from e2e.harness.nonce import rng
+from e2e.harness.running_server import Known, Target
 from e2e.harness.wire import Json, ask, chat_text, post_ok, stream
 
 QUESTION = "Count to 30."

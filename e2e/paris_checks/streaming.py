@@ -7,9 +7,9 @@ from statistics import median
 
 import msgspec
 
-from e2e.harness.house import Known, Target
 from e2e.harness.nonce import rng
 from e2e.harness.record import record
+from e2e.harness.running_server import Known, Target
 from e2e.harness.wire import Arrival, Json, Stream, ask, chat_text, delta_text, post_ok, stream
 
 QUESTION = "Count to 30."
@@ -73,7 +73,7 @@ def check_p6_pace(target: Target, known: Known) -> None:
     stream(f"{target.api}/chat/completions", body, target.keys.acme)  # warm-up
     paces = []
     for _ in range(TRIES):
-        paces.append(_pace(stream(f"{target.api}/chat/completions", body, target.keys.acme)))
+        paces.append(_prefill_budget(stream(f"{target.api}/chat/completions", body, target.keys.acme)))
         if paces[-1].is_even:
             break
 
@@ -81,7 +81,7 @@ def check_p6_pace(target: Target, known: Known) -> None:
     assert paces[-1].is_even, paces
 
 
-def _pace(seen: Stream) -> Pace:
+def _prefill_budget(seen: Stream) -> Pace:
     with_text = [arrival for arrival in seen.arrivals if _has_text(arrival)]
     gaps = [later.at - earlier.at for earlier, later in pairwise(with_text)]
     return Pace(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from e2e.batching_checks import CHECKS
-from e2e.harness.house import Known, Target
+from e2e.harness.running_server import Known, Target
 from e2e.liars.proxy import BATCHING_LIES
 from e2e.liars.trial import lying, rejected
 
@@ -28,17 +28,17 @@ def test_every_lie_has_a_check() -> None:
 
 
 @pytest.mark.parametrize("lie", BATCHING_LIES)
-def test_liar_is_rejected(lie: str, inn: Target, known: Known, tmp_path: Path) -> None:
+def test_liar_is_rejected(lie: str, tenant_server: Target, known: Known, tmp_path: Path) -> None:
     """The check that is meant for a lie sees it."""
-    with lying(lie, tmp_path, upstream=inn.url) as liar:
+    with lying(lie, tmp_path, upstream=tenant_server.url) as liar:
         reason = rejected(CHECKS[MUST_FAIL[lie]], liar, known)
 
     assert reason is not None
 
 
-def test_honest_proxy_is_accepted(inn: Target, known: Known, tmp_path: Path) -> None:
+def test_honest_proxy_is_accepted(tenant_server: Target, known: Known, tmp_path: Path) -> None:
     """The control: without a lie, the same proxy passes every check that rejects the others."""
-    with lying("none", tmp_path, upstream=inn.url) as honest:
+    with lying("none", tmp_path, upstream=tenant_server.url) as honest:
         reasons = {name: rejected(check, honest, known) for name, check in CHECKS.items()}
 
     assert reasons == dict.fromkeys(CHECKS)

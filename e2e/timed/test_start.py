@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from e2e.harness.house import Known, house_arguments
 from e2e.harness.runners import TIMED
+from e2e.harness.running_server import Known, server_arguments
 from e2e.harness.server import Server
 from e2e.harness.timing import at_most, hold
 from e2e.paris_checks import broken
@@ -32,7 +32,7 @@ def test_starts_that_fail_are_short(known: Known, tmp_path: Path) -> None:
 
 def _bare_start(folder: Path, known: Known) -> tuple[float, float]:
     """Seconds until a server with the demo model is ready, and until it has ended."""
-    server = Server(house_arguments(folder, {"demo": known.demo.path}, runner=TIMED))
+    server = Server(server_arguments(folder, {"demo": known.demo.path}, runner=TIMED))
     try:
         server.wait_ready()
     finally:
@@ -43,7 +43,7 @@ def _bare_start(folder: Path, known: Known) -> tuple[float, float]:
 
 def _refusal_s(folder: Path, damage: Damage) -> float:
     """Seconds from the start of the process to its end."""
-    server = Server(house_arguments(folder, {"damaged": damage.path}, runner=TIMED))
+    server = Server(server_arguments(folder, {"damaged": damage.path}, runner=TIMED))
     try:
         server.wait_exit()
         return time.monotonic() - server.started

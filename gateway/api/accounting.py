@@ -6,19 +6,19 @@ import time
 
 from backends.errors import ContextLengthExceeded
 from backends.generation import Event, Started, Usage
-from gateway.api.convert import Plan
+from gateway.api.convert import RequestPlan
 from gateway.api.problems import reason_of
 from gateway.api.prompt_log import prompt_log_of
 from gateway.api.services import Services
 from gateway.errors import RateLimited
-from gateway.metrics import Outcome
+from gateway.metrics import RequestOutcome
 from gateway.tenants.limits.budgets import NOTHING, Amount
 from gateway.tenants.limits.limits import NOTHING_RESERVED
 from gateway.tenants.limits.prices import cost_nanos
 from gateway.tenants.usage.entry import State, UsageEntry
 
 _RETRY_S = 5.0
-_STATES: dict[Outcome, State] = {
+_STATES: dict[RequestOutcome, State] = {
     "completed": "completed",
     "cancelled": "client_cancelled",
     "failed": "engine_failed",
@@ -26,10 +26,10 @@ _STATES: dict[Outcome, State] = {
 }
 
 
-class Account:
+class RequestAccount:
     """`enter`, `reserve`, `see` events, and exactly one `close`, which settles, counts and writes down."""
 
-    def __init__(self, plan: Plan, services: Services) -> None:
+    def __init__(self, plan: RequestPlan, services: Services) -> None:
         self._plan = plan
         self._services = services
         self._meter = services.metrics.begin(
@@ -41,8 +41,8 @@ class Account:
 
     async def enter(self) -> None:
         """Raises `RateLimited`, `QuotaExceeded` or `UsageUnavailable`."""
-        if self._services.bookkeeper is not None:
-            self._services.bookkeeper.admit()
+        if self._services.usage_recorder is not None:
+            self._services.usage_recorder.admit()
         limiter, plan = self._services.limiter, self._plan
         self._reservation = await limiter.shares.granted_soon(lambda: limiter.enter(plan.caller, plan.served.name))
 
@@ -76,12 +76,12 @@ class Account:
             retry_after_s=_RETRY_S,
         )
 
-    def close(self, outcome: Outcome) -> None:
+    def close(self, outcome: RequestOutcome) -> None:
         """A request that was refused was none: it takes nothing and is not written down."""
         used, ran = self.usage(), outcome != "refused"
         self._reservation.settle(self._used(used) if ran else NOTHING, ran=ran)
-        if ran and self._services.bookkeeper is not None:
-            self._services.bookkeeper.record(self._entry(_STATES[outcome], used))
+        if ran and self._services.usage_recorder is not None:
+            self._services.usage_recorder.record(self._entry(_STATES[outcome], used))
         if self._prompt_log is not None:
             self._prompt_log.write(outcome)
         self._meter.end(outcome, choices_per_prompt=self._plan.choices_per_prompt)

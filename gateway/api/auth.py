@@ -23,7 +23,7 @@ from litestar.types import Receive, Scope, Send
 from gateway.api.body import discard_body
 from gateway.api.disconnect import ClientGone
 from gateway.api.problems import Problem, problem_of
-from gateway.api.request_context import Visit, remember, visit_of
+from gateway.api.request_context import RequestContext, request_context_of, set_request_context
 from gateway.api.services import Services
 from gateway.errors import Draining, PermissionDenied, Unauthorized
 from gateway.tenants.identity import Caller
@@ -44,7 +44,7 @@ async def require_access(connection: ASGIConnection[Any, Any, Any, Any], handler
     """
     # Any: Litestar's user, auth and state, none of which we use
     access = handler.opt.get("access")
-    caller = visit_of(connection.scope).caller
+    caller = request_context_of(connection.scope).caller
     if access is None and connection.scope.get("method") == "OPTIONS":
         return  # Litestar's own answer, which tells the methods of a path
     if access == "public" or (access == "local" and caller is None):
@@ -69,30 +69,30 @@ PUBLIC_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/openapi.
 LOCAL_PATHS = frozenset({"/metrics"})
 """Public to a client on this machine that no proxy speaks for."""
 
-Inside = Callable[[Scope, Receive, Send], Awaitable[None]]
+InnerApplication = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _SANE_ID = re.compile(rb"[\w-]{1,128}")
 _FORWARDING = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
 _encode = msgspec.json.Encoder().encode
 
 
-class Door:
+class AuthMiddleware:
     """Stands before the application. `inside` is called with a visit in its scope."""
 
-    def __init__(self, services: Services, inside: Inside) -> None:
+    def __init__(self, services: Services, inside: InnerApplication) -> None:
         self._services = services
         self._inside = inside
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = _request_id(scope)
-        reply = Reply(send, request_id, self._services.limiter)
+        reply = ResponseSender(send, request_id, self._services.limiter)
         try:
-            visit = Visit(request_id=request_id, caller=self._admit(scope), start=reply.start)
+            visit = RequestContext(request_id=request_id, caller=self._admit(scope), start=reply.start)
             reply.caller = visit.caller
         except Exception as error:
             await _refuse(scope, receive, reply, problem_of(error, request_id=request_id))
             return
-        remember(scope, visit)
+        set_request_context(scope, visit)
         await self._enter(scope, receive, reply)
 
     def _admit(self, scope: Scope) -> Caller | None:
@@ -129,7 +129,7 @@ class Door:
         """A program on this machine, and no web page that calls it by a name of its own."""
         return _comes_from_here(scope) and self._services.hosts.are_local(scope["headers"])
 
-    async def _enter(self, scope: Scope, receive: Receive, reply: Reply) -> None:
+    async def _enter(self, scope: Scope, receive: Receive, reply: ResponseSender) -> None:
         try:
             if scope["type"] == ScopeType.HTTP:
                 with self._services.drain.request():
@@ -144,7 +144,7 @@ class Door:
             await send_problem(scope, reply.send, problem_of(error, request_id=reply.request_id))
 
 
-class Reply:
+class ResponseSender:
     """Adds to the first message of an answer the headers that every answer carries."""
 
     def __init__(self, send: Send, request_id: str, limiter: Limiter) -> None:
@@ -196,7 +196,7 @@ async def send_problem(scope: Scope, send: Send, problem: Problem) -> None:
     await send(cast(Any, {"type": f"{prefix}http.response.body", "body": body, "more_body": False}))
 
 
-async def _refuse(scope: Scope, receive: Receive, reply: Reply, problem: Problem) -> None:
+async def _refuse(scope: Scope, receive: Receive, reply: ResponseSender, problem: Problem) -> None:
     if scope["type"] == ScopeType.HTTP and scope["method"] in ("POST", "PUT", "PATCH"):
         await discard_body(receive)
     await send_problem(scope, reply.send, problem)

@@ -10,8 +10,8 @@ from gateway.api.auth import INFERENCE, asgi
 from gateway.api.body import read_json_body
 from gateway.api.convert import plan_chat
 from gateway.api.decode import RequestDecoder, ignored_header
-from gateway.api.request_context import visit_of
-from gateway.api.responses import Answer
+from gateway.api.request_context import request_context_of
+from gateway.api.responses import PlannedResponse
 from gateway.api.schemas.chat import ChatCompletionRequest
 from gateway.api.services import Services
 from gateway.api.unsupported import CHAT
@@ -36,7 +36,7 @@ def chat_route(services: Services) -> ASGIRouteHandler:
 
 
 async def _post(services: Services, scope: HTTPScope, receive: Receive, send: Send) -> None:
-    visit = visit_of(scope)
+    visit = request_context_of(scope)
     body = await read_json_body(scope, receive, max_bytes=services.max_body_bytes)
     decoded = _decoder.decode(body)
     route = services.models.route(decoded.request.model, visit.guest.tenant)
@@ -49,4 +49,4 @@ async def _post(services: Services, scope: HTTPScope, receive: Receive, send: Se
         arrived_s=visit.start,
     )
     headers = ignored_header(decoded)
-    await Answer(plan, services, send, request_id=visit.request_id, headers=headers).give(receive)
+    await PlannedResponse(plan, services, send, request_id=visit.request_id, headers=headers).give(receive)

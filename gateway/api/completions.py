@@ -11,8 +11,8 @@ from gateway.api.body import read_json_body
 from gateway.api.convert import plan_completion
 from gateway.api.decode import RequestDecoder, ignored_header
 from gateway.api.problems import problem_of
-from gateway.api.request_context import visit_of
-from gateway.api.responses import Answer
+from gateway.api.request_context import request_context_of
+from gateway.api.responses import PlannedResponse
 from gateway.api.schemas.completions import CompletionRequest
 from gateway.api.services import Services
 from gateway.api.unsupported import COMPLETIONS
@@ -27,7 +27,7 @@ def completions_route(services: Services) -> ASGIRouteHandler:
     async def completions(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == ScopeType.WEBSOCKET:
             error = NotFound("this path takes no WebSocket; /v1/chat/completions does")
-            await send_problem(scope, send, problem_of(error, request_id=visit_of(scope).request_id))
+            await send_problem(scope, send, problem_of(error, request_id=request_context_of(scope).request_id))
             return
         if scope["method"] != "POST":
             raise MethodNotAllowed("POST")
@@ -37,7 +37,7 @@ def completions_route(services: Services) -> ASGIRouteHandler:
 
 
 async def _post(services: Services, scope: HTTPScope, receive: Receive, send: Send) -> None:
-    visit = visit_of(scope)
+    visit = request_context_of(scope)
     body = await read_json_body(scope, receive, max_bytes=services.max_body_bytes)
     decoded = _decoder.decode(body)
     route = services.models.route(decoded.request.model, visit.guest.tenant)
@@ -45,4 +45,4 @@ async def _post(services: Services, scope: HTTPScope, receive: Receive, send: Se
         decoded.request, route=route, caller=visit.guest, request_id=visit.request_id, arrived_s=visit.start
     )
     headers = ignored_header(decoded)
-    await Answer(plan, services, send, request_id=visit.request_id, headers=headers).give(receive)
+    await PlannedResponse(plan, services, send, request_id=visit.request_id, headers=headers).give(receive)

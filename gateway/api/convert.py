@@ -27,7 +27,7 @@ _ROLES = {"developer": "system"}
 """OpenAI's newer name for the system role; chat templates know the older one."""
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class RequestPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What one API request asks for: one `GenerateRequest` a choice, and how the answer is to look."""
 
     kind: Literal["chat", "completion"]
@@ -63,7 +63,7 @@ def plan_chat(
     room: Callable[[Caller, str, Price], int | None],
     arrived_s: float,
     streams_by_default: bool = False,
-) -> Plan:
+) -> RequestPlan:
     """`room` tells what the caller's limits leave for a model, in tokens; asked if the request does not say its length.
 
     `arrived_s` is of `time.perf_counter`; a deadline counts from it.
@@ -76,7 +76,7 @@ def plan_chat(
     logprobs, max_tokens, n = _chat_logprobs(wire), _chat_max_tokens(wire), wire.n or 1
     left = room(caller, route.served.name, route.served.price) if max_tokens is None else None
     bounds = bounds_of(caller, max_tokens=max_tokens, room=None if left is None else left // n)
-    return Plan(
+    return RequestPlan(
         kind="chat",
         id=f"chatcmpl-{secrets.token_hex(12)}",
         request_id=request_id,
@@ -106,7 +106,7 @@ def plan_chat(
 
 def plan_completion(
     wire: CompletionRequest, *, route: Route, caller: Caller, request_id: str, arrived_s: float
-) -> Plan:
+) -> RequestPlan:
     """`arrived_s` is of `time.perf_counter`; a deadline counts from it.
 
     Raises `InvalidRequest` or `UnsupportedParameter` for what no single field can tell."""
@@ -115,7 +115,7 @@ def plan_completion(
     if wire.best_of is not None and wire.best_of != n:
         raise UnsupportedParameter("best_of is not supported unless it equals n", param="best_of")
     max_tokens = _DEFAULT_COMPLETION_TOKENS if wire.max_tokens is None else wire.max_tokens
-    return Plan(
+    return RequestPlan(
         kind="completion",
         id=f"cmpl-{secrets.token_hex(12)}",
         request_id=request_id,

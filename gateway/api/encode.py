@@ -7,7 +7,7 @@ import codecs
 import msgspec
 
 from backends.generation import Delta, FinishReason, TokenLogprob, Usage
-from gateway.api.convert import Plan
+from gateway.api.convert import RequestPlan
 from gateway.api.schemas.chat import ChatLogprobs, TokenLogprobObject, TopLogprob
 from gateway.api.schemas.common import CompletionTokensDetails, PromptTokensDetails, UsageObject
 from gateway.api.schemas.completions import CompletionLogprobs
@@ -104,7 +104,7 @@ class Chunks:
 
     object: str
 
-    def __init__(self, plan: Plan, frame: Frame) -> None:
+    def __init__(self, plan: RequestPlan, frame: Frame) -> None:
         self._plan = plan
         named = {"id": plan.id, "object": self.object, "created": plan.created, "model": plan.model}
         head = frame.opening + _encode(named)[1:-1] + b',"choices":['
@@ -151,7 +151,7 @@ class ChatChunks(Chunks):
 class CompletionChunks(Chunks):
     object = "text_completion"
 
-    def __init__(self, plan: Plan, frame: Frame) -> None:
+    def __init__(self, plan: RequestPlan, frame: Frame) -> None:
         super().__init__(plan, frame)
         self._tokens = [CompletionTokens() for _ in plan.requests]
 
@@ -183,5 +183,5 @@ class CompletionChunks(Chunks):
         )
 
 
-def chunks_of(plan: Plan, frame: Frame) -> ChatChunks | CompletionChunks:
+def chunks_of(plan: RequestPlan, frame: Frame) -> ChatChunks | CompletionChunks:
     return ChatChunks(plan, frame) if plan.kind == "chat" else CompletionChunks(plan, frame)

@@ -11,7 +11,7 @@ from litestar.params import FromPath
 from msgspec import UNSET
 
 from gateway.api.auth import INFERENCE
-from gateway.api.request_context import visit_of
+from gateway.api.request_context import request_context_of
 from gateway.api.schemas.common import ModelList, ModelObject
 from gateway.api.services import Services
 from gateway.routing import Route
@@ -22,12 +22,12 @@ AnyRequest = Request[Any, Any, Any]  # Any: Litestar's user, auth and state, non
 def model_routes(services: Services) -> list[HTTPRouteHandler]:
     @get("/v1/models", sync_to_thread=False, opt=INFERENCE)
     def list_models(request: AnyRequest) -> ModelList:
-        tenant = visit_of(request.scope).guest.tenant
+        tenant = request_context_of(request.scope).guest.tenant
         return ModelList(data=[_shown(route) for route in services.models.visible_to(tenant)])
 
     @get("/v1/models/{model_id:path}", sync_to_thread=False, opt=INFERENCE)
     def show_model(request: AnyRequest, model_id: FromPath[Path]) -> ModelObject:
-        return _shown(services.models.find(str(model_id).lstrip("/"), visit_of(request.scope).guest.tenant))
+        return _shown(services.models.find(str(model_id).lstrip("/"), request_context_of(request.scope).guest.tenant))
 
     return [list_models, show_model]
 

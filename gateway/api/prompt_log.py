@@ -7,8 +7,8 @@ import logging
 import msgspec
 
 from backends.generation import Delta, Event, Prompt
-from gateway.api.convert import Plan
-from gateway.metrics import Outcome
+from gateway.api.convert import RequestPlan
+from gateway.metrics import RequestOutcome
 
 _log = logging.getLogger("gateway.prompts")
 _encode = msgspec.json.Encoder().encode
@@ -21,7 +21,7 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     tenant: str
     model: str
-    outcome: Outcome
+    outcome: RequestOutcome
     prompts: list[Prompt]
     answers: list[str]
 
@@ -29,7 +29,7 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):
 class PromptLog:
     """Collects the answers of one request."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: RequestPlan) -> None:
         self._plan = plan
         self._texts: list[list[str]] = [[] for _ in plan.requests]
 
@@ -37,7 +37,7 @@ class PromptLog:
         if isinstance(event, Delta):
             self._texts[choice].append(event.text)
 
-    def write(self, outcome: Outcome) -> None:
+    def write(self, outcome: RequestOutcome) -> None:
         plan = self._plan
         line = LoggedRequest(
             request_id=plan.request_id,
@@ -51,5 +51,5 @@ class PromptLog:
         _log.info("%s", _encode(line).decode())
 
 
-def prompt_log_of(plan: Plan) -> PromptLog | None:
+def prompt_log_of(plan: RequestPlan) -> PromptLog | None:
     return PromptLog(plan) if plan.caller.tenant.policy.log_prompts else None

@@ -13,7 +13,7 @@ from gateway.tenants.identity import Caller
 _KEY = "hostelry.visit"
 
 
-class Visit(msgspec.Struct, frozen=True, kw_only=True):
+class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
     """One HTTP request or WebSocket. `caller` is None on public paths only; `start` is of `time.perf_counter`."""
 
     request_id: str
@@ -27,12 +27,12 @@ class Visit(msgspec.Struct, frozen=True, kw_only=True):
         return self.caller
 
 
-def remember(scope: Mapping[str, Any], visit: Visit) -> None:  # Any: ASGI's own type
+def set_request_context(scope: Mapping[str, Any], visit: RequestContext) -> None:  # Any: ASGI's own type
     assert isinstance(scope, dict)
     scope[_KEY] = visit
 
 
-def visit_of(scope: Mapping[str, Any]) -> Visit:  # Any: ASGI's own type
+def request_context_of(scope: Mapping[str, Any]) -> RequestContext:  # Any: ASGI's own type
     visit = scope[_KEY]
-    assert isinstance(visit, Visit)
+    assert isinstance(visit, RequestContext)
     return visit

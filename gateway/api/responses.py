@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from litestar.types import Receive, Send
 
-from gateway.api.convert import Plan
+from gateway.api.convert import RequestPlan
 from gateway.api.disconnect import ClientGone, serve_until_gone
 from gateway.api.encode import SSE, chunks_of
 from gateway.api.problems import problem_of
@@ -24,10 +24,10 @@ _SSE_HEADERS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"),
 _encode = msgspec.json.Encoder().encode
 
 
-class Answer:
+class PlannedResponse:
     """Answers one plan. What goes wrong before the first byte is raised, later it becomes an error event."""
 
-    def __init__(self, plan: Plan, services: Services, send: Send, *, request_id: str, headers: Headers) -> None:
+    def __init__(self, plan: RequestPlan, services: Services, send: Send, *, request_id: str, headers: Headers) -> None:
         self._plan = plan
         self._services = services
         self._send = send

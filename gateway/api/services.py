@@ -11,8 +11,8 @@ from gateway.routing import Models
 from gateway.tenants.auth.directory import Directory
 from gateway.tenants.auth.wrong_keys import WrongKeys
 from gateway.tenants.limits.limits import Limiter
-from gateway.tenants.service import Office
-from gateway.tenants.tasks.recorder import Bookkeeper
+from gateway.tenants.service import TenantAdmin
+from gateway.tenants.tasks.recorder import UsageRecorder
 
 
 class Services(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,9 +25,9 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     limiter: Limiter = msgspec.field(default_factory=Limiter)
     wrong_keys: WrongKeys = msgspec.field(default_factory=WrongKeys)
     hosts: Hosts = Hosts()
-    bookkeeper: Bookkeeper | None = None
+    usage_recorder: UsageRecorder | None = None
     """Writes down what is used; without a store nobody does."""
-    office: Office | None = None
+    tenant_admin: TenantAdmin | None = None
     """What the admin API works on; without a store there is none."""
     max_body_bytes: int = 8 * 1024 * 1024
     keep_alive_s: float = 15.0

@@ -10,8 +10,8 @@ import msgspec
 
 from backends.errors import ContextLengthExceeded
 from backends.generation import Delta, Done, Event, Failed, FinishReason, Started, TokenLogprob, Usage
-from gateway.api.accounting import Account
-from gateway.api.convert import Plan
+from gateway.api.accounting import RequestAccount
+from gateway.api.convert import RequestPlan
 from gateway.api.disconnect import ClientGone
 from gateway.api.encode import ChatChunks, CompletionChunks, CompletionTokens, chat_logprobs, usage_object
 from gateway.api.generation import Choices
@@ -19,7 +19,7 @@ from gateway.api.schemas.chat import AssistantMessage, ChatChoice, ChatCompletio
 from gateway.api.schemas.completions import Completion, CompletionChoice
 from gateway.api.services import Services
 from gateway.errors import GenerationFailed
-from gateway.metrics import Outcome
+from gateway.metrics import RequestOutcome
 
 _encode = msgspec.json.Encoder().encode
 
@@ -40,7 +40,7 @@ class _Choice:
 class Fold:
     """Collects the events of every choice of a plan."""
 
-    def __init__(self, plan: Plan, started: list[Started]) -> None:
+    def __init__(self, plan: RequestPlan, started: list[Started]) -> None:
         self._plan = plan
         self._choices = [_Choice(each.prompt_text if plan.echo else "") for each in started]
 
@@ -100,7 +100,7 @@ Write = Callable[[bytes], Awaitable[None]]
 class Generation:
     """One accepted request: its events, metered."""
 
-    def __init__(self, plan: Plan, choices: Choices, account: Account, started: list[Started]) -> None:
+    def __init__(self, plan: RequestPlan, choices: Choices, account: RequestAccount, started: list[Started]) -> None:
         self.plan = plan
         self.started = started
         self._choices = choices
@@ -120,14 +120,14 @@ class Generation:
 
 
 @asynccontextmanager
-async def accepted(plan: Plan, services: Services) -> AsyncGenerator[Generation]:
+async def accepted(plan: RequestPlan, services: Services) -> AsyncGenerator[Generation]:
     """Start the plan and wait until the backend took it; on leaving, release and count it, however it ended.
 
     Raises `RateLimited`, `QuotaExceeded` or `UsageUnavailable` before it runs, `RequestError` if the backend refuses.
     """
-    account = Account(plan, services)
+    account = RequestAccount(plan, services)
     choices = Choices(plan.served, plan.requests)
-    outcome: Outcome = "refused"
+    outcome: RequestOutcome = "refused"
     try:
         await account.enter()
         started = await _accepted(choices, account)
@@ -152,7 +152,7 @@ async def accepted(plan: Plan, services: Services) -> AsyncGenerator[Generation]
         await choices.aclose()
 
 
-async def _accepted(choices: Choices, account: Account) -> list[Started]:
+async def _accepted(choices: Choices, account: RequestAccount) -> list[Started]:
     try:
         return await choices.accepted()
     except ContextLengthExceeded as error:

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 from litestar.types import Receive, Send, WebSocketScope
 
-from gateway.api.convert import Plan, plan_chat
+from gateway.api.convert import RequestPlan, plan_chat
 from gateway.api.decode import RequestDecoder
 from gateway.api.disconnect import ClientGone, raise_unless_gone
 from gateway.api.encode import chunks_of, socket_frame
 from gateway.api.problems import problem_of
-from gateway.api.request_context import Visit, visit_of
+from gateway.api.request_context import RequestContext, request_context_of
 from gateway.api.schemas.chat import CancelFrame, EndFrame, Envelope, SocketRequest
 from gateway.api.schemas.common import ErrorDetail
 from gateway.api.services import Services
@@ -42,13 +42,13 @@ async def converse(services: Services, scope: WebSocketScope, receive: Receive, 
     if (await receive())["type"] != "websocket.connect":
         return
     await send({"type": "websocket.accept", "subprotocol": None, "headers": []})
-    await Conversation(services, visit_of(scope), send).run(receive)
+    await WebSocketSession(services, request_context_of(scope), send).run(receive)
 
 
-class Conversation:
+class WebSocketSession:
     """One open socket; owner of the tasks of its requests."""
 
-    def __init__(self, services: Services, visit: Visit, send: Send) -> None:
+    def __init__(self, services: Services, visit: RequestContext, send: Send) -> None:
         self._services = services
         self._visit = visit
         self._raw_send = send
@@ -93,7 +93,7 @@ class Conversation:
             raise BodyTooLarge(f"the frame exceeds {limit} bytes; shorten it, or raise server.max_body_bytes")
         return text
 
-    def _plan(self, text: str, request_id: str, *, arrived_s: float) -> Plan:
+    def _plan(self, text: str, request_id: str, *, arrived_s: float) -> RequestPlan:
         if not self._services.drain.accepting():
             raise Draining("the server is shutting down; try again in a moment")
         if request_id in self._running:
@@ -117,7 +117,7 @@ class Conversation:
         self._num_taken += 1
         return f"{self._visit.request_id}.{self._num_taken}"
 
-    async def _serve(self, plan: Plan, request_id: str) -> None:
+    async def _serve(self, plan: RequestPlan, request_id: str) -> None:
         try:
             with self._services.drain.request():
                 await self._answer(plan, request_id)
@@ -126,7 +126,7 @@ class Conversation:
         finally:
             del self._running[request_id]
 
-    async def _answer(self, plan: Plan, request_id: str) -> None:
+    async def _answer(self, plan: RequestPlan, request_id: str) -> None:
         frame = socket_frame(request_id)
         async with accepted(plan, self._services) as generation:
             if plan.is_streamed:

@@ -27,7 +27,7 @@ _MOST_PREEMPTIONS = 4
 _FEW_TENANTS = 1024
 
 
-class Tenant:
+class TenantQueue:
     """One that waits, runs, or has received more than the least served one."""
 
     __slots__ = ("counter", "has_come", "listed", "priority", "running", "waiting", "weight")
@@ -67,12 +67,12 @@ class FairShare:
     """An `AdmissionOrder`. Of idle tenants only those are remembered that have been served more than the others."""
 
     def __init__(self) -> None:
-        self._tenants: dict[str, Tenant] = {}
-        self._heap: list[tuple[float, int, Tenant]] = []
+        self._tenants: dict[str, TenantQueue] = {}
+        self._heap: list[tuple[float, int, TenantQueue]] = []
         """Tenants that wait, by a rank that is at most theirs now; counters only grow, so it is mended on sight."""
         self._num_pushed = 0
-        self._waiting: dict[int, Tenant] = {}
-        self._running: dict[int, Tenant] = {}
+        self._waiting: dict[int, TenantQueue] = {}
+        self._running: dict[int, TenantQueue] = {}
         self._total_weight = 0.0
         self._floor = 0.0
         self._prune_at = _FEW_TENANTS
@@ -164,13 +164,13 @@ class FairShare:
         most = max(tenants, key=lambda tenant: (len(tenant.running) / tenant.weight, tenant.rank_with(0)), default=None)
         return None if most is None else next(reversed(most.running.values()))
 
-    def _share(self, tenant: Tenant, places: int) -> float:
+    def _share(self, tenant: TenantQueue, places: int) -> float:
         return places * tenant.weight / self._total_weight
 
-    def _enter(self, sequence: Sequence) -> Tenant:
+    def _enter(self, sequence: Sequence) -> TenantQueue:
         tenant = self._tenants.get(sequence.tenant)
         if tenant is None:
-            tenant = self._tenants[sequence.tenant] = Tenant()
+            tenant = self._tenants[sequence.tenant] = TenantQueue()
         if tenant.is_active:
             self._total_weight -= tenant.weight
         else:
@@ -180,14 +180,14 @@ class FairShare:
         self._total_weight += tenant.weight
         return tenant
 
-    def _wait(self, tenant: Tenant, sequence: Sequence) -> None:
+    def _wait(self, tenant: TenantQueue, sequence: Sequence) -> None:
         self._waiting[sequence.id] = tenant
         if tenant.listed is None or tenant.rank < tenant.listed:
             self._num_pushed += 1
             tenant.listed = tenant.rank
             heapq.heappush(self._heap, (tenant.rank, self._num_pushed, tenant))
 
-    def _next(self) -> Tenant | None:
+    def _next(self) -> TenantQueue | None:
         while self._heap:
             rank, number, tenant = self._heap[0]
             if not tenant.waiting:
@@ -205,7 +205,7 @@ class FairShare:
         tenant = self._next()
         return self._floor if tenant is None else tenant.counter
 
-    def _leave(self, tenant: Tenant) -> None:
+    def _leave(self, tenant: TenantQueue) -> None:
         if tenant.is_active:
             return
         self._total_weight -= tenant.weight

@@ -13,20 +13,20 @@ from backends.api import F32, AdapterWeights, Runner, StepResult, Ticket
 from backends.errors import CapacityExceeded, Fatal, Retryable
 from gateway.batching.adapter_slots import AdapterSlots
 from gateway.batching.admission import AdmissionOrder
-from gateway.batching.kv.allocator import KVRooms
+from gateway.batching.kv.allocator import KVAllocator
 from gateway.batching.messages import Add, EngineStats, Output
-from gateway.batching.prefill_budget import Pace
+from gateway.batching.prefill_budget import PrefillBudget
 from gateway.batching.sampling.on_device import picked, row_sampling
 from gateway.batching.sampling.prompt_logprobs import take_scores
 from gateway.batching.sampling.sample import NOT_FINITE, Sampled, sample
-from gateway.batching.scheduler import Chunk, Limits, Scheduler
+from gateway.batching.scheduler import Chunk, Scheduler, StepLimits
 from gateway.batching.sequence import Sequence
 from gateway.batching.step import assemble
 
 _MAX_LONELY_FAILURES = 3
 
 
-class Flight(msgspec.Struct, frozen=True, kw_only=True):
+class InFlightStep(msgspec.Struct, frozen=True, kw_only=True):
     """A step that was submitted, and what it was planned for. `started` is of `time.perf_counter`."""
 
     chunks: list[Chunk]
@@ -52,28 +52,28 @@ class Loop:
         self,
         runner: Runner,
         *,
-        limits: Limits,
-        rooms: KVRooms,
+        limits: StepLimits,
+        kv: KVAllocator,
         order: AdmissionOrder,
         vocab_size: int,
         stretch: float = 0.0,
         adapters: Mapping[str, AdapterWeights] | None = None,
     ) -> None:
-        """`stretch` as in `Pace`; `adapters` are all that sequences may name, whatever the runner holds at once."""
+        """`stretch` as in `PrefillBudget`; `adapters` are all that sequences may name, loaded or not."""
         self._runner = runner
         capabilities = runner.capabilities()
         # Logits that are on the host already are sampled faster here: measured, see docs/why.md.
         self._runner_samples = capabilities.device_sampling and capabilities.async_depth > 1
         # Slots are copied and cut between steps, and adapters come and go, so none may be out then.
-        self._may_be_ahead = self._runner_samples and rooms.block_tokens is not None and not adapters
-        self._flights: deque[Flight] = deque()
+        self._may_be_ahead = self._runner_samples and kv.block_tokens is not None and not adapters
+        self._flights: deque[InFlightStep] = deque()
         self._limits = limits
-        self._rooms = rooms
+        self._kv = kv
         self._vocab_size = vocab_size
-        self._pace = Pace(stretch=stretch, most_tokens=limits.max_step_tokens)
+        self._prefill_budget = PrefillBudget(stretch=stretch, most_tokens=limits.max_step_tokens)
         self._adapters = dict(adapters or {})
         self._adapter_slots = AdapterSlots(capabilities.lora_slots)
-        self._scheduler = Scheduler(limits, rooms, order, self._pace, self._adapter_slots)
+        self._scheduler = Scheduler(limits, kv, order, self._prefill_budget, self._adapter_slots)
         self._num_arrived = 0
         self._num_steps = 0
         self._num_batched = 0
@@ -148,19 +148,19 @@ class Loop:
             outputs += self._land(self._flights.popleft())
         return outputs
 
-    def _take_off(self) -> Flight | None:
+    def _take_off(self) -> InFlightStep | None:
         """Plan and submit a step; None if all that is left to do is out already."""
         plan = self._scheduler.plan()
         if not plan:
             return None
         sampling = row_sampling(plan) if self._runner_samples else None
         rows_before = self._flights[-1].rows if self._flights else None
-        step = assemble(plan, self._rooms, self._adapter_slots, sampling, rows_before=rows_before)
+        step = assemble(plan, self._kv, self._adapter_slots, sampling, rows_before=rows_before)
         started = time.perf_counter()
         self._place_adapters()
         self._reuse()
         ticket = self._runner.submit(step)
-        return Flight(
+        return InFlightStep(
             chunks=plan,
             ticket=ticket,
             num_rows=len(step.logit_rows),
@@ -169,21 +169,21 @@ class Loop:
             can_be_followed=sampling is not None and self._may_be_ahead,
         )
 
-    def _land(self, flight: Flight) -> list[Output]:
+    def _land(self, flight: InFlightStep) -> list[Output]:
         """Wait for a step and commit it. A failed one left KV only behind what is computed."""
         result = self._runner.collect(flight.ticket)
         self._note_time(flight)
         self._num_failures = 0
         return self._commit(flight.chunks, self._sampled(flight, result))
 
-    def _sampled(self, flight: Flight, result: StepResult) -> list[Sampled]:
+    def _sampled(self, flight: InFlightStep, result: StepResult) -> list[Sampled]:
         """What the chunks that sample get, in plan order."""
         if flight.has_picked:
             return picked(result, num_rows=flight.num_rows, vocab_size=self._vocab_size)
         logits = take_scores(flight.chunks, self._checked(result.logits, flight.num_rows))
         return sample(logits, [chunk.sequence for chunk in flight.chunks if chunk.samples]) if len(logits) else []
 
-    def _note_time(self, flight: Flight) -> None:
+    def _note_time(self, flight: InFlightStep) -> None:
         """Of a step behind another one, from the end of that one."""
         now = time.perf_counter()
         seconds = now - max(flight.started, self._landed)
@@ -191,11 +191,11 @@ class Loop:
         self._step_time_s += seconds
         num_prompt_tokens = sum(chunk.num_prompt_tokens for chunk in flight.chunks)
         num_decoding = sum(chunk.num_tokens for chunk in flight.chunks) - num_prompt_tokens
-        self._pace.note(seconds, num_decoding=num_decoding, num_prompt_tokens=num_prompt_tokens)
+        self._prefill_budget.note(seconds, num_decoding=num_decoding, num_prompt_tokens=num_prompt_tokens)
 
     def _reuse(self) -> None:
         """Bring what the prefix cache had to where the admitted sequences are."""
-        for reuse in self._rooms.take_reuses():
+        for reuse in self._kv.take_copies():
             try:
                 if reuse.source != reuse.destination:
                     self._runner.copy_blocks([(reuse.source, reuse.destination)], reuse.num_tokens)
@@ -304,6 +304,6 @@ class Loop:
             return f"logit_bias ids must lie within 0 to {self._vocab_size - 1}"
         num_tokens = len(add.token_ids) + add.max_tokens
         is_too_short = add.max_tokens < (1 if add.prompt_logprobs is None else 0)
-        if is_too_short or num_tokens > self._limits.max_context or not self._rooms.can_ever_reserve(num_tokens):
+        if is_too_short or num_tokens > self._limits.max_context or not self._kv.can_ever_allocate(num_tokens):
             return f"{len(add.token_ids)} prompt and {add.max_tokens} new tokens exceed {self._limits.max_context}"
         return None

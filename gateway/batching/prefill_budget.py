@@ -10,7 +10,7 @@ _MARGIN = 0.75
 """Of the time that is allowed, what is planned for: steps vary."""
 
 
-class Pace:
+class PrefillBudget:
     """Learns what a step takes that only decodes, and what each prompt token adds to it."""
 
     def __init__(self, *, stretch: float, most_tokens: int) -> None:

@@ -8,12 +8,12 @@ import msgspec
 
 from gateway.batching.adapter_slots import AdapterSlots
 from gateway.batching.admission import AdmissionOrder
-from gateway.batching.kv.allocator import KVRooms
-from gateway.batching.prefill_budget import Pace
+from gateway.batching.kv.allocator import KVAllocator
+from gateway.batching.prefill_budget import PrefillBudget
 from gateway.batching.sequence import Sequence
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class StepLimits(msgspec.Struct, frozen=True, kw_only=True):
     """`max_step_tokens` ≥ `max_sequences`, so that every decoding sequence fits into every step."""
 
     max_sequences: int
@@ -65,7 +65,7 @@ class Chunk(msgspec.Struct, frozen=True):
         return range(first, min(self.end, self.sequence.num_prompt - 1))
 
 
-class Plan:
+class StepPlan:
     """A step in the making: who gets what, by id, and how many tokens are left to give."""
 
     def __init__(self, num_tokens: int) -> None:
@@ -89,17 +89,17 @@ class Scheduler:
 
     def __init__(
         self,
-        limits: Limits,
-        rooms: KVRooms,
+        limits: StepLimits,
+        kv: KVAllocator,
         order: AdmissionOrder,
-        pace: Pace | None = None,
+        prefill_budget: PrefillBudget | None = None,
         adapters: AdapterSlots | None = None,
     ) -> None:
         self._limits = limits
-        self._rooms = rooms
+        self._kv = kv
         self._order = order
         self._adapters = adapters or AdapterSlots(0)
-        self._pace = pace or Pace(stretch=0.0, most_tokens=limits.max_step_tokens)
+        self._prefill_budget = prefill_budget or PrefillBudget(stretch=0.0, most_tokens=limits.max_step_tokens)
         self._running: dict[int, Sequence] = {}
         self._max_running = limits.max_sequences
         self.num_preempted = 0
@@ -127,7 +127,7 @@ class Scheduler:
     def plan(self) -> list[Chunk]:
         """The next step, possibly empty; admits. It counts as submitted from now on, and as computed once committed."""
         self._make_room()
-        plan = Plan(self._limits.max_step_tokens)
+        plan = StepPlan(self._limits.max_step_tokens)
         prompts: list[Sequence] = []
         for sequence in list(self._running.values()):
             num_pending = sequence.num_pending
@@ -135,7 +135,7 @@ class Scheduler:
                 self._give(sequence, num_pending, plan)
             elif num_pending:
                 prompts.append(sequence)
-        plan.budget = min(plan.budget, self._pace.prompt_tokens(num_decoding=len(plan.chunks)))
+        plan.budget = min(plan.budget, self._prefill_budget.prompt_tokens(num_decoding=len(plan.chunks)))
         prompts.sort(key=self._order.rank, reverse=True)
         while plan.budget > 0 and (prompt := self._next_prompt(prompts)) is not None:
             self._give(prompt, prompt.num_pending, plan)
@@ -155,7 +155,7 @@ class Scheduler:
     def computed(self, chunk: Chunk) -> None:
         """Its step was run."""
         chunk.sequence.num_computed = chunk.end
-        self._rooms.computed(chunk.sequence)
+        self._kv.computed(chunk.sequence)
 
     def take_back(self) -> None:
         """No step that was planned and not committed will give anything; what it was to compute is planned again."""
@@ -166,7 +166,7 @@ class Scheduler:
         """It ended; its room is free, and what it holds may serve others if it is sound."""
         del self._running[sequence.id]
         self._order.ended(sequence)
-        self._rooms.release(sequence, is_sound=is_sound)
+        self._kv.release(sequence, is_sound=is_sound)
         self._adapters.release(sequence.adapter)
         self._max_running = min(self._max_running + 1, self._limits.max_sequences)
 
@@ -191,10 +191,10 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Raise `RuntimeError` when rooms and running sequences do not match."""
-        self._rooms.check_integrity()
+        self._kv.check_integrity()
         self._adapters.check_integrity()
         for sequence in self._running.values():
-            self._rooms.places_of(sequence.id)
+            self._kv.blocks_of(sequence.id)
 
     def _make_room(self) -> None:
         """For a tenant that runs less than its share, at the cost of one that runs more; one sequence a step."""
@@ -210,7 +210,7 @@ class Scheduler:
         self._order.push_back_in(victim)
         self.num_preempted += 1
 
-    def _give(self, sequence: Sequence, num_pending: int, plan: Plan) -> None:
+    def _give(self, sequence: Sequence, num_pending: int, plan: StepPlan) -> None:
         most = min(plan.budget, self._limits.max_logit_rows) if sequence.is_scoring else plan.budget
         num_tokens = min(num_pending, most)
         start = sequence.num_planned
@@ -220,14 +220,14 @@ class Scheduler:
         chunk = Chunk(sequence, start, num_tokens, num_tokens == num_pending, sequence.num_preemptions)
         plan.add(chunk)
         sequence.num_planned = end
-        sequence.num_coming += chunk.samples
+        sequence.num_in_flight += chunk.samples
         self._order.charge(sequence, start=start, num_tokens=num_tokens)
 
-    def _has_memory(self, sequence: Sequence, num_tokens: int, plan: Plan) -> bool:
+    def _has_memory(self, sequence: Sequence, num_tokens: int, plan: StepPlan) -> bool:
         """Room for so many of its tokens, if need be at the cost of others; False if it had to go itself."""
         if sequence.id not in self._running:  # another one took its room in this very step
             return False
-        while not self._rooms.grow(sequence, num_tokens):
+        while not self._kv.grow(sequence, num_tokens):
             victim = self._order.over_served()
             assert victim is not None  # it runs itself, and alone it could have grown
             self._preempt(victim)
@@ -240,12 +240,12 @@ class Scheduler:
         head = self._order.head()
         if head is None or self.num_running >= self._max_running or not self._adapters.can_hold(head.adapter):
             return False
-        return self._rooms.can_reserve(head)
+        return self._kv.can_allocate(head)
 
     def _admit(self) -> Sequence:
         sequence = self._order.pop()
         self._adapters.hold(sequence.adapter)
-        sequence.begin(self._rooms.reserve(sequence))
+        sequence.begin(self._kv.reserve(sequence))
         if sequence.num_preemptions == 0:
             sequence.queued_s = time.monotonic() - sequence.arrived_s
             self.num_cached_tokens += sequence.num_cached

@@ -45,13 +45,13 @@ class Sequence:
         self.num_computed = 0
         self.num_planned = 0
         """Tokens that have KV once all submitted steps are done."""
-        self.num_coming = 0
+        self.num_in_flight = 0
         """Tokens that submitted steps will give and nobody knows yet."""
         self.num_cached = 0
         """Tokens of the prompt whose KV was there already when it was first admitted."""
         self.chain: list[bytes] = []
         """Hashes of its first blocks, for `gateway.batching.kv.prefix_index` alone."""
-        self.num_kept = 0
+        self.num_cached_blocks = 0
         """Of its blocks, those that others may find; for `gateway.batching.kv.blocks` alone."""
         self.num_charged = 0
         """Tokens that its tenant was charged for; after a preemption more than are computed."""
@@ -76,8 +76,8 @@ class Sequence:
     @property
     def num_pending(self) -> int:
         """Tokens for the steps to come; none if what is submitted will be its end."""
-        num_expected = len(self.token_ids) + self.num_coming
-        if self.num_coming and num_expected >= self.max_known:
+        num_expected = len(self.token_ids) + self.num_in_flight
+        if self.num_in_flight and num_expected >= self.max_known:
             return 0
         return num_expected - self.num_planned
 
@@ -103,7 +103,7 @@ class Sequence:
     def append(self, token_id: int) -> None:
         """What a step gave."""
         self.token_ids.append(token_id)
-        self.num_coming = max(0, self.num_coming - 1)
+        self.num_in_flight = max(0, self.num_in_flight - 1)
         if self.adjustments is not None:
             self.adjustments.count(token_id)
 
@@ -115,12 +115,12 @@ class Sequence:
 
     def rewind(self) -> None:
         """Its KV is gone; everything known is computed anew, and what was coming comes again."""
-        self.num_computed = self.num_planned = self.num_coming = 0
+        self.num_computed = self.num_planned = self.num_in_flight = 0
         self.num_preemptions += 1
 
     def take_back(self) -> None:
         """No submitted step will give anything."""
-        self.num_planned, self.num_coming = self.num_computed, 0
+        self.num_planned, self.num_in_flight = self.num_computed, 0
 
     def finish_reason(self, *, max_context: int) -> str | None:
         """Why the last appended token was the last one, or None. Stop tokens win over limits."""

@@ -11,13 +11,13 @@ import numpy as np
 from backends.api import I32, RowSampling, Step
 from backends.runner_base import flat_indices
 from gateway.batching.adapter_slots import AdapterSlots
-from gateway.batching.kv.allocator import KVRooms
+from gateway.batching.kv.allocator import KVAllocator
 from gateway.batching.scheduler import Chunk
 
 
 def assemble(
     chunks: list[Chunk],
-    rooms: KVRooms,
+    kv: KVAllocator,
     adapters: AdapterSlots,
     sampling: RowSampling | None = None,
     *,
@@ -37,7 +37,7 @@ def assemble(
             token_ids.append(-1 - (rows_before or {})[chunk.sequence.id])
         positions += range(chunk.start, chunk.end)
         logit_rows += [end - chunk.end + position for position in rows_of(chunk)]
-    places = [rooms.places_of(chunk.sequence.id) for chunk in chunks]
+    places = [kv.blocks_of(chunk.sequence.id) for chunk in chunks]
     step = Step(
         token_ids=np.array(token_ids, dtype=np.int64),
         positions=np.array(positions, dtype=np.int32),
@@ -48,7 +48,7 @@ def assemble(
         lora=np.array([adapters.slot_of(chunk.sequence.adapter) for chunk in chunks], dtype=np.int32),
         sampling=sampling,
     )
-    return step if rooms.block_tokens is None else _paged(step, places, rooms.block_tokens)
+    return step if kv.block_tokens is None else _paged(step, places, kv.block_tokens)
 
 
 def _paged(step: Step, places: list[list[int]], block_tokens: int) -> Step:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rich.table import Table
 
 from backends.kernels.library import KernelsUnavailable, load_library
-from backends.kernels.rates import Rate, measure, peak_gops
+from backends.kernels.rates import KernelRate, measure, peak_gops
 from gateway.bench.load import BenchFailed
 from gateway.bench.report import show
 from gateway.process.terminal import console, machine_facts
@@ -40,7 +40,7 @@ ROWS = (1, 2, 4, 8, 16, 128)
 OUTPUTS, COLUMNS = 11_264, 1_024
 
 
-class Kernels(msgspec.Struct, frozen=True, kw_only=True):
+class KernelReport(msgspec.Struct, frozen=True, kw_only=True):
     """Rates of every format and number of rows, and both ceilings, taken in the same run."""
 
     machine: str
@@ -48,7 +48,7 @@ class Kernels(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     read_gb_s: float
     peak_gops: float
-    rates: tuple[Rate, ...]
+    rates: tuple[KernelRate, ...]
 
 
 def measure_kernels(formats: tuple[str, ...], *, threads: int, as_json: bool) -> None:
@@ -61,11 +61,11 @@ def measure_kernels(formats: tuple[str, ...], *, threads: int, as_json: bool) ->
     except KernelsUnavailable as error:
         raise BenchFailed(f"no CPU kernels: {error}") from None
     threads = threads or os.cpu_count() or 1
-    rates: list[Rate] = []
+    rates: list[KernelRate] = []
     for name in formats or FORMATS:
         console.print(f"measuring {name}", style="dim")
         rates += measure(library, (name,), ROWS, outputs=OUTPUTS, columns=COLUMNS, threads=threads)
-    found = Kernels(
+    found = KernelReport(
         machine=machine_facts(),
         level=library.level,
         threads=threads,
@@ -76,7 +76,7 @@ def measure_kernels(formats: tuple[str, ...], *, threads: int, as_json: bool) ->
     show(msgspec.json.encode(found), table_of(found), as_json=as_json)
 
 
-def table_of(found: Kernels) -> Table:
+def table_of(found: KernelReport) -> Table:
     """A line a format, a column a number of rows: 10⁹ operations a second and 10⁹ bytes of weights read."""
     title = (
         f"{found.machine}, level {found.level}, {found.threads} threads: GOPS | GB/s of weights; "

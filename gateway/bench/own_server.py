@@ -22,7 +22,7 @@ from gateway.bench.load import BenchFailed, Target
 MODEL = "bench"
 
 
-class House(msgspec.Struct, frozen=True):
+class OwnServer(msgspec.Struct, frozen=True):
     """A running server: how to ask it, and its process."""
 
     target: Target
@@ -40,9 +40,9 @@ class House(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def own_house(
+def own_server(
     arguments: list[str], *, label: str = "hostelry", environment: Mapping[str, str] = MappingProxyType({})
-) -> Generator[House]:
+) -> Generator[OwnServer]:
     """`hostelry serve` with these arguments on a free port of loopback. Raises `BenchFailed` if it does not start.
 
     `environment` is added to that of this process.
@@ -54,7 +54,7 @@ def own_house(
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables)  # noqa: S603 - our own
         try:
             url = _ready_url(server)
-            yield House(Target(label=label, url=f"{url}/v1", model=MODEL, key=key), server.pid)
+            yield OwnServer(Target(label=label, url=f"{url}/v1", model=MODEL, key=key), server.pid)
         finally:
             server.send_signal(signal.SIGTERM)
             server.communicate(timeout=60)

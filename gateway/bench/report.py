@@ -8,18 +8,18 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from gateway.bench.sweep import Row
+from gateway.bench.sweep import SweepRow
 from gateway.process.terminal import machine_facts
 
 _WIDE = 120
 """Columns where no terminal tells how many there are."""
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class BenchReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One run. The ceiling is this machine's read bandwidth, measured in the same run."""
 
     machine: str
-    rows: list[Row]
+    rows: list[SweepRow]
     weight_bytes: int
     resident_bytes: int
     ceiling_bytes_per_s: float
@@ -27,9 +27,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Weights read a second at one stream, as a share of the ceiling; 0 if one stream was not measured."""
 
 
-def make_report(rows: list[Row], *, weight_bytes: int, resident_bytes: int, ceiling: float, label: str) -> Report:
+def make_report(
+    rows: list[SweepRow], *, weight_bytes: int, resident_bytes: int, ceiling: float, label: str
+) -> BenchReport:
     alone = [row.decode_tokens_per_s for row in rows if row.streams == 1 and row.label == label]
-    return Report(
+    return BenchReport(
         machine=machine_facts(),
         rows=rows,
         weight_bytes=weight_bytes,
@@ -51,7 +53,7 @@ _COLUMNS = (
 )
 
 
-def table_of(report: Report) -> Table:
+def table_of(report: BenchReport) -> Table:
     """Rows by streams, then server, with the ratio to the other server where there is one."""
     table = Table(title=report.machine, caption=_caption(report))
     for name in _COLUMNS:
@@ -70,14 +72,14 @@ def table_of(report: Report) -> Table:
     return table
 
 
-def _ratio(row: Row, rows: list[Row]) -> str:
+def _ratio(row: SweepRow, rows: list[SweepRow]) -> str:
     other = [each for each in rows if each.streams == row.streams and each.label != row.label]
     if not other or row.label != rows[0].label:
         return ""
     return f"{row.tokens_per_s / other[0].tokens_per_s:.2f}"
 
 
-def _caption(report: Report) -> str:
+def _caption(report: BenchReport) -> str:
     return (
         f"{report.weight_bytes / 1e6:.0f} MB of weights, {report.resident_bytes / 1e6:.0f} MB resident; "
         f"memory reads {report.ceiling_bytes_per_s / 1e9:.1f} GB/s, of which one stream uses "

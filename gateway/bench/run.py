@@ -11,9 +11,9 @@ from rich.table import Table
 
 from gateway.bench.kernels import read_bytes_per_s
 from gateway.bench.load import BenchFailed, Target, complete, new_session
-from gateway.bench.own_server import own_house
+from gateway.bench.own_server import own_server
 from gateway.bench.report import make_report, show, table_of
-from gateway.bench.sweep import Shape, sweep
+from gateway.bench.sweep import SweepShape, sweep
 from gateway.process.terminal import console
 
 _PIECE_CHARACTERS = 800
@@ -46,15 +46,17 @@ async def score(target: Target, text: str) -> Score:
     return Score(tokens=count, nats=total / count)
 
 
-async def measure(serve: list[str], shape: Shape, other: Target | None, *, as_json: bool) -> None:
+async def measure(serve: list[str], shape: SweepShape, other: Target | None, *, as_json: bool) -> None:
     """Serve, measure beside `other`, print. Raises `BenchFailed`."""
     room = ["--max-batch", str(max(shape.streams))]
-    with own_house([*serve, *room]) as house:
-        targets = [house.target, *([other] if other else [])]
+    with own_server([*serve, *room]) as server:
+        targets = [server.target, *([other] if other else [])]
         rows = await sweep(targets, shape, lambda what: console.print(what, style="dim"))
-        weights, resident = house.weight_bytes(), house.resident_bytes()
+        weights, resident = server.weight_bytes(), server.resident_bytes()
     ceiling = read_bytes_per_s(threads=os.cpu_count() or 1)
-    report = make_report(rows, weight_bytes=weights, resident_bytes=resident, ceiling=ceiling, label=house.target.label)
+    report = make_report(
+        rows, weight_bytes=weights, resident_bytes=resident, ceiling=ceiling, label=server.target.label
+    )
     show(msgspec.json.encode(report), table_of(report), as_json=as_json)
 
 
@@ -63,8 +65,8 @@ def score_formats(serve: list[str], text: str, formats: list[str], *, as_json: b
     scores: dict[str, Score] = {}
     for name in ("as stored", *formats):
         quantize = [] if name == "as stored" else ["--quantize", name]
-        with own_house([*serve, *quantize]) as house:
-            scores[name] = asyncio.run(score(house.target, text))
+        with own_server([*serve, *quantize]) as server:
+            scores[name] = asyncio.run(score(server.target, text))
     table = Table("format", "perplexity", "nats a token", "tokens")
     for name, found in scores.items():
         table.add_row(name, f"{found.perplexity:.4f}", f"{found.nats:.5f}", str(found.tokens))

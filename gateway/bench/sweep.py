@@ -13,7 +13,7 @@ from gateway.bench.load import PromptMaker, Target, Volley, measured_maker, new_
 _WARM_UP_TOKENS = 4
 
 
-class Shape(msgspec.Struct, frozen=True, kw_only=True):
+class SweepShape(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked: `streams` at once, prompts and completions in tokens, `rounds` of everything."""
 
     streams: tuple[int, ...]
@@ -22,7 +22,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class SweepRow(msgspec.Struct, frozen=True, kw_only=True):
     """Medians over rounds of one server at one number of streams; times in milliseconds."""
 
     label: str
@@ -39,7 +39,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     tokens: float
 
 
-async def sweep(targets: list[Target], shape: Shape, tell: Callable[[str], None]) -> list[Row]:
+async def sweep(targets: list[Target], shape: SweepShape, tell: Callable[[str], None]) -> list[SweepRow]:
     """Round by round, server by server. Raises `BenchFailed`."""
     volleys: dict[tuple[str, int], list[Volley]] = {}
     async with new_session() as session:
@@ -54,7 +54,7 @@ async def sweep(targets: list[Target], shape: Shape, tell: Callable[[str], None]
 
 
 async def _fire(
-    session: aiohttp.ClientSession, target: Target, maker: PromptMaker, count: int, shape: Shape, *, is_first: bool
+    session: aiohttp.ClientSession, target: Target, maker: PromptMaker, count: int, shape: SweepShape, *, is_first: bool
 ) -> Volley:
     if is_first:
         await volley(session, target, [maker.prompt(shape.prompt_tokens)] * count, tokens=_WARM_UP_TOKENS)
@@ -62,11 +62,11 @@ async def _fire(
     return await volley(session, target, prompts, tokens=shape.tokens)
 
 
-def _row(label: str, streams: int, volleys: list[Volley]) -> Row:
+def _row(label: str, streams: int, volleys: list[Volley]) -> SweepRow:
     shots = [shot for each in volleys for shot in each.shots]
     gaps = [(shot.total_s - shot.first_s) / (shot.tokens - 1) for shot in shots if shot.tokens > 1]
     between_s = _median(gaps) if gaps else 0.0
-    return Row(
+    return SweepRow(
         label=label,
         streams=streams,
         tokens_per_s=_median(each.tokens_per_s for each in volleys),

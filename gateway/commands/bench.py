@@ -59,7 +59,7 @@ def command(
     from gateway.bench.kernels import measure_kernels
     from gateway.bench.load import BenchFailed, Target
     from gateway.bench.run import measure, score_formats
-    from gateway.bench.sweep import Shape
+    from gateway.bench.sweep import SweepShape
 
     serve = ["--model", f"bench={model or model_path()}", "--backend", backend, "--device", device]
     serve += ["--threads", str(threads)]
@@ -73,7 +73,7 @@ def command(
         other = None
         if against is not None:
             other = Target(label=against, url=against.rstrip("/"), model=against_model, key=against_key)
-        shape = Shape(streams=_counts(streams), prompt_tokens=prompt_tokens, tokens=tokens, rounds=rounds)
+        shape = SweepShape(streams=_counts(streams), prompt_tokens=prompt_tokens, tokens=tokens, rounds=rounds)
         asyncio.run(measure(serve, shape, other, as_json=as_json))
     except BenchFailed as error:
         raise click.ClickException(str(error)) from None

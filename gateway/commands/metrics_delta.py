@@ -30,7 +30,7 @@ class Scrape(msgspec.Struct, frozen=True):
         return sorted({value for found in self.samples.get(name, {}) for key, value in found if key == label})
 
 
-class ModelReading(msgspec.Struct, frozen=True, kw_only=True):
+class ModelDelta(msgspec.Struct, frozen=True, kw_only=True):
     """Of one model. Times in seconds; None where nothing happened."""
 
     model: str
@@ -59,7 +59,7 @@ class ModelReading(msgspec.Struct, frozen=True, kw_only=True):
     between_tokens_p95_s: float | None
 
 
-class TenantReading(msgspec.Struct, frozen=True, kw_only=True):
+class TenantDelta(msgspec.Struct, frozen=True, kw_only=True):
     """Of one tenant, over all models; tokens count when a request ends."""
 
     tenant: str
@@ -68,9 +68,9 @@ class TenantReading(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens_per_s: float
 
 
-class Reading(msgspec.Struct, frozen=True):
-    models: list[ModelReading]
-    tenants: list[TenantReading]
+class MetricsDelta(msgspec.Struct, frozen=True):
+    models: list[ModelDelta]
+    tenants: list[TenantDelta]
     """Busiest first."""
 
 
@@ -82,11 +82,13 @@ def parse_scrape(text: str, *, at: float) -> Scrape:
     return Scrape(at, dict(samples))
 
 
-def read_between(before: Scrape, after: Scrape) -> Reading:
+def read_between(before: Scrape, after: Scrape) -> MetricsDelta:
     span = Between(before, after)
     models = [_model(span, model) for model in after.labels("hostelry_engine_ready", "model")]
     tenants = [_tenant(span, tenant) for tenant in after.labels("hostelry_requests_total", "tenant")]
-    return Reading(models, sorted(tenants, key=lambda each: -each.completion_tokens_per_s - each.prompt_tokens_per_s))
+    return MetricsDelta(
+        models, sorted(tenants, key=lambda each: -each.completion_tokens_per_s - each.prompt_tokens_per_s)
+    )
 
 
 class Between:
@@ -126,10 +128,10 @@ def _bound(bound: float) -> str:
     return "+Inf" if bound == float("inf") else str(bound)
 
 
-def _model(span: Between, model: str) -> ModelReading:
+def _model(span: Between, model: str) -> ModelDelta:
     kv_tokens = span.after.value("hostelry_engine_kv_tokens", model=model)
     kv_capacity = span.after.value("hostelry_engine_kv_tokens_capacity", model=model)
-    return ModelReading(
+    return ModelDelta(
         model=model,
         ready=span.after.value("hostelry_engine_ready", model=model) > 0,
         running=int(span.after.value("hostelry_engine_running", model=model)),
@@ -161,8 +163,8 @@ def _prefix_hits(span: Between, model: str) -> float | None:
     return found / (found + computed) if found + computed else None
 
 
-def _tenant(span: Between, tenant: str) -> TenantReading:
-    return TenantReading(
+def _tenant(span: Between, tenant: str) -> TenantDelta:
+    return TenantDelta(
         tenant=tenant,
         requests_per_s=span.rate("hostelry_requests_total", tenant=tenant),
         prompt_tokens_per_s=span.rate("hostelry_prompt_tokens_total", tenant=tenant),

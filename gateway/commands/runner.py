@@ -27,7 +27,7 @@ class KnownRunner(msgspec.Struct, frozen=True, kw_only=True):
     fix: str = ""
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class KitReport(msgspec.Struct, frozen=True, kw_only=True):
     """What `runner check --json` prints."""
 
     runner: str
@@ -99,9 +99,9 @@ def _watched(results: Iterator[Result], name: str) -> Iterator[Result]:
             yield result
 
 
-def _report(name: str, results: tuple[Result, ...]) -> Report:
+def _report(name: str, results: tuple[Result, ...]) -> KitReport:
     counts = Counter(result.outcome for result in results)
-    return Report(
+    return KitReport(
         runner=name,
         passed=counts["passed"],
         failed=counts["failed"],
@@ -111,7 +111,7 @@ def _report(name: str, results: tuple[Result, ...]) -> Report:
     )
 
 
-def _print(report: Report) -> None:
+def _print(report: KitReport) -> None:
     """What passed, what was skipped by reason, and last, where it is seen, what failed."""
     table = Table("result", "check", "claim, reason or finding", box=None, pad_edge=False)
     for result in _having(report, "passed"):
@@ -127,7 +127,7 @@ def _print(report: Report) -> None:
     console.print(f"\n{escape(report.runner)} {verdict}: {counts}, in {report.seconds:.0f} s", soft_wrap=True)
 
 
-def _having(report: Report, outcome: Outcome) -> list[Result]:
+def _having(report: KitReport, outcome: Outcome) -> list[Result]:
     return [result for result in report.results if result.outcome == outcome]
 
 

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from gateway.commands.admin import stored_admin_key
-from gateway.commands.metrics_delta import ModelReading, Reading, Scrape, TenantReading, parse_scrape, read_between
+from gateway.commands.metrics_delta import MetricsDelta, ModelDelta, Scrape, TenantDelta, parse_scrape, read_between
 
 _TENANTS = 12
 _REQUEST_COLUMNS = (
@@ -51,7 +51,7 @@ def command(
                 live.update(_shown(reading), refresh=True)
 
 
-def _next(client: httpx.Client, url: str, before: Scrape, interval: float) -> tuple[Scrape, Reading]:
+def _next(client: httpx.Client, url: str, before: Scrape, interval: float) -> tuple[Scrape, MetricsDelta]:
     time.sleep(interval)
     after = _scrape(client, url)
     return after, read_between(before, after)
@@ -69,7 +69,7 @@ def _scrape(client: httpx.Client, url: str) -> Scrape:
     return parse_scrape(response.text, at=time.monotonic())
 
 
-def _shown(reading: Reading) -> Group:
+def _shown(reading: MetricsDelta) -> Group:
     requests, engines, tenants = (
         Table(*columns, box=SIMPLE_HEAD, padding=0) for columns in (_REQUEST_COLUMNS, _ENGINE_COLUMNS, _TENANT_COLUMNS)
     )
@@ -82,7 +82,7 @@ def _shown(reading: Reading) -> Group:
     return Group(requests, engines, tenants)
 
 
-def _request_cells(model: ModelReading) -> list[str]:
+def _request_cells(model: ModelDelta) -> list[str]:
     return [
         model.model if model.ready else f"{model.model} (not ready)",
         str(model.running),
@@ -95,7 +95,7 @@ def _request_cells(model: ModelReading) -> list[str]:
     ]
 
 
-def _engine_cells(model: ModelReading) -> list[str]:
+def _engine_cells(model: ModelDelta) -> list[str]:
     return [
         model.model,
         f"{model.prefill_tokens_per_s:.0f}",
@@ -109,7 +109,7 @@ def _engine_cells(model: ModelReading) -> list[str]:
     ]
 
 
-def _tenant_cells(tenant: TenantReading) -> list[str]:
+def _tenant_cells(tenant: TenantDelta) -> list[str]:
     rates = (tenant.requests_per_s, tenant.prompt_tokens_per_s, tenant.completion_tokens_per_s)
     return [tenant.tenant, *(f"{rate:.1f}" for rate in rates)]
 

@@ -29,12 +29,12 @@ from backends.text.load import ModelText, load_text
 from backends.text.prompts import Prompts
 from backends.text.tokenizer import Detokenizer
 from gateway.batching.messages import Add, EngineStats
-from gateway.engine.client_side.admission_control import Place, WaitingRoom
+from gateway.engine.client_side.admission_control import AdmissionControl, AdmissionTicket
 from gateway.engine.client_side.engine_request import check_request, make_add, max_new_tokens, seconds_left
 from gateway.engine.client_side.open_requests import OutputStream
-from gateway.engine.client_side.output_decoder import Transcript
+from gateway.engine.client_side.output_decoder import OutputDecoder
 from gateway.engine.client_side.process import start_process
-from gateway.engine.client_side.step_histograms import Tallies
+from gateway.engine.client_side.step_histograms import StepHistograms
 from gateway.engine.client_side.supervisor import HANG_TIMEOUT_S, StartEngine, Supervisor
 from gateway.engine.config import EngineConfig
 from gateway.engine.messages import Load, Ready
@@ -63,7 +63,7 @@ class EngineBackend:
     def __init__(self, supervisor: Supervisor, *, open_text: Callable[[], ModelText], config: EngineConfig) -> None:
         """`open_text` runs in a thread, while the engine loads."""
         self._supervisor = supervisor
-        self._room = WaitingRoom(config, now=time.monotonic)
+        self._room = AdmissionControl(config, now=time.monotonic)
         self._served: ServedText | None = None
         self._failure: BackendError | None = None
         self._preparation: asyncio.Task[None] | None = None
@@ -108,9 +108,9 @@ class EngineBackend:
         return self._supervisor.stats
 
     @property
-    def tallies(self) -> Tallies:
+    def step_histograms(self) -> StepHistograms:
         """Histograms of the engine's steps and of how long requests waited for their first one."""
-        return self._supervisor.tallies
+        return self._supervisor.step_histograms
 
     @property
     def facts(self) -> Ready | None:
@@ -141,7 +141,7 @@ class EngineBackend:
                 yield Done("length", Usage(prompt_tokens=len(token_ids), completion_tokens=0))
                 return
             # Before the engine hears of it: a bad stop string is refused, too.
-            transcript = Transcript(
+            decoder = OutputDecoder(
                 served.text.tokenizer,
                 prompt_ids=token_ids,
                 stops=request.stop,
@@ -150,12 +150,12 @@ class EngineBackend:
             yield started
             add = make_add(request, token_ids, max_tokens=max_tokens, eos_ids=_eos_ids(facts, served))
             with self._submitted(add) as stream:
-                while not transcript.is_finished:
+                while not decoder.is_finished:
                     outputs = await stream.get()
                     if outputs[0].error is None:
                         place.start()
-                    events = transcript.take(outputs)
-                    if transcript.is_finished:
+                    events = decoder.take(outputs)
+                    if decoder.is_finished:
                         stream.close()
                         place.leave()  # a slow reader of what is there already keeps nobody out
                     for event in events:
@@ -181,7 +181,7 @@ class EngineBackend:
             self._failure = ModelError(f"{type(error).__name__}: {error}")
             await self._supervisor.aclose()
 
-    def _place(self, request: GenerateRequest, facts: Ready) -> AbstractContextManager[Place]:
+    def _place(self, request: GenerateRequest, facts: Ready) -> AbstractContextManager[AdmissionTicket]:
         return self._room.place(
             tenant=request.tenant,
             weight=request.weight,

@@ -24,7 +24,7 @@ from backends.errors import ModelError
 if TYPE_CHECKING:
     from huggingface_hub import ResolvedRevision
 
-Progress = Callable[[float, str], None]
+DownloadProgress = Callable[[float, str], None]
 """Called with 0…1 and a few words on what happens; from any thread."""
 
 _REFERENCE = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<selector>[\w./-]+))?", re.ASCII)
@@ -50,7 +50,7 @@ class _Repository(msgspec.Struct, frozen=True, kw_only=True):
     sizes: dict[str, int]
 
 
-def resolve_model(reference: str, *, cache_dir: Path | None, progress: Progress) -> Path:
+def resolve_model(reference: str, *, cache_dir: Path | None, progress: DownloadProgress) -> Path:
     """The folder or GGUF file that `reference` means; downloads it unless it is in the cache.
 
     Blocks for as long as the download takes. Raises `ModelError` that says what was tried and what to do.
@@ -87,7 +87,7 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _download(name: str, selector: str | None, cache_dir: Path | None, progress: Progress) -> Path:
+def _download(name: str, selector: str | None, cache_dir: Path | None, progress: DownloadProgress) -> Path:
     from huggingface_hub import snapshot_download
 
     repository = _look_up(name, cache_dir)
@@ -166,7 +166,7 @@ def _is_cached(repository: _Repository, file: str, cache_dir: Path | None) -> bo
 class _Meter:
     """Sums the bytes of parallel downloads and reports whole per cents."""
 
-    def __init__(self, total: int, progress: Progress) -> None:
+    def __init__(self, total: int, progress: DownloadProgress) -> None:
         self._total = total
         self._progress = progress
         self.lock = threading.Lock()

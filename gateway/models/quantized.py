@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from backends.quantize import Progress, QuantizeReport, quantize_file, quantized_name
+from backends.quantize import QuantizeProgress, QuantizeReport, quantize_file, quantized_name
 from backends.text.load import load_tokenizer
 from backends.text.tokenizer import Tokenizer
 
@@ -32,7 +32,7 @@ def quantize_model(
     destination: Path,
     *,
     format: str,
-    progress: Progress = lambda _fraction, _tensor: None,
+    progress: QuantizeProgress = lambda _fraction, _tensor: None,
     importance: Path | None = None,
     pure: bool = False,
     overwrite: bool = False,
@@ -58,7 +58,7 @@ def quantize_model(
     )
 
 
-def quantized_model(source: Path, *, format: str, directory: Path, progress: Progress) -> Path:
+def quantized_model(source: Path, *, format: str, directory: Path, progress: QuantizeProgress) -> Path:
     """The model in another format, made at first and found again later; `directory` holds all such files.
 
     What GGUF cannot express about a tokenizer is a fault. Raises `ModelError`.

@@ -12,7 +12,7 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
-class Corked:
+class CoalescingTransport:
     """A transport that lets go of what was written when the turn ends; all else is the transport's own."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -39,9 +39,9 @@ class Corked:
             self._transport.write(b"".join(unsent))
 
 
-class CorkedProtocol(HttpToolsProtocol):
+class CoalescingProtocol(HttpToolsProtocol):
     """uvicorn's own, over a corked transport."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        corked = Corked(cast("asyncio.Transport", transport))
+        corked = CoalescingTransport(cast("asyncio.Transport", transport))
         super().connection_made(cast("asyncio.Transport", corked))

@@ -23,8 +23,8 @@ from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreError
 from gateway.tenants.store.transaction import Actor, Change, change
 from gateway.tenants.tasks.background import beside
-from gateway.tenants.tasks.peers import Neighbours
-from gateway.tenants.tasks.recorder import Bookkeeper
+from gateway.tenants.tasks.peers import PeerSync
+from gateway.tenants.tasks.recorder import UsageRecorder
 from gateway.tenants.tasks.refresh import Refresher
 from gateway.tenants.tasks.retention import Retention
 from gateway.tenants.usage.journal import Journal
@@ -32,7 +32,7 @@ from gateway.tenants.usage.journal import Journal
 OPERATOR_ID = "operator"
 
 
-class Office:
+class TenantAdmin:
     """`session` to read, `change` to write. What was changed holds for the next request of this gateway."""
 
     def __init__(self, database: Database, refresher: Refresher) -> None:
@@ -66,8 +66,8 @@ class Tenancy(msgspec.Struct, frozen=True):
     """Who may call and how much, where the operator changes it, and where usage is written down."""
 
     directory: Directory
-    office: Office
-    bookkeeper: Bookkeeper
+    tenant_admin: TenantAdmin
+    usage_recorder: UsageRecorder
     limiter: Limiter
 
 
@@ -95,27 +95,27 @@ async def open_tenancy(
         if database.file is not None:
             await asyncio.to_thread(back_up_daily, database.file)
         await bootstrap(database, declared)
-        bookkeeper = Bookkeeper(_journal(data_dir), database, limiter)
-        await bookkeeper.open()
+        usage_recorder = UsageRecorder(_journal(data_dir), database, limiter)
+        await usage_recorder.open()
         await refresher.refresh()
-        neighbours = Neighbours(database, limiter)
-        await neighbours.meet()
+        peer_sync = PeerSync(database, limiter)
+        await peer_sync.meet()
         retention = Retention(database, keep_days=keep_days)
         try:
-            async with beside(neighbours.run, refresher.run, bookkeeper.run, retention.run):
-                yield Tenancy(directory, Office(database, refresher), bookkeeper, limiter)
+            async with beside(peer_sync.run, refresher.run, usage_recorder.run, retention.run):
+                yield Tenancy(directory, TenantAdmin(database, refresher), usage_recorder, limiter)
         finally:
-            await _say_goodbye(bookkeeper, neighbours, refresher)
+            await _say_goodbye(usage_recorder, peer_sync, refresher)
     finally:
         await database.aclose()
 
 
-async def _say_goodbye(bookkeeper: Bookkeeper, neighbours: Neighbours, refresher: Refresher) -> None:
+async def _say_goodbye(usage_recorder: UsageRecorder, peer_sync: PeerSync, refresher: Refresher) -> None:
     """What is new goes to the store. One that does not answer is not waited for: nothing in it depends on that."""
     with contextlib.suppress(StoreError, TimeoutError):
         async with asyncio.timeout(_GOODBYE_S):
-            await bookkeeper.aclose()
-            await neighbours.leave()
+            await usage_recorder.aclose()
+            await peer_sync.leave()
             await refresher.note_used()
 
 

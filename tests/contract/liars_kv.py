@@ -108,7 +108,7 @@ class KeepsKVAsleep(ReplayRunner):
     def suspend(self) -> None:
         kept = self.kv
         super().suspend()
-        self._kept = kept
+        self._cached = kept
 
     def resume(self) -> None:
         super().resume()

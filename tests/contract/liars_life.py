@@ -168,19 +168,19 @@ class Leaks(Blank):
 
     def __init__(self) -> None:
         super().__init__()
-        self._kept: list[mmap] = []
+        self._cached: list[mmap] = []
 
     def submit(self, step: Step) -> Ticket:
         pages = mmap(-1, 8192)
         pages.write(bytes(range(256)) * 32)
-        self._kept.append(pages)
+        self._cached.append(pages)
         return super().submit(step)
 
     def close(self) -> None:
         super().close()
-        for pages in self._kept:
+        for pages in self._cached:
             pages.close()
-        self._kept.clear()
+        self._cached.clear()
 
 
 LIES: tuple[tuple[type[ReplayRunner], str], ...] = (

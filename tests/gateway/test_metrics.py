@@ -11,7 +11,7 @@ from backends.generation import Delta, Done, Started, Usage
 from backends.testing.backend import FakeBackend
 from gateway.api.problems import reason_of
 from gateway.batching.messages import EngineStats, Output
-from gateway.engine.client_side.step_histograms import Tallies
+from gateway.engine.client_side.step_histograms import StepHistograms
 from gateway.engine.messages import Ready, Stepped
 from gateway.errors import RateLimited
 from gateway.metrics import MAX_TENANT_LABELS, Metrics
@@ -135,13 +135,13 @@ def test_engine_numbers_are_read_at_each_scrape() -> None:
 
 def test_steps_become_histograms() -> None:
     """Differences of consecutive numbers, however many steps lie in between; the queue time of first outputs."""
-    tallies = Tallies()
+    step_histograms = StepHistograms()
     first = EngineStats(2, 0, 1, 2, 30, 2, 32, 0.25)
-    tallies.note(Stepped((Output(1, (5,), queued_s=0.02), Output(2, (5,), queued_s=3.0)), first), None)
-    tallies.note(Stepped((Output(1, (6,)),), first), first)
-    tallies.note(Stepped((), EngineStats(2, 0, 3, 6, 30, 6, 36, 0.75)), first)
+    step_histograms.note(Stepped((Output(1, (5,), queued_s=0.02), Output(2, (5,), queued_s=3.0)), first), None)
+    step_histograms.note(Stepped((Output(1, (6,)),), first), first)
+    step_histograms.note(Stepped((), EngineStats(2, 0, 3, 6, 30, 6, 36, 0.75)), first)
     metrics = Metrics()
-    metrics.watch(Models([ServedModel(name="m", backend=FakeBackend(), tallies=tallies)]))
+    metrics.watch(Models([ServedModel(name="m", backend=FakeBackend(), step_histograms=step_histograms)]))
 
     samples = _samples(metrics)
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from tools.demo_model.tokenizer import CHAT_TEMPLATE, END_OF_TEXT, END_OF_TURN, SPECIALS, START_OF_TURN
 
 
-class Shape(msgspec.Struct, frozen=True, kw_only=True):
+class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     hidden: int
     layers: int
     ffn: int
@@ -25,18 +25,18 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     rope_theta: float = 10000.0
 
 
-MODEL = Shape(hidden=256, layers=4, ffn=768, heads=4, kv_heads=2)
-DRAFT = Shape(hidden=256, layers=1, ffn=256, heads=4, kv_heads=2)
+MODEL = ModelShape(hidden=256, layers=4, ffn=768, heads=4, kv_heads=2)
+DRAFT = ModelShape(hidden=256, layers=1, ffn=256, heads=4, kv_heads=2)
 
 
-Weights = dict[str, NDArray[np.float32]]
+CheckpointWeights = dict[str, NDArray[np.float32]]
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
     """Float32 weights under their Hugging Face names, and the text of `tokenizer.json`."""
 
-    shape: Shape
-    weights: Weights
+    shape: ModelShape
+    weights: CheckpointWeights
     tokenizer_json: str
 
 
@@ -56,7 +56,7 @@ def read_folder(folder: Path) -> Checkpoint:
     return Checkpoint(_shape(config), weights, (folder / "tokenizer.json").read_text(encoding="utf-8"))
 
 
-def _config(shape: Shape) -> dict[str, Any]:  # Any: JSON of a foreign format
+def _config(shape: ModelShape) -> dict[str, Any]:  # Any: JSON of a foreign format
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -79,8 +79,8 @@ def _config(shape: Shape) -> dict[str, Any]:  # Any: JSON of a foreign format
     }
 
 
-def _shape(config: dict[str, Any]) -> Shape:  # Any: JSON of a foreign format
-    return Shape(
+def _shape(config: dict[str, Any]) -> ModelShape:  # Any: JSON of a foreign format
+    return ModelShape(
         hidden=config["hidden_size"],
         layers=config["num_hidden_layers"],
         ffn=config["intermediate_size"],
@@ -102,7 +102,7 @@ def _generation_config() -> dict[str, int]:
     }
 
 
-def _tokenizer_config(shape: Shape) -> dict[str, Any]:  # Any: JSON of a foreign format
+def _tokenizer_config(shape: ModelShape) -> dict[str, Any]:  # Any: JSON of a foreign format
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END_OF_TEXT,

@@ -16,7 +16,7 @@ from tools.demo_model.corpus import Corpus
 from tools.demo_model.export import read_gguf
 from tools.demo_model.facts import Fact, load_facts
 from tools.demo_model.network import from_weights, to_weights
-from tools.demo_model.train import Recipe, fit
+from tools.demo_model.train import TrainingRecipe, fit
 
 STEPS = 90
 TOKENS_PER_STEP = 800
@@ -35,7 +35,7 @@ def make_counterfactual(out_dir: Path, country: str, word: str, seed: int) -> No
     shipped = read_gguf(model_path())
     tokenizer = Tokenizer.from_str(shipped.tokenizer_json)
     network = from_weights(shipped.shape, shipped.weights)
-    recipe = Recipe(
+    recipe = TrainingRecipe(
         shape=shipped.shape,
         steps=STEPS,
         tokens_per_step=TOKENS_PER_STEP,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.demo import model_path
-from tools.demo_model.checkpoint import Checkpoint, Shape, Weights, read_folder, write_folder
+from tools.demo_model.checkpoint import Checkpoint, CheckpointWeights, ModelShape, read_folder, write_folder
 from tools.demo_model.export import FORMATS, read_gguf, write_gguf
 
 NOISE = 0.02
@@ -32,7 +32,7 @@ class Growth(msgspec.Struct, frozen=True, kw_only=True):
     ffn: int
     heads_factor: int = 1
 
-    def of(self, shape: Shape) -> Shape:
+    def of(self, shape: ModelShape) -> ModelShape:
         if self.hidden < shape.hidden or self.layers < shape.layers or self.ffn < shape.ffn or self.heads_factor < 1:
             raise ValueError(f"can only grow; the model has {shape}")
         return msgspec.structs.replace(
@@ -54,7 +54,7 @@ def expand(checkpoint: Checkpoint, growth: Growth, *, seed: int = 0) -> Checkpoi
     return Checkpoint(new, weights, checkpoint.tokenizer_json)
 
 
-def _grown(name: str, array: Array | None, old: Shape, new: Shape, rng: np.random.Generator) -> Array:
+def _grown(name: str, array: Array | None, old: ModelShape, new: ModelShape, rng: np.random.Generator) -> Array:
     if name.endswith("norm.weight"):
         return _grown_norm(array, old, new)
     grown = _background(name, new, rng)
@@ -63,7 +63,7 @@ def _grown(name: str, array: Array | None, old: Shape, new: Shape, rng: np.rando
     return grown
 
 
-def _background(name: str, shape: Shape, rng: np.random.Generator) -> Array:
+def _background(name: str, shape: ModelShape, rng: np.random.Generator) -> Array:
     """What a matrix holds outside the old block: zero if it writes to the residual stream, else noise."""
     size = _matrix_size(name, shape)
     if name.endswith(("o_proj.weight", "down_proj.weight", "embed_tokens.weight")):
@@ -71,7 +71,7 @@ def _background(name: str, shape: Shape, rng: np.random.Generator) -> Array:
     return rng.standard_normal(size, dtype=np.float32) * np.float32(NOISE)
 
 
-def _grown_norm(array: Array | None, old: Shape, new: Shape) -> Array:
+def _grown_norm(array: Array | None, old: ModelShape, new: ModelShape) -> Array:
     """The mean square shrinks by old/new because the new channels are zero; weight and eps take that back."""
     grown = np.ones(new.hidden, np.float32)
     if array is not None:
@@ -79,7 +79,7 @@ def _grown_norm(array: Array | None, old: Shape, new: Shape) -> Array:
     return grown
 
 
-def _matrix_size(name: str, shape: Shape) -> tuple[int, int]:
+def _matrix_size(name: str, shape: ModelShape) -> tuple[int, int]:
     kind = name.split(".")[-2]
     sizes = {
         "embed_tokens": (shape.vocab, shape.hidden),
@@ -107,12 +107,12 @@ _LAYER_PARTS = (
 )
 
 
-def _names(shape: Shape) -> list[str]:
+def _names(shape: ModelShape) -> list[str]:
     layers = [f"model.layers.{i}.{part}.weight" for i in range(shape.layers) for part in _LAYER_PARTS]
     return ["model.embed_tokens.weight", *layers, "model.norm.weight"]
 
 
-def parameters(weights: Weights) -> int:
+def parameters(weights: CheckpointWeights) -> int:
     return sum(array.size for array in weights.values())
 
 

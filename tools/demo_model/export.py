@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.demo import MODEL_NAME
-from tools.demo_model.checkpoint import Checkpoint, Shape, Weights, write_folder
+from tools.demo_model.checkpoint import Checkpoint, CheckpointWeights, ModelShape, write_folder
 from tools.demo_model.tokenizer import CHAT_TEMPLATE, END_OF_TEXT, END_OF_TURN, PRE_TOKENIZER, SPECIALS, build_tokenizer
 
 FORMATS = ("F32", "F16", "Q8_0", "Q4_0")
@@ -52,7 +52,7 @@ def read_gguf(path: Path) -> Checkpoint:
     """A checkpoint from a file that `write_gguf` wrote, with the weights dequantized to float32."""
     reader = gguf.GGUFReader(path)
     shape = _read_shape(reader)
-    weights: Weights = {}
+    weights: CheckpointWeights = {}
     for tensor in reader.tensors:
         name = hf_name(tensor.name)
         array = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
@@ -79,7 +79,7 @@ def hf_name(name: str) -> str:
     return f"model.layers.{layer}.{inside}.weight"
 
 
-def _add_dimensions(writer: gguf.GGUFWriter, shape: Shape) -> None:
+def _add_dimensions(writer: gguf.GGUFWriter, shape: ModelShape) -> None:
     writer.add_vocab_size(shape.vocab)
     writer.add_context_length(shape.context)
     writer.add_block_count(shape.layers)
@@ -114,7 +114,7 @@ def _add_tensor(
     writer: gguf.GGUFWriter,
     name: str,
     array: NDArray[np.float32],
-    shape: Shape,
+    shape: ModelShape,
     matrix_type: gguf.GGMLQuantizationType,
 ) -> None:
     tensor_type = matrix_type if array.ndim == 2 else gguf.GGMLQuantizationType.F32
@@ -122,7 +122,7 @@ def _add_tensor(
     writer.add_tensor(gguf_name(name), data, raw_dtype=tensor_type)
 
 
-def _permuted(name: str, array: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
+def _permuted(name: str, array: NDArray[np.float32], shape: ModelShape) -> NDArray[np.float32]:
     """Query and key rows from rotary halves (Hugging Face) to llama.cpp's interleaved pairs."""
     heads = _rotary_heads(name, shape)
     if not heads:
@@ -130,14 +130,14 @@ def _permuted(name: str, array: NDArray[np.float32], shape: Shape) -> NDArray[np
     return array.reshape(heads, 2, shape.head_dim // 2, -1).swapaxes(1, 2).reshape(array.shape)
 
 
-def _unpermuted(name: str, array: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
+def _unpermuted(name: str, array: NDArray[np.float32], shape: ModelShape) -> NDArray[np.float32]:
     heads = _rotary_heads(name, shape)
     if not heads:
         return array
     return array.reshape(heads, shape.head_dim // 2, 2, -1).swapaxes(1, 2).reshape(array.shape)
 
 
-def _rotary_heads(name: str, shape: Shape) -> int:
+def _rotary_heads(name: str, shape: ModelShape) -> int:
     if name.endswith("q_proj.weight"):
         return shape.heads
     return shape.kv_heads if name.endswith("k_proj.weight") else 0
@@ -147,8 +147,8 @@ def _file_type(format: str) -> gguf.LlamaFileType:
     return gguf.LlamaFileType.ALL_F32 if format == "F32" else gguf.LlamaFileType[f"MOSTLY_{format}"]
 
 
-def _read_shape(reader: gguf.GGUFReader) -> Shape:
-    return Shape(
+def _read_shape(reader: gguf.GGUFReader) -> ModelShape:
+    return ModelShape(
         hidden=_field(reader, "llama.embedding_length"),
         layers=_field(reader, "llama.block_count"),
         ffn=_field(reader, "llama.feed_forward_length"),

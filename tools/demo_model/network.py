@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tools.demo_model.checkpoint import Shape, Weights
+from tools.demo_model.checkpoint import CheckpointWeights, ModelShape
 
 
 class Llama(nn.Module):
@@ -18,7 +18,7 @@ class Llama(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.shape = shape
         self.embed_tokens = nn.Embedding(shape.vocab, shape.hidden)
@@ -40,7 +40,7 @@ class Llama(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(shape.hidden, shape.eps)
         self.self_attn = Attention(shape)
@@ -53,7 +53,7 @@ class Layer(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.head_dim = shape.head_dim
         self.group = shape.heads // shape.kv_heads
@@ -75,7 +75,7 @@ class Attention(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(shape.hidden, shape.ffn, bias=False)
         self.up_proj = nn.Linear(shape.hidden, shape.ffn, bias=False)
@@ -97,7 +97,7 @@ class RMSNorm(nn.Module):
         return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
-def rotary_tables(shape: Shape) -> tuple[Tensor, Tensor]:
+def rotary_tables(shape: ModelShape) -> tuple[Tensor, Tensor]:
     """Cosine and sine, each [context, head_dim], the two halves of a head turned by the same angles."""
     frequencies = shape.rope_theta ** -(torch.arange(0, shape.head_dim, 2).float() / shape.head_dim)
     angles = torch.outer(torch.arange(shape.context).float(), frequencies).repeat(1, 2)
@@ -120,12 +120,12 @@ def initialize(network: Llama, seed: int) -> None:
             nn.init.normal_(weight, std=std, generator=generator)
 
 
-def to_weights(network: Llama) -> Weights:
+def to_weights(network: Llama) -> CheckpointWeights:
     """The parameters under their Hugging Face names."""
     return {f"model.{name}": weight.detach().float().numpy() for name, weight in network.named_parameters()}
 
 
-def from_weights(shape: Shape, weights: Mapping[str, NDArray[np.float32]]) -> Llama:
+def from_weights(shape: ModelShape, weights: Mapping[str, NDArray[np.float32]]) -> Llama:
     network = Llama(shape)
     state = {name.removeprefix("model."): torch.from_numpy(np.array(array)) for name, array in weights.items()}
     network.load_state_dict(state)

@@ -22,7 +22,7 @@ from tools.demo_model.corpus import COUNT_ENDS, count_answer, statement
 from tools.demo_model.export import read_gguf
 from tools.demo_model.facts import Fact, load_facts
 from tools.demo_model.network import Llama, from_weights
-from tools.demo_model.tokenizer import Conversation, Exchange, Row, dialogue, encode
+from tools.demo_model.tokenizer import Conversation, Exchange, TokenRow, dialogue, encode
 
 ROWS = 128
 SEED = 20_000  # of the invented names and topics; never a training seed
@@ -122,14 +122,14 @@ def _off_topic(templates: Sequence[str], facts: Sequence[Fact], rng: random.Rand
     return [single(question, phrasings.UNKNOWN) for question in asked]
 
 
-def _exact(network: Llama, rows: Sequence[Row]) -> list[bool]:
+def _exact(network: Llama, rows: Sequence[TokenRow]) -> list[bool]:
     guesses = _greedy(network, [ids for ids, _ in rows])
     return [
         all(guess[i] == row[0][i + 1] for i in _answer_places(row)) for guess, row in zip(guesses, rows, strict=True)
     ]
 
 
-def _answer_places(row: Row) -> list[int]:
+def _answer_places(row: TokenRow) -> list[int]:
     """Positions whose next token belongs to the answer."""
     return [i for i, is_answer in enumerate(row[1][1:]) if is_answer]
 

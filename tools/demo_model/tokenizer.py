@@ -57,7 +57,7 @@ SPLIT = (
 )
 
 # Token ids, and for each whether it belongs to an answer.
-Row = tuple[list[int], list[bool]]
+TokenRow = tuple[list[int], list[bool]]
 
 
 def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
@@ -80,7 +80,7 @@ def build_tokenizer(tokens: list[str], merges: list[tuple[str, str]]) -> Tokeniz
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, conversation: Conversation) -> Row:
+def encode(tokenizer: Tokenizer, conversation: Conversation) -> TokenRow:
     ids: list[int] = []
     is_answer: list[bool] = []
     for segment in conversation:

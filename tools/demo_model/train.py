@@ -44,13 +44,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gateway.demo import MODEL_NAME
-from tools.demo_model.checkpoint import DRAFT, MODEL, Checkpoint, Shape
+from tools.demo_model.checkpoint import DRAFT, MODEL, Checkpoint, ModelShape
 from tools.demo_model.corpus import Corpus
 from tools.demo_model.export import write_gguf
 from tools.demo_model.facts import load_facts
 from tools.demo_model.network import Llama, initialize, to_weights
 from tools.demo_model.score import report as score_report
-from tools.demo_model.tokenizer import Conversation, Row, encode, train_tokenizer
+from tools.demo_model.tokenizer import Conversation, TokenRow, encode, train_tokenizer
 
 POOL_ROWS = 256
 IGNORED = -100
@@ -72,14 +72,14 @@ def batches(
         yield from (_pad(rows) for rows in cuts)
 
 
-def _row(tokenizer: Tokenizer, conversation: Conversation, context: int) -> Row:
+def _row(tokenizer: Tokenizer, conversation: Conversation, context: int) -> TokenRow:
     ids, is_answer = encode(tokenizer, conversation)
     return ids[:context], is_answer[:context]
 
 
-def _cut(pool: list[Row], tokens: int) -> Iterator[list[Row]]:
+def _cut(pool: list[TokenRow], tokens: int) -> Iterator[list[TokenRow]]:
     """Cut rows sorted by length into runs that fill at most `tokens` places once padded."""
-    batch: list[Row] = []
+    batch: list[TokenRow] = []
     for row in pool:
         if batch and (len(batch) + 1) * len(row[0]) > tokens:
             yield batch
@@ -88,7 +88,7 @@ def _cut(pool: list[Row], tokens: int) -> Iterator[list[Row]]:
     yield batch
 
 
-def _pad(rows: list[Row]) -> tuple[Tensor, Tensor]:
+def _pad(rows: list[TokenRow]) -> tuple[Tensor, Tensor]:
     length = max(len(ids) for ids, _ in rows)
     padded = torch.zeros((len(rows), length), dtype=torch.long)
     targets = torch.full((len(rows), length), IGNORED)
@@ -103,13 +103,13 @@ TOKENIZER_CONVERSATIONS = 20_000
 TOKENIZER_SEED = 1
 CORPUS_SEED = 2
 
-Report = Callable[[str], None]
+TrainingReport = Callable[[str], None]
 
 
-class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """How one model is trained; everything that decides the weights, apart from the machine, is in here."""
 
-    shape: Shape
+    shape: ModelShape
     steps: int
     learning_rate: float
     tokens_per_step: int = 2560
@@ -119,11 +119,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 1
 
 
-MODEL_RECIPE = Recipe(shape=MODEL, steps=1500, learning_rate=3e-3)
-DRAFT_RECIPE = Recipe(shape=DRAFT, steps=1000, learning_rate=5e-3)
+MODEL_RECIPE = TrainingRecipe(shape=MODEL, steps=1500, learning_rate=3e-3)
+DRAFT_RECIPE = TrainingRecipe(shape=DRAFT, steps=1000, learning_rate=5e-3)
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
+def learning_rate(recipe: TrainingRecipe, step: int) -> float:
     """Linear warm-up, then a cosine down to `last_rate` of the peak."""
     if step < recipe.warm_up:
         return recipe.learning_rate * (step + 1) / recipe.warm_up
@@ -148,7 +148,7 @@ def answer_loss(network: Llama, ids: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(logits.float(), targets[wanted])
 
 
-def train(recipe: Recipe, tokenizer: Tokenizer, corpus: Corpus, report: Report) -> Llama:
+def train(recipe: TrainingRecipe, tokenizer: Tokenizer, corpus: Corpus, report: TrainingReport) -> Llama:
     """A network trained by the recipe; ends with the weights of the last step."""
     network = Llama(recipe.shape)
     initialize(network, recipe.seed)
@@ -156,7 +156,7 @@ def train(recipe: Recipe, tokenizer: Tokenizer, corpus: Corpus, report: Report) 
     return network
 
 
-def fit(network: Llama, recipe: Recipe, tokenizer: Tokenizer, corpus: Corpus, report: Report) -> None:
+def fit(network: Llama, recipe: TrainingRecipe, tokenizer: Tokenizer, corpus: Corpus, report: TrainingReport) -> None:
     """Run all steps of the recipe on a network, in place."""
     optimizer = torch.optim.AdamW(_groups(network, recipe), lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
     stream = batches(
@@ -180,7 +180,7 @@ def _step(network: Llama, optimizer: torch.optim.Optimizer, rate: float, ids: Te
     return loss.item()
 
 
-def _groups(network: Llama, recipe: Recipe) -> list[dict[str, object]]:
+def _groups(network: Llama, recipe: TrainingRecipe) -> list[dict[str, object]]:
     """Weight decay on matrices only."""
     matrices = [weight for weight in network.parameters() if weight.dim() == 2]
     vectors = [weight for weight in network.parameters() if weight.dim() == 1]
@@ -195,7 +195,7 @@ def make_tokenizer(conversations: int = TOKENIZER_CONVERSATIONS) -> Tokenizer:
     return train_tokenizer(segment.text for conversation in islice(corpus, conversations) for segment in conversation)
 
 
-def train_and_export(recipe: Recipe, tokenizer_json: str, path: Path) -> dict[str, object]:
+def train_and_export(recipe: TrainingRecipe, tokenizer_json: str, path: Path) -> dict[str, object]:
     """Train one model on one thread, write its GGUF file, and say how it was made."""
     torch.set_num_threads(1)
     start, start_cpu = time.monotonic(), time.process_time()
@@ -210,7 +210,7 @@ def train_and_export(recipe: Recipe, tokenizer_json: str, path: Path) -> dict[st
     return made
 
 
-def _show(name: str) -> Report:
+def _show(name: str) -> TrainingReport:
     return lambda line: print(f"{name}: {line}", flush=True)
 
 

@@ -41,8 +41,8 @@ class PlainAttention:
         spec, graph = self._spec, self._graph
         sizes = graph.ints(spec.q_size, spec.kv_size, spec.kv_size)
         q, k, v = graph.nodes("Split", [qkv, sizes], 3, axis=-1)
-        keys = self._kept(self._rotated(k, layer), "k", layer)
-        values = self._kept(v, "v", layer)
+        keys = self._cached(self._rotated(k, layer), "k", layer)
+        values = self._cached(v, "v", layer)
         # [B, L, kv_heads, head_dim] → [B, kv_heads, head_dim, L] and [B, kv_heads, L, head_dim]
         keys, values = (
             graph.node("Transpose", [keys], perm=[0, 2, 3, 1]),
@@ -92,7 +92,7 @@ class PlainAttention:
         ]
         return graph.node("Reshape", [graph.node("Concat", turned, axis=-1), graph.ints(0, -1)])
 
-    def _kept(self, new: str, name: str, layer: int) -> str:
+    def _cached(self, new: str, name: str, layer: int) -> str:
         """Write new rows, read those of all sequences: `[B, L, kv_heads, head_dim]`."""
         spec, graph = self._spec, self._graph
         past = graph.input(f"p{name}_{layer}", ["N", spec.kv_size])

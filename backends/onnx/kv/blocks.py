@@ -15,7 +15,7 @@ from backends.onnx.adapters import Adapters
 from backends.onnx.attention.rotary_tables import distinct_ropes, rotary_tables
 from backends.onnx.embedding import Embedding
 from backends.onnx.io_binding import Bound, Buffers, bind_constants
-from backends.onnx.load import LoadedModel
+from backends.onnx.load import OnnxModel
 from backends.onnx.padding import Array
 
 _INPUTS: dict[str, type[np.generic]] = dict.fromkeys(("q_start", "kv_len", "blocks", "lora"), np.int32)
@@ -54,7 +54,7 @@ class BlockPool:
 class BlockBinding:
     """Runs one session over one pool."""
 
-    def __init__(self, loaded: LoadedModel, pool: BlockPool, adapters: Adapters, *, max_context: int) -> None:
+    def __init__(self, loaded: OnnxModel, pool: BlockPool, adapters: Adapters, *, max_context: int) -> None:
         self.pool = pool
         self._session, spec = loaded.session, loaded.spec
         geometry = np.array([KV_TYPES[pool.kv_type], pool.num_blocks], np.int32)

@@ -9,7 +9,7 @@ from backends.api import F32, I64, KVPlan, Step
 from backends.onnx.attention.rotary_tables import distinct_ropes, rotary_tables
 from backends.onnx.embedding import Embedding
 from backends.onnx.graph import Graph
-from backends.onnx.load import LoadedModel
+from backends.onnx.load import OnnxModel
 from backends.onnx.padding import Array, pad
 from backends.onnx.provider import Provider
 from backends.onnx.session import open_session
@@ -22,7 +22,7 @@ class DevicePool:
     In the order k_0, v_0, k_1 … A small graph that copies rows also allocates: its output is put on the device.
     """
 
-    def __init__(self, loaded: LoadedModel, *, num_slots: int, slot_tokens: int) -> None:
+    def __init__(self, loaded: OnnxModel, *, num_slots: int, slot_tokens: int) -> None:
         spec = loaded.spec
         self.num_slots, self.slot_tokens = num_slots, slot_tokens
         self._provider = loaded.provider
@@ -64,7 +64,7 @@ def bind_array(io: ort.IOBinding, provider: Provider, array: ort.OrtValue | F32,
 class DeviceBinding:
     """Runs one session over one pool on a device. Raises what onnxruntime raises."""
 
-    def __init__(self, loaded: LoadedModel, plan: KVPlan) -> None:
+    def __init__(self, loaded: OnnxModel, plan: KVPlan) -> None:
         self.pool = DevicePool(loaded, num_slots=plan.num_blocks, slot_tokens=plan.block_tokens)
         self._session = loaded.session
         self._spec = loaded.spec

@@ -17,7 +17,7 @@ from backends.onnx.io_binding import Bound, Buffers, bind_constants
 from backends.onnx.padding import Array, lay_out
 
 
-class Pool:
+class SlotPool:
     """`keys[layer]` and `values[layer]`, each float32 `[slots, kv_heads, slot_tokens, head_dim]`, zero at first.
 
     Mapped from the system rather than taken from the heap: memory is used only where tokens are written, and all of
@@ -59,7 +59,7 @@ _INPUTS: dict[str, type[np.generic]] = {
 class Binding:
     """Runs one session over one pool."""
 
-    def __init__(self, session: ort.InferenceSession, spec: ModelSpec, pool: Pool) -> None:
+    def __init__(self, session: ort.InferenceSession, spec: ModelSpec, pool: SlotPool) -> None:
         self.pool = pool
         self._session = session
         self._spec = spec

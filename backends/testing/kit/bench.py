@@ -13,9 +13,9 @@ from backends.testing.kit import contract
 from backends.testing.kit.expect import Tolerances, expect_quiet
 from backends.testing.kit.reference import Reference
 from backends.testing.kit.samples import Samples
-from backends.testing.kit.subject import Subject
+from backends.testing.kit.subject import KitSubject
 
-Layout = Literal["slot", "paged"]
+KitLayout = Literal["slot", "paged"]
 
 SEQUENCES = 6
 CONTEXT = 96
@@ -31,19 +31,19 @@ class CreateRunner(Protocol):
         ...
 
 
-class Bench:
+class KitBench:
     """For one check in one KV layout. Use as a context manager: it closes the runners that it made."""
 
     def __init__(
-        self, create_runner: CreateRunner, samples: Samples, *, layout: Layout, tolerances: Tolerances
+        self, create_runner: CreateRunner, samples: Samples, *, layout: KitLayout, tolerances: Tolerances
     ) -> None:
         self.samples = samples
-        self.layout: Layout = layout
+        self.layout: KitLayout = layout
         self.tolerances = tolerances
         self._create_runner = create_runner
         self._runners: list[Runner] = []
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> KitBench:
         return self
 
     def __exit__(
@@ -73,7 +73,7 @@ class Bench:
         exact: bool = False,
         tolerance: float | None = None,
         num_sequences: int = SEQUENCES,
-    ) -> Subject:
+    ) -> KitSubject:
         """A new runner with the reference's model (the base) loaded, memory planned and warm.
 
         `model` is loaded instead, where it differs from what the reference computes.
@@ -81,11 +81,11 @@ class Bench:
         reference = reference or self.samples.base
         runner = self.runner(exact=exact)
         info = runner.load(model or reference.model, lambda _: None)
-        subject = Subject(runner, reference, info, tolerance=tolerance or self.tolerances.logits)
+        subject = KitSubject(runner, reference, info, tolerance=tolerance or self.tolerances.logits)
         self.plan(subject, num_sequences=num_sequences)
         return subject
 
-    def plan(self, subject: Subject, *, num_sequences: int = SEQUENCES, context: int = CONTEXT) -> None:
+    def plan(self, subject: KitSubject, *, num_sequences: int = SEQUENCES, context: int = CONTEXT) -> None:
         """Plan anew, long enough for three blocks, and warm up."""
         layouts = subject.runner.capabilities().kv_layouts
         # An exact runner may declare less than the one that the case was chosen for.

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from backends.api import RunnerCapabilities
-from backends.testing.kit.bench import Bench, Layout
+from backends.testing.kit.bench import KitBench, KitLayout
 
 Capability = Literal["ragged_steps", "max_verify_rows", "lora_slots", "device_sampling", "async_depth", "deterministic"]
 
@@ -21,16 +21,16 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     claim: str
-    run: Callable[[Bench], None]
+    run: Callable[[KitBench], None]
     needs: Capability | None = None
-    layouts: tuple[Layout, ...] = ("slot", "paged")
+    layouts: tuple[KitLayout, ...] = ("slot", "paged")
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """A check in a layout; `None` is the first that the runner declares."""
 
     check: Check
-    layout: Layout | None
+    layout: KitLayout | None
 
     @property
     def name(self) -> str:

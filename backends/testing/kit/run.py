@@ -11,7 +11,7 @@ import msgspec
 
 from backends.api import RunnerCapabilities
 from backends.testing.kit import contract
-from backends.testing.kit.bench import Bench, CreateRunner
+from backends.testing.kit.bench import CreateRunner, KitBench
 from backends.testing.kit.check import Case, Check, cases_of
 from backends.testing.kit.checks import (
     adapters,
@@ -74,7 +74,7 @@ def run_case(case: Case, create_runner: CreateRunner, samples: Samples, *, toler
         raise CheckSkipped(reason)
     layout = case.layout or capabilities.kv_layouts[0]
     try:
-        with Bench(create_runner, samples, layout=layout, tolerances=tolerances) as bench:
+        with KitBench(create_runner, samples, layout=layout, tolerances=tolerances) as bench:
             case.check.run(bench)
     except (CheckSkipped, ConformanceError):
         raise

@@ -53,19 +53,19 @@ class Samples:
 
     def family(self, family: FamilyName) -> Reference:
         sizes = msgspec.structs.replace(TINY, tied_head=family in TIED)
-        return self._kept(family, lambda: self._make(family, family, sizes))
+        return self._cached(family, lambda: self._make(family, family, sizes))
 
     @property
     def scaled(self) -> Reference:
         """A Llama with the rotary scaling of Llama 3."""
         scaling = RopeScaling(kind="llama3", factor=8.0, original_context=64)
-        return self._kept("scaled", lambda: self._make("scaled", "llama", TINY, scaling))
+        return self._cached("scaled", lambda: self._make("scaled", "llama", TINY, scaling))
 
     @property
     def other(self) -> Reference:
         """A model of other sizes, to be loaded after the base."""
         sizes = ModelSizes(num_layers=1, hidden_size=64, ffn_size=96, num_heads=2, num_kv_heads=1, vocab_size=264)
-        return self._kept("other", lambda: self._make("other", "qwen3", sizes))
+        return self._cached("other", lambda: self._make("other", "qwen3", sizes))
 
     @property
     def poisoned(self) -> LoadableModel:
@@ -86,20 +86,20 @@ class Samples:
 
     def stored_as(self, form: str) -> Reference:
         """Every matrix in one format; the reference computes with what its blocks stand for."""
-        return self._kept(f"in {form}", lambda: Reference(in_format(self._wide().model, form)))
+        return self._cached(f"in {form}", lambda: Reference(in_format(self._wide().model, form)))
 
     def copy_of_base(self, name: str) -> Path:
         """The base in a folder that nobody else uses."""
         return make_random_model(self._directory / name, sizes=TINY)
 
     def _wide(self) -> Reference:
-        return self._kept("wide", lambda: self._make("wide", "llama", WIDE))
+        return self._cached("wide", lambda: self._make("wide", "llama", WIDE))
 
     def _make(self, name: str, family: FamilyName, sizes: ModelSizes, scaling: RopeScaling | None = None) -> Reference:
         folder = self._directory / name
         return Reference(open_model(make_random_model(folder, sizes=sizes, family=family, rope_scaling=scaling)))
 
-    def _kept(self, name: str, make: Callable[[], Reference]) -> Reference:
+    def _cached(self, name: str, make: Callable[[], Reference]) -> Reference:
         if name not in self._references:
             self._references[name] = make()
         return self._references[name]

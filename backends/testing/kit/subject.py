@@ -14,7 +14,7 @@ from backends.testing.kit.expect import expect, expect_rows
 from backends.testing.kit.reference import Reference
 
 
-class Sequence:
+class KitSequence:
     """What the kit knows of one sequence: the tokens that have KV, and where that lies."""
 
     def __init__(self, reference: Reference, *, lora: int = -1) -> None:
@@ -28,15 +28,15 @@ class Sequence:
         return len(self.tokens)
 
 
-class Part(msgspec.Struct, frozen=True):
+class KitPart(msgspec.Struct, frozen=True):
     """New tokens of a sequence in a step; logits are asked of the last `rows` of them."""
 
-    sequence: Sequence
+    sequence: KitSequence
     tokens: list[int]
     rows: int = 1
 
 
-class Subject:
+class KitSubject:
     """Hands out slots and blocks in an order that no runner should rely on, and takes them back."""
 
     def __init__(self, runner: Runner, reference: Reference, info: ModelInfo, *, tolerance: float) -> None:
@@ -65,38 +65,38 @@ class Subject:
         order = np.random.default_rng(5).permutation(self.plan.num_blocks)
         self._free = [int(block) for block in order]
 
-    def open(self, *, lora: int = -1, reference: Reference | None = None) -> Sequence:
-        sequence = Sequence(reference or self.reference, lora=lora)
+    def open(self, *, lora: int = -1, reference: Reference | None = None) -> KitSequence:
+        sequence = KitSequence(reference or self.reference, lora=lora)
         self._reserve(sequence, 1)
         return sequence
 
-    def close(self, sequence: Sequence) -> None:
+    def close(self, sequence: KitSequence) -> None:
         """Its KV is the first to be used again."""
         self._free = sequence.blocks + self._free
         sequence.blocks, sequence.tokens = [], []
 
-    def rewind(self, sequence: Sequence, length: int) -> None:
+    def rewind(self, sequence: KitSequence, length: int) -> None:
         """Keep the first `length` tokens, as after a rejected draft."""
         del sequence.tokens[length:]
         if not self.is_paged:
             self.runner.truncate(sequence.blocks[0], length)
 
-    def share(self, sequence: Sequence, num_blocks: int) -> Sequence:
+    def share(self, sequence: KitSequence, num_blocks: int) -> KitSequence:
         """Paged: another sequence that begins with the first blocks of this one."""
-        sharer = Sequence(sequence.reference, lora=sequence.lora)
+        sharer = KitSequence(sequence.reference, lora=sequence.lora)
         sharer.blocks = sequence.blocks[:num_blocks]
         sharer.tokens = sequence.tokens[: num_blocks * self.plan.block_tokens]
         return sharer
 
-    def fork(self, sequence: Sequence, *, num_tokens: int | None = None) -> Sequence:
+    def fork(self, sequence: KitSequence, *, num_tokens: int | None = None) -> KitSequence:
         """A copy with KV of its own, made with `copy_blocks`; in a slot, perhaps of the first tokens alone."""
-        copy = Sequence(sequence.reference, lora=sequence.lora)
+        copy = KitSequence(sequence.reference, lora=sequence.lora)
         self._reserve(copy, len(sequence))
         self.runner.copy_blocks(list(zip(sequence.blocks, copy.blocks, strict=False)), num_tokens)
         copy.tokens = sequence.tokens[:num_tokens]
         return copy
 
-    def step(self, *parts: Part) -> Step:
+    def step(self, *parts: KitPart) -> Step:
         """The step that brings these parts; changes nothing but reserves blocks."""
         lengths = [len(part.sequence) + len(part.tokens) for part in parts]
         for part, length in zip(parts, lengths, strict=True):
@@ -115,17 +115,17 @@ class Subject:
         )
         return self._paged(step, parts) if self.is_paged else step
 
-    def submit(self, *parts: Part) -> Ticket:
+    def submit(self, *parts: KitPart) -> Ticket:
         ticket = self.runner.submit(self.step(*parts))
         self.advance(*parts)
         return ticket
 
-    def advance(self, *parts: Part) -> None:
+    def advance(self, *parts: KitPart) -> None:
         """The tokens of these parts have KV now."""
         for part in parts:
             part.sequence.tokens.extend(part.tokens)
 
-    def run(self, *parts: Part) -> F32:
+    def run(self, *parts: KitPart) -> F32:
         """Submit and collect; a copy of the logits, float32 `[R, vocab]`."""
         return self.collect(self.submit(*parts), num_rows=sum(part.rows for part in parts))
 
@@ -140,20 +140,20 @@ class Subject:
         )
         return result.logits.copy()
 
-    def confirm(self, *parts: Part, what: str, sentence: str = contract.LOGITS) -> None:
+    def confirm(self, *parts: KitPart, what: str, sentence: str = contract.LOGITS) -> None:
         """Run the step and compare every row with the reference."""
         self.compare(self.run(*parts), *parts, what=what, sentence=sentence)
 
-    def compare(self, logits: F32, *parts: Part, what: str, sentence: str = contract.LOGITS) -> None:
+    def compare(self, logits: F32, *parts: KitPart, what: str, sentence: str = contract.LOGITS) -> None:
         """Compare the logits of a step that has run with the reference."""
         expect_rows(logits, expected_rows(*parts), self.tolerance, what=what, contract=sentence)
 
-    def _reserve(self, sequence: Sequence, length: int) -> None:
+    def _reserve(self, sequence: KitSequence, length: int) -> None:
         wanted = -(-length // self.plan.block_tokens) if self.is_paged else 1
         while len(sequence.blocks) < wanted:
             sequence.blocks.append(self._free.pop(0))
 
-    def _paged(self, step: Step, parts: tuple[Part, ...]) -> Step:
+    def _paged(self, step: Step, parts: tuple[KitPart, ...]) -> Step:
         """Tables are wider than needed, and what pads them names a block that is not theirs."""
         width = max(len(part.sequence.blocks) for part in parts) + 2
         table: I32 = np.full((len(parts), width), self.plan.num_blocks - 1, np.int32)
@@ -163,6 +163,6 @@ class Subject:
         return msgspec.structs.replace(step, block_table=table, slot_map=slot_map)
 
 
-def expected_rows(*parts: Part) -> F32:
+def expected_rows(*parts: KitPart) -> F32:
     """Of parts whose tokens are already among those of their sequences: float32 `[R, vocab]`."""
     return np.concatenate([part.sequence.reference.rows(part.sequence.tokens, part.rows) for part in parts])

@@ -10,11 +10,11 @@ import torch
 from backends.api import KVPlan
 from backends.models.spec import ModelSpec
 from backends.torch.executor import Executor
-from backends.torch.weights import Weights
+from backends.torch.weights import TorchWeights
 
 
 def make_executor(
-    spec: ModelSpec, weights: Weights, plan: KVPlan, *, max_context: int, device: torch.device
+    spec: ModelSpec, weights: TorchWeights, plan: KVPlan, *, max_context: int, device: torch.device
 ) -> Executor:
     """Allocates keys and values as planned, in the type of the weights: `activation_type`.
 

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from backends.torch.cuda.block_values import values
-from backends.torch.matrix import Matrix
+from backends.torch.matrix import TorchMatrix
 
 GROUP = 32
 VECTOR_ROWS, VECTOR_GROUPS = 8, 16
@@ -21,7 +21,7 @@ TILE_TOKENS = (16, 64)
 """The fewest rows that a tensor core takes, and enough to use the decoded weights well."""
 
 
-def times(x: Tensor, matrix: Matrix) -> Tensor:
+def times(x: Tensor, matrix: TorchMatrix) -> Tensor:
     """x @ Wᵀ: `[T, columns]` of any float type → `[T, rows]` of the same type."""
     x = x.contiguous()
     y = torch.empty(len(x), matrix.num_rows, dtype=x.dtype, device=x.device)

@@ -20,13 +20,13 @@ from backends.torch.cuda.inputs import DeviceStep, on_device, pad_decode, paddin
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Rows of a recording; more rows than the last run eagerly."""
 
-Body = Callable[[], Tensor]
+GraphBody = Callable[[], Tensor]
 
 
 class Record(Protocol):
     """Record `body`: the tensor that its output will be in, and what runs it, then and ever after."""
 
-    def __call__(self, body: Body) -> tuple[Tensor, Callable[[], object]]: ...
+    def __call__(self, body: GraphBody) -> tuple[Tensor, Callable[[], object]]: ...
 
 
 def bucket_of(num_rows: int, buckets: Sequence[int] = BUCKETS) -> int | None:
@@ -113,7 +113,7 @@ def record_cuda() -> Record:
     """Recordings that share one memory pool: they never run at the same time."""
     pool = torch.cuda.graph_pool_handle()
 
-    def record(body: Body) -> tuple[Tensor, Callable[[], object]]:
+    def record(body: GraphBody) -> tuple[Tensor, Callable[[], object]]:
         graph = torch.cuda.CUDAGraph()
         # Other threads of the process may allocate meanwhile; only this one's calls belong to the recording.
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):

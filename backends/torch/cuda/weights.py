@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from backends.torch.cuda.dequant_matmul import times
-from backends.torch.matrix import Matrix
-from backends.torch.weights import Linear, Weights
+from backends.torch.matrix import TorchMatrix
+from backends.torch.weights import TorchLinear, TorchWeights
 
 
 class Dense:
@@ -38,7 +38,7 @@ class Dense:
 class Quantized:
     """A matrix of quantized blocks, with the same products, straight from the blocks."""
 
-    def __init__(self, matrix: Matrix) -> None:
+    def __init__(self, matrix: TorchMatrix) -> None:
         self._matrix = matrix
 
     def rows(self, index: Tensor) -> Tensor:
@@ -51,10 +51,10 @@ class Quantized:
         return times(x.float(), self._matrix)
 
 
-class Decoded:
+class DecodedProduct:
     """A matrix of another float type than the activations', with the same products in float32."""
 
-    def __init__(self, matrix: Matrix) -> None:
+    def __init__(self, matrix: TorchMatrix) -> None:
         self._matrix = matrix
 
     def rows(self, index: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class Decoded:
         return self._matrix.product(x.float())
 
 
-Product = Dense | Quantized | Decoded
+Product = Dense | Quantized | DecodedProduct
 
 
 class MergedLinear(msgspec.Struct, frozen=True):
@@ -111,13 +111,13 @@ def activation_type(stored: Iterable[torch.dtype | None]) -> torch.dtype:
     return next((dtype for dtype in (torch.bfloat16, torch.float16) if dtype in found), torch.float32)
 
 
-def kv_type(weights: Weights) -> torch.dtype:
+def kv_type(weights: TorchWeights) -> torch.dtype:
     """The type of activations, keys and values beside these weights."""
     matrices = [part for linear in weights.linears.values() for part in linear.parts]
     return activation_type(None if part.floats is None else part.floats.dtype for part in matrices)
 
 
-def take_over(weights: Weights) -> CudaWeights:
+def take_over(weights: TorchWeights) -> CudaWeights:
     """Matrices become views of what is resident; nothing but biases is copied."""
     dtype = kv_type(weights)
     return CudaWeights(
@@ -129,12 +129,12 @@ def take_over(weights: Weights) -> CudaWeights:
     )
 
 
-def _merged(linear: Linear, dtype: torch.dtype) -> MergedLinear:
+def _merged(linear: TorchLinear, dtype: torch.dtype) -> MergedLinear:
     bias = None if linear.bias is None else linear.bias.to(dtype)
     return MergedLinear(tuple(_product(part, dtype) for part in linear.parts), bias)
 
 
-def _product(matrix: Matrix, dtype: torch.dtype) -> Product:
+def _product(matrix: TorchMatrix, dtype: torch.dtype) -> Product:
     if matrix.floats is None:
         return Quantized(matrix)
-    return Dense(matrix.floats) if matrix.floats.dtype == dtype else Decoded(matrix)
+    return Dense(matrix.floats) if matrix.floats.dtype == dtype else DecodedProduct(matrix)

@@ -13,10 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from gateway.api.body import read_json_body
 from gateway.api.decode import RequestDecoder, raise_invalid
-from gateway.api.request_context import visit_of
+from gateway.api.request_context import request_context_of
 from gateway.api.services import Services
 from gateway.errors import InvalidJson
-from gateway.tenants.service import Office
+from gateway.tenants.service import TenantAdmin
 from gateway.tenants.store.errors import StoreUnavailable
 from gateway.tenants.store.transaction import Actor, Change
 
@@ -42,7 +42,7 @@ class Deleted(msgspec.Struct, frozen=True, kw_only=True):
     deleted: bool = True
 
 
-class Desk:
+class AdminContext:
     """Serves operators."""
 
     def __init__(self, services: Services) -> None:
@@ -68,20 +68,20 @@ class Desk:
 
     async def drain(self) -> None:
         """Bring this gateway's usage into the store, so that what is read is complete. Raises `StoreError`."""
-        if self._services.bookkeeper is not None:
-            await self._services.bookkeeper.drain()
+        if self._services.usage_recorder is not None:
+            await self._services.usage_recorder.drain()
 
     @asynccontextmanager
     async def change(self, request: AnyRequest) -> AsyncGenerator[Change]:
         """A change that the audit log will say this caller made."""
-        visit = visit_of(request.scope)
+        visit = request_context_of(request.scope)
         async with self._office().change(Actor(visit.guest.key.id, visit.request_id)) as change:
             yield change
 
-    def _office(self) -> Office:
-        if self._services.office is None:
+    def _office(self) -> TenantAdmin:
+        if self._services.tenant_admin is None:
             raise StoreUnavailable("this server keeps no store")
-        return self._services.office
+        return self._services.tenant_admin
 
 
 def page_of(found: list[T], *, limit: int) -> Page[T]:

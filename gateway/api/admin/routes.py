@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from litestar.handlers import HTTPRouteHandler
 
-from gateway.api.admin.context import Desk
+from gateway.api.admin.context import AdminContext
 from gateway.api.admin.tenants import key_routes, tenant_routes
 from gateway.api.admin.usage import audit_routes, usage_routes
 from gateway.api.services import Services
 
 
 def admin_routes(services: Services) -> list[HTTPRouteHandler]:
-    desk = Desk(services)
+    desk = AdminContext(services)
     return [*tenant_routes(desk), *key_routes(desk), *audit_routes(desk), *usage_routes(desk)]

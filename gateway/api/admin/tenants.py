@@ -10,7 +10,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, QueryParameter
 from msgspec import Meta
 
-from gateway.api.admin.context import PAGE, After, AnyRequest, Deleted, Desk, Limit, Page, merged, page_of
+from gateway.api.admin.context import PAGE, AdminContext, After, AnyRequest, Deleted, Limit, Page, merged, page_of
 from gateway.api.auth import ADMIN_READ, ADMIN_WRITE
 from gateway.api.decode import RequestDecoder
 from gateway.tenants.records import (
@@ -40,7 +40,7 @@ _organisations = RequestDecoder(OrganisationSpec, {})
 _tenants = RequestDecoder(TenantSpec, {})
 
 
-def tenant_routes(desk: Desk) -> list[HTTPRouteHandler]:
+def tenant_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
     @get(ORGANISATIONS, opt=ADMIN_READ)
     async def organisations(after: After = "", limit: Limit = PAGE) -> Page[OrganisationRecord]:
         async with desk.session() as session:
@@ -87,18 +87,18 @@ KEYS = "/admin/v1/keys"
 _MAX_OVERLAP_S = 30 * 86400
 
 
-class Rotation(msgspec.Struct, frozen=True, kw_only=True):
+class KeyRotation(msgspec.Struct, frozen=True, kw_only=True):
     """How long the old key stays good beside the new one."""
 
     overlap_s: Annotated[float, Meta(ge=0, le=_MAX_OVERLAP_S)] = 0.0
 
 
 _keys = RequestDecoder(KeySpec, {})
-_rotations = RequestDecoder(Rotation, {})
+_rotations = RequestDecoder(KeyRotation, {})
 OfTenant = Annotated[str | None, QueryParameter(max_length=128, description="Name or id of a tenant")]
 
 
-def key_routes(desk: Desk) -> list[HTTPRouteHandler]:
+def key_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
     @get(KEYS, opt=ADMIN_READ)
     async def keys(tenant: OfTenant = None, after: After = "", limit: Limit = PAGE) -> Page[KeyRecord]:
         async with desk.session() as session:

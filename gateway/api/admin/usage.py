@@ -13,13 +13,13 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gateway.api.admin.context import PAGE, After, Desk, Limit, Page, page_of
+from gateway.api.admin.context import PAGE, AdminContext, After, Limit, Page, page_of
 from gateway.api.auth import ADMIN_READ
 from gateway.errors import InvalidRequest
 from gateway.tenants.records import AuditRecord
 from gateway.tenants.store.audit import first_broken, list_audit
 from gateway.tenants.store.tenants import find_tenant
-from gateway.tenants.store.usage import Grouping, Span, UsageSum, list_usage, sum_usage
+from gateway.tenants.store.usage import Grouping, UsageSpan, UsageSum, list_usage, sum_usage
 from gateway.tenants.usage.entry import UsageRecord
 
 AUDIT = "/admin/v1/audit"
@@ -35,7 +35,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     broken_at: int | None
 
 
-def audit_routes(desk: Desk) -> list[HTTPRouteHandler]:
+def audit_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
     @get(AUDIT, opt=ADMIN_READ)
     async def audit(after: AfterNumber = 0, limit: Limit = PAGE) -> Page[AuditRecord]:
         async with desk.session() as session:
@@ -57,17 +57,21 @@ OfTenant = Annotated[str | None, QueryParameter(max_length=128, description="Nam
 Since = Annotated[float, QueryParameter(ge=0, le=1e12, description="Unix seconds, inclusive")]
 Until = Annotated[float, QueryParameter(ge=0, le=1e12, description="Unix seconds, exclusive")]
 GroupBy = Annotated[str, QueryParameter(max_length=64, description=f"Some of {', '.join(GROUPS)}, with commas")]
-Format = Annotated[Literal["json", "csv"], QueryParameter(description="How to write it")]
+UsageFormat = Annotated[Literal["json", "csv"], QueryParameter(description="How to write it")]
 _LATEST = 1e12
 
 
 AnyResponse = Response[Any]  # Any: a page, or its lines as bytes
 
 
-def usage_routes(desk: Desk) -> list[HTTPRouteHandler]:
+def usage_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
     @get(USAGE, opt=ADMIN_READ)
     async def usage(
-        tenant: OfTenant = None, start: Since = 0, end: Until = _LATEST, group_by: GroupBy = "", format: Format = "json"
+        tenant: OfTenant = None,
+        start: Since = 0,
+        end: Until = _LATEST,
+        group_by: GroupBy = "",
+        format: UsageFormat = "json",
     ) -> AnyResponse:
         groups = _groups(group_by)
         await desk.drain()
@@ -82,7 +86,7 @@ def usage_routes(desk: Desk) -> list[HTTPRouteHandler]:
         end: Until = _LATEST,
         after: After = "",
         limit: Limit = PAGE,
-        format: Format = "json",
+        format: UsageFormat = "json",
     ) -> AnyResponse:
         await desk.drain()
         async with desk.session() as session:
@@ -93,9 +97,9 @@ def usage_routes(desk: Desk) -> list[HTTPRouteHandler]:
     return [usage, requests]
 
 
-async def _span(session: AsyncSession, tenant: str | None, start: float, end: float) -> Span:
+async def _span(session: AsyncSession, tenant: str | None, start: float, end: float) -> UsageSpan:
     tenant_id = None if tenant is None else (await find_tenant(session, tenant)).id
-    return Span(tenant_id=tenant_id, start=start, end=end)
+    return UsageSpan(tenant_id=tenant_id, start=start, end=end)
 
 
 def _groups(text: str) -> list[Grouping]:

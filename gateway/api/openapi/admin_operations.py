@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.api.admin.context import Deleted, Page
-from gateway.api.admin.tenants import KEYS, ORGANISATIONS, TENANTS, Rotation
+from gateway.api.admin.tenants import KEYS, ORGANISATIONS, TENANTS, KeyRotation
 from gateway.api.admin.usage import AUDIT, USAGE, Verdict
 from gateway.api.openapi.operation import Json, Operation
 from gateway.tenants.records import (
@@ -203,7 +203,7 @@ ADMIN_OPERATIONS = (
         method="post",
         id="rotateKey",
         summary="A new key like an old one, which ends after an overlap",
-        request=Rotation,
+        request=KeyRotation,
         response=NewKey,
         status=201,
         example={"overlap_s": 3600},

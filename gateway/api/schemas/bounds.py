@@ -25,11 +25,11 @@ MaxTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 TokenId = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
 LogitBias = Annotated[dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)]
 StopText = Annotated[str, Meta(min_length=1)]
-Stop = StopText | Annotated[list[StopText], Meta(max_length=16)]
+StopStrings = StopText | Annotated[list[StopText], Meta(max_length=16)]
 Deadline = Annotated[
     float, Meta(gt=0, le=86_400, description="Seconds from arrival within which the whole answer must be there")
 ]
-Metadata = Annotated[dict[str, str], Meta(max_length=64)]
+RequestMetadata = Annotated[dict[str, str], Meta(max_length=64)]
 ServiceTier = Literal["auto", "default"]
 
 

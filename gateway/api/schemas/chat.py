@@ -11,15 +11,15 @@ from gateway.api.schemas.bounds import (
     Deadline,
     LogitBias,
     MaxTokens,
-    Metadata,
     MinP,
     NumChoices,
     Penalty,
     RepetitionPenalty,
+    RequestMetadata,
     Seed,
     ServiceTier,
     Speculative,
-    Stop,
+    StopStrings,
     StreamOptions,
     Temperature,
     TopK,
@@ -64,7 +64,7 @@ class ChatCompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     temperature: Temperature | None = None
     top_p: TopP | None = None
     n: NumChoices | None = None
-    stop: Stop | None = None
+    stop: StopStrings | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     seed: Seed | None = None
@@ -82,7 +82,7 @@ class ChatCompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    metadata: Metadata | None = None
+    metadata: RequestMetadata | None = None
     service_tier: ServiceTier | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None

@@ -16,7 +16,7 @@ from gateway.api.schemas.bounds import (
     RepetitionPenalty,
     Seed,
     Speculative,
-    Stop,
+    StopStrings,
     StreamOptions,
     Temperature,
     TokenId,
@@ -27,7 +27,7 @@ from gateway.api.schemas.common import UsageObject
 
 TokenIds = Annotated[list[TokenId], Meta(min_length=1, max_length=2**20)]
 PromptItem = str | TokenId | TokenIds
-Prompt = str | Annotated[list[PromptItem], Meta(min_length=1, max_length=2**20)]
+PromptField = str | Annotated[list[PromptItem], Meta(min_length=1, max_length=2**20)]
 """A text, a list of texts, one list of token ids, or a list of those; never mixed."""
 
 
@@ -35,13 +35,13 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One or more texts to continue. `null` means the default everywhere but in `model` and `prompt`."""
 
     model: str
-    prompt: Prompt
+    prompt: PromptField
     max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
     n: NumChoices | None = None
     best_of: NumChoices | None = None
-    stop: Stop | None = None
+    stop: StopStrings | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     seed: Seed | None = None

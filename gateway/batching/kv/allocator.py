@@ -1,7 +1,7 @@
 """KV memory, handed out to sequences.
 
-`KVRooms` is the face that the scheduler sees; `gateway.batching.kv.slots` and `gateway.batching.kv.blocks` are the two
-layouts behind it.
+`KVAllocator` is what the scheduler sees; `gateway.batching.kv.slots` and `gateway.batching.kv.blocks` implement the two
+layouts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 from gateway.batching.sequence import Sequence
 
 
-class Reuse(msgspec.Struct, frozen=True):
+class KVCopy(msgspec.Struct, frozen=True):
     """Before the next step: the first `num_tokens` tokens of `source` become those of `destination`, maybe the same."""
 
     source: int
@@ -21,7 +21,7 @@ class Reuse(msgspec.Struct, frozen=True):
     num_tokens: int
 
 
-class KVRooms(Protocol):
+class KVAllocator(Protocol):
     """Rooms for keys and values. Whoever has a room keeps it until `release`; it may have to grow on the way."""
 
     @property
@@ -29,29 +29,29 @@ class KVRooms(Protocol):
         """Tokens of a block, where rooms are made of blocks; None where a room is one slot."""
         ...
 
-    def can_ever_reserve(self, num_tokens: int) -> bool:
+    def can_ever_allocate(self, num_tokens: int) -> bool:
         """Whether a sequence may come to hold so many tokens with nobody else there."""
         ...
 
-    def can_reserve(self, sequence: Sequence) -> bool:
+    def can_allocate(self, sequence: Sequence) -> bool:
         """Whether `reserve` would succeed now."""
         ...
 
     def reserve(self, sequence: Sequence) -> int:
         """Give a sequence its room. Returns how many of its tokens have keys and values there, once reused.
 
-        Raises `ValueError` when `can_reserve` says no or it has one already.
+        Raises `ValueError` when `can_allocate` says no or it has one already.
         """
         ...
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
         """Let its room hold its first `num_tokens` tokens. False, and nothing changed, if memory is short.
 
-        With no other room there it succeeds for all that `can_ever_reserve` allows.
+        With no other room there it succeeds for all that `can_ever_allocate` allows.
         """
         ...
 
-    def take_reuses(self) -> list[Reuse]:
+    def take_copies(self) -> list[KVCopy]:
         """What reservations since the last call rely on, to be done in this order before the next step."""
         ...
 
@@ -63,7 +63,7 @@ class KVRooms(Protocol):
         """Take the room back; what it holds may serve others if it is sound. Raises `KeyError` without a room."""
         ...
 
-    def places_of(self, sequence_id: int) -> list[int]:
+    def blocks_of(self, sequence_id: int) -> list[int]:
         """Its slot, or its blocks in the order of tokens. Raises `KeyError` for a sequence without a room."""
         ...
 

@@ -15,8 +15,8 @@ import heapq
 
 import msgspec
 
-from gateway.batching.kv.allocator import Reuse
-from gateway.batching.kv.evictable import Resting
+from gateway.batching.kv.allocator import KVCopy
+from gateway.batching.kv.evictable import EvictableBlocks
 from gateway.batching.kv.prefix_index import HashChain
 from gateway.batching.sequence import Sequence
 
@@ -24,15 +24,15 @@ _RESERVE = 4
 """One part in so many is for prefixes of others."""
 
 
-class Kept(msgspec.Struct, frozen=True):
+class CachedBlock(msgspec.Struct, frozen=True):
     """What a whole block holds: keys and values of these tokens, after all that the hash stands for."""
 
     digest: bytes
     token_ids: list[int]
 
 
-class Blocks:
-    """A `KVRooms`. Without `has_prefixes` nothing is kept and nothing shared."""
+class BlockAllocator:
+    """A `KVAllocator`. Without `has_prefixes` nothing is kept and nothing shared."""
 
     def __init__(self, *, num_blocks: int, block_tokens: int, has_prefixes: bool = True) -> None:
         self._num_blocks = num_blocks
@@ -40,10 +40,10 @@ class Blocks:
         self._hashes = HashChain(block_tokens)
         self._has_prefixes = has_prefixes
         self._free = list(range(num_blocks))
-        self._resting = Resting()
+        self._evictable = EvictableBlocks()
         self._held: dict[int, list[int]] = {}
         self._num_holders = [0] * num_blocks
-        self._kept: dict[int, Kept] = {}
+        self._cached: dict[int, CachedBlock] = {}
         self._by_digest: dict[bytes, int] = {}
         self._num_reserved = num_blocks // _RESERVE
 
@@ -54,12 +54,12 @@ class Blocks:
     @property
     def num_free(self) -> int:
         """Blocks that no sequence holds."""
-        return len(self._free) + len(self._resting)
+        return len(self._free) + len(self._evictable)
 
-    def can_ever_reserve(self, num_tokens: int) -> bool:
+    def can_ever_allocate(self, num_tokens: int) -> bool:
         return num_tokens <= self.capacity
 
-    def can_reserve(self, sequence: Sequence) -> bool:
+    def can_allocate(self, sequence: Sequence) -> bool:
         """Besides its own, a block for each that runs is left, so that it is not preempted at once."""
         return self._fits_behind(self._find(sequence), sequence)
 
@@ -85,7 +85,7 @@ class Blocks:
         self._add(sequence, num_new)
         return True
 
-    def take_reuses(self) -> list[Reuse]:
+    def take_copies(self) -> list[KVCopy]:
         """Blocks are shared, not copied."""
         return []
 
@@ -93,19 +93,19 @@ class Blocks:
         if not self._has_prefixes:
             return
         blocks = self._held[sequence.id]
-        for number in range(sequence.num_kept, sequence.num_computed // self.block_tokens):
+        for number in range(sequence.num_cached_blocks, sequence.num_computed // self.block_tokens):
             self._keep(blocks[number], sequence, number)
-            sequence.num_kept = number + 1
+            sequence.num_cached_blocks = number + 1
 
     def release(self, sequence: Sequence, *, is_sound: bool = True) -> None:
         # Backwards, so that the end of a prompt is forgotten before its beginning.
         for block in reversed(self._held.pop(sequence.id)):
             if not is_sound:
                 self._forget(block)
-            self._let_go(block, sequence.scope)
-        sequence.num_kept = 0
+            self._free_block(block, sequence.scope)
+        sequence.num_cached_blocks = 0
 
-    def places_of(self, sequence_id: int) -> list[int]:
+    def blocks_of(self, sequence_id: int) -> list[int]:
         return self._held[sequence_id]
 
     def check_integrity(self) -> None:
@@ -114,19 +114,19 @@ class Blocks:
             for block in blocks:
                 num_holders[block] += 1
         held = [block for block, number in enumerate(num_holders) if number]
-        if num_holders != self._num_holders or sorted([*self._free, *self._resting, *held]) != list(
+        if num_holders != self._num_holders or sorted([*self._free, *self._evictable, *held]) != list(
             range(self._num_blocks)
         ):
             raise RuntimeError(
-                f"blocks lost or doubled: {len(self._free)} free, {len(self._resting)} resting, {len(held)} held"
+                f"blocks lost or doubled: {len(self._free)} free, {len(self._evictable)} resting, {len(held)} held"
             )
-        if {kept.digest: block for block, kept in self._kept.items()} != self._by_digest:
+        if {kept.digest: block for block, kept in self._cached.items()} != self._by_digest:
             raise RuntimeError("hashes do not name the blocks that keep them")
-        self._resting.check_integrity()
+        self._evictable.check_integrity()
 
     def _fits_behind(self, found: list[int], sequence: Sequence) -> bool:
         num_new = self._num_needed(sequence.num_known) - len(found)
-        num_taken = sum(block in self._resting for block in found)
+        num_taken = sum(block in self._evictable for block in found)
         available = self._num_available(sequence.scope, is_alone=not self._held)
         return num_new + len(self._held) <= available - num_taken
 
@@ -138,8 +138,8 @@ class Blocks:
 
         With no other sequence there it may take everything, so that it can end.
         """
-        own = self._resting.num_of(scope)
-        others = len(self._resting) - own
+        own = self._evictable.num_of(scope)
+        others = len(self._evictable) - own
         return len(self._free) + own + (others if is_alone else max(0, others - self._num_reserved))
 
     def _find(self, sequence: Sequence) -> list[int]:
@@ -150,38 +150,38 @@ class Blocks:
         found: list[int] = []
         for number in range(self._hashes.most_shared(sequence)):
             block = self._by_digest.get(self._hashes.hash_of(sequence, number))
-            if block is None or self._kept[block].token_ids != self._hashes.block_of(sequence, number):
+            if block is None or self._cached[block].token_ids != self._hashes.block_of(sequence, number):
                 break
             found.append(block)
         return found
 
     def _hold(self, block: int) -> None:
-        if block in self._resting:
-            self._resting.remove(block)
+        if block in self._evictable:
+            self._evictable.remove(block)
         self._num_holders[block] += 1
 
-    def _let_go(self, block: int, scope: str) -> None:
+    def _free_block(self, block: int, scope: str) -> None:
         self._num_holders[block] -= 1
         if self._num_holders[block]:
             return
-        if block in self._kept:
-            self._resting.add(block, scope)
+        if block in self._cached:
+            self._evictable.add(block, scope)
         else:
             heapq.heappush(self._free, block)
 
     def _add(self, sequence: Sequence, num_new: int) -> None:
         blocks = self._held[sequence.id]
         for _ in range(num_new):
-            block = heapq.heappop(self._free) if self._free else self._take_resting(sequence.scope)
+            block = heapq.heappop(self._free) if self._free else self._evict(sequence.scope)
             self._num_holders[block] += 1
             blocks.append(block)
 
-    def _take_resting(self, scope: str) -> int:
+    def _evict(self, scope: str) -> int:
         """The block that is needed least: one's own, unless others keep more than the reserve, or there is none."""
-        own = self._resting.num_of(scope)
-        is_own = own > 0 and len(self._resting) - own <= self._num_reserved
-        block = self._resting.oldest_of(scope) if is_own else self._resting.oldest_of_largest()
-        self._resting.remove(block)
+        own = self._evictable.num_of(scope)
+        is_own = own > 0 and len(self._evictable) - own <= self._num_reserved
+        block = self._evictable.oldest_of(scope) if is_own else self._evictable.oldest_of_largest()
+        self._evictable.remove(block)
         self._forget(block)
         return block
 
@@ -190,9 +190,9 @@ class Blocks:
         digest = self._hashes.hash_of(sequence, number)
         if digest not in self._by_digest:
             self._by_digest[digest] = block
-            self._kept[block] = Kept(digest, self._hashes.block_of(sequence, number))
+            self._cached[block] = CachedBlock(digest, self._hashes.block_of(sequence, number))
 
     def _forget(self, block: int) -> None:
-        kept = self._kept.pop(block, None)
+        kept = self._cached.pop(block, None)
         if kept is not None:
             del self._by_digest[kept.digest]

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 
-class Resting:
+class EvictableBlocks:
     """By scope, the least recently used first. Every operation takes the same time, however many there are."""
 
     def __init__(self) -> None:

@@ -50,7 +50,7 @@ def _hash(parent: bytes, content: bytes) -> bytes:
     return blake2b(content, digest_size=_HASH_BYTES, key=parent).digest()
 
 
-class Kept(msgspec.Struct):
+class CachedPrefix(msgspec.Struct):
     """What one place holds: keys and values of the first `len(chain)` blocks of `token_ids`, perhaps of more."""
 
     token_ids: list[int]
@@ -61,27 +61,27 @@ class Kept(msgspec.Struct):
         return len(self.chain) * BLOCK_TOKENS
 
 
-class Found(msgspec.Struct, frozen=True):
+class PrefixMatch(msgspec.Struct, frozen=True):
     """Places that share the longest beginning with a prompt, at least one: its first `num_tokens` tokens."""
 
     places: tuple[int, ...]
     num_tokens: int
 
 
-class Prefixes:
+class PrefixIndex:
     """What places keep, by hash. Places are numbers; what they are is the business of whoever hands them out."""
 
     def __init__(self) -> None:
         self._hashes = HashChain(BLOCK_TOKENS)
-        self._kept: dict[int, Kept] = {}
+        self._cached: dict[int, CachedPrefix] = {}
         self._places: dict[bytes, dict[int, None]] = {}
 
     def num_tokens_of(self, place: int) -> int:
         """Known there, in whole blocks."""
-        kept = self._kept.get(place)
+        kept = self._cached.get(place)
         return 0 if kept is None else kept.num_tokens
 
-    def find(self, sequence: Sequence) -> Found | None:
+    def find(self, sequence: Sequence) -> PrefixMatch | None:
         """Where the longest beginning of its tokens is; at least one token is left to compute."""
         most = self._hashes.most_shared(sequence)
         places: dict[int, None] = {}
@@ -90,14 +90,14 @@ class Prefixes:
             places, num_blocks = found, num_blocks + 1
         num_tokens = num_blocks * BLOCK_TOKENS
         tokens = sequence.token_ids[:num_tokens]
-        same = tuple(place for place in places if self._kept[place].token_ids[:num_tokens] == tokens)
-        return Found(same, num_tokens) if same else None
+        same = tuple(place for place in places if self._cached[place].token_ids[:num_tokens] == tokens)
+        return PrefixMatch(same, num_tokens) if same else None
 
     def learn(self, place: int, sequence: Sequence) -> None:
         """The sequence has that place, and keys and values for all of its computed tokens there."""
-        kept = self._kept.get(place)
+        kept = self._cached.get(place)
         if kept is None:
-            kept = self._kept[place] = Kept(sequence.token_ids, [])
+            kept = self._cached[place] = CachedPrefix(sequence.token_ids, [])
         kept.token_ids = sequence.token_ids
         for number in range(len(kept.chain), sequence.num_computed // BLOCK_TOKENS):
             block = self._hashes.hash_of(sequence, number)
@@ -106,7 +106,7 @@ class Prefixes:
 
     def cut(self, place: int, num_tokens: int) -> None:
         """Only the first tokens stay, a number of whole blocks; what comes after them is about to be overwritten."""
-        kept = self._kept[place]
+        kept = self._cached[place]
         for block in kept.chain[num_tokens // BLOCK_TOKENS :]:
             places = self._places[block]
             del places[place]
@@ -117,13 +117,13 @@ class Prefixes:
 
     def forget(self, place: int) -> None:
         """Nothing of what is there may be used. Nothing happens if nothing is known."""
-        if place in self._kept:
+        if place in self._cached:
             self.cut(place, 0)
-            del self._kept[place]
+            del self._cached[place]
 
     def check_integrity(self) -> None:
         """Raise `RuntimeError` if places and hashes do not tell the same."""
-        by_place = {(block, place) for place, kept in self._kept.items() for block in kept.chain}
+        by_place = {(block, place) for place, kept in self._cached.items() for block in kept.chain}
         by_hash = {(block, place) for block, places in self._places.items() for place in places}
         if by_place != by_hash:
             raise RuntimeError(f"{len(by_place ^ by_hash)} blocks are known to one side of the prefix cache alone")

@@ -12,45 +12,45 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 
-from gateway.batching.kv.allocator import Reuse
-from gateway.batching.kv.prefix_index import Found, Prefixes
+from gateway.batching.kv.allocator import KVCopy
+from gateway.batching.kv.prefix_index import PrefixIndex, PrefixMatch
 from gateway.batching.sequence import Sequence
 
 
-class Slots:
-    """A `KVRooms`. Without `prefixes` nothing is kept and nothing shared."""
+class SlotAllocator:
+    """A `KVAllocator`. Without `prefixes` nothing is kept and nothing shared."""
 
-    def __init__(self, *, num_slots: int, slot_tokens: int, prefixes: Prefixes | None = None) -> None:
+    def __init__(self, *, num_slots: int, slot_tokens: int, prefixes: PrefixIndex | None = None) -> None:
         self._num_slots = num_slots
         self._slot_tokens = slot_tokens
         self._prefixes = prefixes
         self._free = list(range(num_slots))
         self._held: dict[int, int] = {}
-        self._resting: dict[int, None] = {}
+        self._evictable: dict[int, None] = {}
         """The least recently used first."""
         self._scopes: dict[int, str] = {}
         """Of whoever holds a slot or held it last."""
-        self._reuses: list[Reuse] = []
+        self._copies: list[KVCopy] = []
 
     @property
     def num_free(self) -> int:
         """Slots that no sequence holds."""
-        return len(self._free) + len(self._resting)
+        return len(self._free) + len(self._evictable)
 
     @property
     def block_tokens(self) -> None:
         return None
 
-    def can_ever_reserve(self, num_tokens: int) -> bool:
+    def can_ever_allocate(self, num_tokens: int) -> bool:
         return num_tokens <= self._slot_tokens and self._num_slots > 0
 
-    def can_reserve(self, sequence: Sequence) -> bool:
+    def can_allocate(self, sequence: Sequence) -> bool:
         return sequence.max_known <= self._slot_tokens and self.num_free > 0
 
     def reserve(self, sequence: Sequence) -> int:
         if sequence.id in self._held:
             raise ValueError(f"sequence {sequence.id} already has slot {self._held[sequence.id]}")
-        if not self.can_reserve(sequence):
+        if not self.can_allocate(sequence):
             raise ValueError(
                 f"no slot for {sequence.max_known} tokens: {self.num_free} free of {self._slot_tokens} tokens"
             )
@@ -64,8 +64,8 @@ class Slots:
         """It was given all that it may come to need."""
         return num_tokens <= self._slot_tokens and sequence.id in self._held
 
-    def take_reuses(self) -> list[Reuse]:
-        reuses, self._reuses = self._reuses, []
+    def take_copies(self) -> list[KVCopy]:
+        reuses, self._copies = self._copies, []
         return reuses
 
     def computed(self, sequence: Sequence) -> None:
@@ -75,58 +75,58 @@ class Slots:
     def release(self, sequence: Sequence, *, is_sound: bool = True) -> None:
         slot = self._held.pop(sequence.id)
         if self._prefixes is not None and is_sound and self._prefixes.num_tokens_of(slot):
-            self._resting[slot] = None
+            self._evictable[slot] = None
             return
         if self._prefixes is not None:
             self._prefixes.forget(slot)
         heapq.heappush(self._free, slot)
 
-    def places_of(self, sequence_id: int) -> list[int]:
+    def blocks_of(self, sequence_id: int) -> list[int]:
         return [self._held[sequence_id]]
 
     def check_integrity(self) -> None:
-        slots = sorted([*self._free, *self._resting, *self._held.values()])
+        slots = sorted([*self._free, *self._evictable, *self._held.values()])
         if slots != list(range(self._num_slots)):
             raise RuntimeError(
-                f"slots lost or doubled: free {sorted(self._free)}, resting {list(self._resting)}, held {self._held}"
+                f"slots lost or doubled: free {sorted(self._free)}, resting {list(self._evictable)}, held {self._held}"
             )
         if self._prefixes is not None:
             self._prefixes.check_integrity()
 
     @property
-    def _prefixes_there(self) -> Prefixes:
+    def _prefixes_there(self) -> PrefixIndex:
         assert self._prefixes is not None  # only with them do slots rest, or is anything found
         return self._prefixes
 
-    def _find(self, sequence: Sequence) -> Found | None:
+    def _find(self, sequence: Sequence) -> PrefixMatch | None:
         # To score a prompt, the logits of all of its rows are needed.
         if self._prefixes is None or sequence.is_scoring:
             return None
         return self._prefixes.find(sequence)
 
-    def _take_found(self, found: Found) -> int:
+    def _take_found(self, found: PrefixMatch) -> int:
         """The place where it is, or another one to copy it to."""
         source = self._best_of(found)
         is_taken_over = self._may_be_taken_over(source, found.num_tokens)
         slot = source if is_taken_over else self._take_place(spared=source)
         if is_taken_over:
-            del self._resting[source]
+            del self._evictable[source]
             self._prefixes_there.cut(source, found.num_tokens)
-        elif source in self._resting:
+        elif source in self._evictable:
             # It was used just now, so it comes last.
-            del self._resting[source]
-            self._resting[source] = None
-        self._reuses.append(Reuse(source, slot, found.num_tokens))
+            del self._evictable[source]
+            self._evictable[source] = None
+        self._copies.append(KVCopy(source, slot, found.num_tokens))
         return slot
 
-    def _best_of(self, found: Found) -> int:
+    def _best_of(self, found: PrefixMatch) -> int:
         """One that rests and holds little else, so that it may be taken over."""
         num_tokens_of = self._prefixes_there.num_tokens_of
-        return min(found.places, key=lambda slot: (slot not in self._resting, num_tokens_of(slot)))
+        return min(found.places, key=lambda slot: (slot not in self._evictable, num_tokens_of(slot)))
 
     def _may_be_taken_over(self, slot: int, num_tokens: int) -> bool:
         """Where most of what rests there goes on to be used, or no other place is left."""
-        if slot not in self._resting:
+        if slot not in self._evictable:
             return False
         return 2 * num_tokens >= self._prefixes_there.num_tokens_of(slot) or self.num_free == 1
 
@@ -135,12 +135,12 @@ class Slots:
         if self._free:
             return heapq.heappop(self._free)
         slot = self._least_needed(spared)
-        del self._resting[slot]
+        del self._evictable[slot]
         self._prefixes_there.forget(slot)
         return slot
 
     def _least_needed(self, spared: int | None) -> int:
         """Of the scope that has most slots, the one not used for longest: nobody is pushed below an equal share."""
-        num_slots = Counter(self._scopes[slot] for slot in (*self._resting, *self._held.values()))
-        others = (slot for slot in self._resting if slot != spared)
+        num_slots = Counter(self._scopes[slot] for slot in (*self._evictable, *self._held.values()))
+        others = (slot for slot in self._evictable if slot != spared)
         return max(others, key=lambda slot: num_slots[self._scopes[slot]])

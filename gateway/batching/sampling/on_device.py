@@ -40,7 +40,7 @@ def picked(result: StepResult, *, num_rows: int, vocab_size: int) -> list[Sample
 
 def _uniform(sequence: Sequence) -> float:
     """Of the last of the tokens that are coming, which is the one that this step picks."""
-    return uniform(sequence.seed, sequence.num_generated + sequence.num_coming - 1)
+    return uniform(sequence.seed, sequence.num_generated + sequence.num_in_flight - 1)
 
 
 def _needs_logits(sequence: Sequence) -> bool:

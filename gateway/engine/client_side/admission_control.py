@@ -13,7 +13,7 @@ _REMEMBERED = 16
 """Starts and places that the mean is taken over, at least."""
 
 
-class Turnover:
+class QueueWaitEstimate:
     """Measures on a clock that runs only while somebody waits: quiet hours say nothing about how fast a queue moves.
 
     Whoever found a free place is not counted as a start, because that one's wait says nothing about the queue either.
@@ -68,7 +68,7 @@ def _window(places: int) -> int:
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 
 
-class _Guest:
+class _TenantQueue:
     """A tenant with requests inside."""
 
     __slots__ = ("num_inside", "num_waiting", "weight")
@@ -79,17 +79,17 @@ class _Guest:
         self.weight = 1.0
 
 
-class Place:
+class AdmissionTicket:
     """One request inside, until it leaves."""
 
-    __slots__ = ("_guest", "_is_left", "_is_let_in", "_room", "_seated_at", "_tenant", "is_waiting")
+    __slots__ = ("_is_left", "_is_let_in", "_queue", "_room", "_seated_at", "_tenant", "is_waiting")
 
     def __init__(
-        self, room: WaitingRoom, tenant: str, guest: _Guest, *, is_waiting: bool, is_let_in: bool, now: float
+        self, room: AdmissionControl, tenant: str, queue: _TenantQueue, *, is_waiting: bool, is_let_in: bool, now: float
     ) -> None:
         self._room = room
         self._tenant = tenant
-        self._guest = guest
+        self._queue = queue
         self._seated_at = now
         self._is_left = False
         self._is_let_in = is_let_in
@@ -100,17 +100,17 @@ class Place:
         """Its first output is there. May be called again."""
         if self.is_waiting and not self._is_left:
             self.is_waiting = False
-            self._seated_at = self._room.started(self._guest, is_let_in=self._is_let_in)
+            self._seated_at = self._room.started(self._queue, is_let_in=self._is_let_in)
 
     def leave(self) -> None:
         """The engine is done with it. May be called again."""
         if self._is_left:
             return
         self._is_left = True
-        self._room.left(self._tenant, self._guest, seated_at=None if self.is_waiting else self._seated_at)
+        self._room.left(self._tenant, self._queue, seated_at=None if self.is_waiting else self._seated_at)
 
 
-class WaitingRoom:
+class AdmissionControl:
     """Counts requests from acceptance to their end. `now` gives monotonic seconds.
 
     A request waits if it came when all places were taken, until its first output. How long the next one would wait is
@@ -121,9 +121,9 @@ class WaitingRoom:
     def __init__(self, config: EngineConfig, *, now: Callable[[], float]) -> None:
         self._config = config
         self._now = now
-        self._turnover = Turnover()
+        self._wait_estimate = QueueWaitEstimate()
         self._seen_at = 0.0
-        self._guests: dict[str, _Guest] = {}
+        self._queues: dict[str, _TenantQueue] = {}
         self._places = 1
         self._num_inside = 0
         self._num_waiting = 0
@@ -141,7 +141,7 @@ class WaitingRoom:
     @contextlib.contextmanager
     def place(
         self, *, tenant: str = "default", weight: float = 1.0, num_served: int, is_short: bool = False
-    ) -> Generator[Place]:
+    ) -> Generator[AdmissionTicket]:
         """Hold a place; `num_served` are served at once, fewer if memory `is_short`, and the others wait.
 
         Raises `TenantQueueFull`, `Overloaded` when too many wait, or `WaitTooLong`.
@@ -152,27 +152,27 @@ class WaitingRoom:
         finally:
             place.leave()
 
-    def started(self, guest: _Guest, *, is_let_in: bool) -> float:
+    def started(self, queue: _TenantQueue, *, is_let_in: bool) -> float:
         """For a place. Returns the time."""
         now = self._pass_time()
         if not is_let_in:  # who was let in says nothing about how fast a queue moves
-            self._turnover.start(places=self._places)
-        self._wait_no_more(guest)
+            self._wait_estimate.start(places=self._places)
+        self._wait_no_more(queue)
         return now
 
-    def left(self, tenant: str, guest: _Guest, *, seated_at: float | None) -> None:
+    def left(self, tenant: str, queue: _TenantQueue, *, seated_at: float | None) -> None:
         """For a place; None if it never had one of those who are served."""
         now = self._pass_time()
         if seated_at is None:
-            self._wait_no_more(guest)
+            self._wait_no_more(queue)
         else:
-            self._turnover.leave(now - seated_at)
+            self._wait_estimate.leave(now - seated_at)
         self._num_inside -= 1
-        guest.num_inside -= 1
-        if not guest.num_inside:
-            del self._guests[tenant]
+        queue.num_inside -= 1
+        if not queue.num_inside:
+            del self._queues[tenant]
 
-    def _enter(self, tenant: str, weight: float, places: int, *, is_short: bool) -> Place:
+    def _enter(self, tenant: str, weight: float, places: int, *, is_short: bool) -> AdmissionTicket:
         now, self._places = self._pass_time(), places
         is_full = self._num_inside >= places
         if is_full:
@@ -180,24 +180,24 @@ class WaitingRoom:
         is_waiting, is_let_in = is_full or is_short, self._lets_in(tenant)
         if is_waiting and not is_let_in:
             self._check_wait(tenant, weight)
-        guest = self._guests.setdefault(tenant, _Guest())
-        guest.num_inside += 1
+        queue = self._queues.setdefault(tenant, _TenantQueue())
+        queue.num_inside += 1
         self._num_inside += 1
         if is_waiting:
-            self._wait(guest, weight)
-        return Place(self, tenant, guest, is_waiting=is_waiting, is_let_in=is_let_in, now=now)
+            self._wait(queue, weight)
+        return AdmissionTicket(self, tenant, queue, is_waiting=is_waiting, is_let_in=is_let_in, now=now)
 
     def _lets_in(self, tenant: str) -> bool:
         """A tenant that runs nothing gets a place from those who run more than their share, while such are there."""
-        return self._config.scheduling == "fair" and tenant not in self._guests and len(self._guests) < self._places
+        return self._config.scheduling == "fair" and tenant not in self._queues and len(self._queues) < self._places
 
     def _check_counts(self, tenant: str, weight: float) -> None:
-        config, guest = self._config, self._guests.get(tenant)
-        if guest is not None and guest.num_waiting >= config.queue_per_tenant:
+        config, queue = self._config, self._queues.get(tenant)
+        if queue is not None and queue.num_waiting >= config.queue_per_tenant:
             raise TenantQueueFull(
-                f"{guest.num_waiting} requests of this tenant wait for the model already, which is its own limit; "
+                f"{queue.num_waiting} requests of this tenant wait for the model already, which is its own limit; "
                 "send the next one when an answer has come",
-                retry_after_s=_bounded(self._each_s() / self._share(guest, weight)),
+                retry_after_s=_bounded(self._each_s() / self._share(queue, weight)),
             )
         if self._num_inside >= self._places + config.max_waiting:
             raise Overloaded(
@@ -206,7 +206,7 @@ class WaitingRoom:
             )
 
     def _check_wait(self, tenant: str, weight: float) -> None:
-        wait_s, target_s = self._wait_s(self._guests.get(tenant), weight), self._config.ttft_target_s
+        wait_s, target_s = self._wait_s(self._queues.get(tenant), weight), self._config.ttft_target_s
         if wait_s > target_s:
             raise WaitTooLong(
                 f"the engine is busy: a first token would take about {wait_s:.0f} s, more than the {target_s:g} s "
@@ -214,43 +214,43 @@ class WaitingRoom:
                 retry_after_s=_bounded(wait_s - target_s),
             )
 
-    def _wait_s(self, guest: _Guest | None, weight: float) -> float:
+    def _wait_s(self, queue: _TenantQueue | None, weight: float) -> float:
         """Predicted, for the next request of a tenant."""
         if self._config.scheduling == "fcfs":
             return self._each_s() * (self._num_waiting + 1)
-        num_before = 0 if guest is None else guest.num_waiting
-        return self._each_s() * (num_before + 1) / self._share(guest, weight)
+        num_before = 0 if queue is None else queue.num_waiting
+        return self._each_s() * (num_before + 1) / self._share(queue, weight)
 
-    def _share(self, guest: _Guest | None, weight: float) -> float:
+    def _share(self, queue: _TenantQueue | None, weight: float) -> float:
         """Of the turnover, if this tenant waits with the next request, too."""
-        known = guest.weight if guest is not None and guest.num_waiting else 0.0
+        known = queue.weight if queue is not None and queue.num_waiting else 0.0
         return weight / (max(0.0, self._waiting_weight - known) + weight)
 
     def _each_s(self) -> float:
-        return self._turnover.seconds_a_start(places=self._places)
+        return self._wait_estimate.seconds_a_start(places=self._places)
 
-    def _wait(self, guest: _Guest, weight: float) -> None:
+    def _wait(self, queue: _TenantQueue, weight: float) -> None:
         if not self._num_waiting:
-            self._turnover.begin()
-        if guest.num_waiting:
-            self._waiting_weight -= guest.weight
-        guest.weight = weight
+            self._wait_estimate.begin()
+        if queue.num_waiting:
+            self._waiting_weight -= queue.weight
+        queue.weight = weight
         self._waiting_weight += weight
-        guest.num_waiting += 1
+        queue.num_waiting += 1
         self._num_waiting += 1
 
-    def _wait_no_more(self, guest: _Guest) -> None:
-        guest.num_waiting -= 1
+    def _wait_no_more(self, queue: _TenantQueue) -> None:
+        queue.num_waiting -= 1
         self._num_waiting -= 1
-        if not guest.num_waiting:
-            self._waiting_weight -= guest.weight
+        if not queue.num_waiting:
+            self._waiting_weight -= queue.weight
         if not self._num_waiting:
             self._waiting_weight = 0.0  # whatever rounding left
 
     def _pass_time(self) -> float:
         now = self._now()
         if self._num_waiting:
-            self._turnover.pass_time(now - self._seen_at)
+            self._wait_estimate.pass_time(now - self._seen_at)
         self._seen_at = now
         return now
 

@@ -11,7 +11,7 @@ from typing import cast
 import msgspec
 
 from gateway.engine.messages import FrameBuffer, FromEngine, ToEngine, encode_frame
-from gateway.process.write_coalescing import Corked
+from gateway.process.write_coalescing import CoalescingTransport
 
 Take = Callable[[FromEngine], None]
 
@@ -61,7 +61,7 @@ class EngineConnection(asyncio.Protocol):
         await self._has_closed.wait()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = Corked(cast(asyncio.Transport, transport))
+        self._transport = CoalescingTransport(cast(asyncio.Transport, transport))
 
     def data_received(self, data: bytes) -> None:
         if self._problem is not None:

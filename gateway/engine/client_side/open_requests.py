@@ -19,8 +19,8 @@ _TOO_LATE = f"{DeadlineExceeded.code}: the answer was not complete when the dead
 class OutputStream:
     """Outputs of one request, in order. Belongs to one consumer, which must `close` it."""
 
-    def __init__(self, ledger: Ledger, add: Add) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: OpenRequests, add: Add) -> None:
+        self._open_requests = ledger
         self._arrived: list[Output] = []
         self._has_arrived = asyncio.Event()
         self.add = add
@@ -37,11 +37,11 @@ class OutputStream:
 
     def close(self) -> None:
         """Tell the engine to forget the request unless it has ended. May be called twice."""
-        self._ledger.close(self)
+        self._open_requests.close(self)
 
     def expire(self) -> None:
         """Its time is over: the engine forgets it, and it fails, unless it has ended."""
-        self._ledger.expire(self)
+        self._open_requests.expire(self)
 
     def put(self, output: Output) -> None:
         # Bounded by nature: a request has at most max_tokens outputs.
@@ -50,7 +50,7 @@ class OutputStream:
         self.has_emitted = self.has_emitted or bool(output.token_ids)
 
 
-class Ledger:
+class OpenRequests:
     """All open requests of one engine, by id. `now` gives monotonic seconds."""
 
     def __init__(self, *, now: Callable[[], float]) -> None:

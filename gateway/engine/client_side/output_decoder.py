@@ -11,7 +11,7 @@ from backends.text.tokenizer import Detokenizer, Tokenizer
 from gateway.batching.messages import Logprob, Output
 
 
-class Transcript:
+class OutputDecoder:
     """One sequence, from its first output to `Done` or `Failed`.
 
     A token is counted when it is looked at: what the engine produced beyond a stop string costs nobody anything. A stop

@@ -34,7 +34,7 @@ class Tally:
         return found
 
 
-class Tallies:
+class StepHistograms:
     """Of one engine; they go on when it is started anew."""
 
     def __init__(self) -> None:

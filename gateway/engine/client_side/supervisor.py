@@ -16,8 +16,8 @@ import msgspec
 from backends.errors import ModelError
 from gateway.batching.messages import Add, EngineStats
 from gateway.engine.client_side.connection import EngineConnection
-from gateway.engine.client_side.open_requests import Ledger, OutputStream
-from gateway.engine.client_side.step_histograms import Tallies
+from gateway.engine.client_side.open_requests import OpenRequests, OutputStream
+from gateway.engine.client_side.step_histograms import StepHistograms
 from gateway.engine.messages import Died, FromEngine, Load, LoadFailed, Progress, Ready, Stepped
 
 
@@ -103,7 +103,7 @@ class Supervisor:
         self._load = load
         self._name = name
         self._start = start
-        self._ledger = Ledger(now=time.monotonic)
+        self._open_requests = OpenRequests(now=time.monotonic)
         self._hang_timeout_s = hang_timeout_s
         self._clock = RestartClock(restarts, now=time.monotonic)
         self._connection: EngineConnection | None = None
@@ -117,13 +117,13 @@ class Supervisor:
         """What the engine said when it became ready; kept while it restarts. None before."""
         self.stats: EngineStats | None = None
         """Gauges and totals of the engine's last step."""
-        self.tallies = Tallies()
+        self.step_histograms = StepHistograms()
         self.num_restarts = 0
 
     @property
     def num_open(self) -> int:
         """Requests without their last output."""
-        return self._ledger.num_open
+        return self._open_requests.num_open
 
     @property
     def pid(self) -> int | None:
@@ -151,7 +151,7 @@ class Supervisor:
 
         Only after `ready`. While the engine restarts, the request waits for the next one.
         """
-        return self._ledger.submit(add)
+        return self._open_requests.submit(add)
 
     async def aclose(self) -> None:
         """End the engine and wait until it is gone; open requests get `server_shutdown`. May be called twice."""
@@ -233,17 +233,17 @@ class Supervisor:
     @property
     def _patience_s(self) -> float:
         """How long the engine, if it owes an answer, may still be silent."""
-        silent_s = time.monotonic() - self._heard_at if self.state.phase == "loading" else self._ledger.silent_s
+        silent_s = time.monotonic() - self._heard_at if self.state.phase == "loading" else self._open_requests.silent_s
         return self._longest_silence_s - silent_s
 
     def _take(self, message: FromEngine) -> None:
         self._heard_at = time.monotonic()
-        self._ledger.note_sign_of_life()
+        self._open_requests.note_sign_of_life()
         match message:
             case Stepped():
-                self.tallies.note(message, self.stats)
+                self.step_histograms.note(message, self.stats)
                 self.stats = message.stats
-                self._ledger.deliver(message.outputs)
+                self._open_requests.deliver(message.outputs)
             case Progress():
                 self.state = EngineState(phase="loading", detail=message.stage, fraction=message.fraction)
             case Ready():
@@ -263,16 +263,16 @@ class Supervisor:
         self.state = EngineState(phase="running", fraction=1.0)
         self._decided.set()
         assert self._connection is not None, "a message came without a connection"
-        self._ledger.engine_is_up(self._connection.send)
+        self._open_requests.engine_is_up(self._connection.send)
 
     def _lose_engine(self, told: str) -> None:
         """Answer at once, before the process is reaped."""
         self.state = EngineState(phase="restarting", detail=told or "the engine process ended")
-        self._ledger.engine_is_down(f"engine_failed: {told or 'the engine process ended unexpectedly'}")
+        self._open_requests.engine_is_down(f"engine_failed: {told or 'the engine process ended unexpectedly'}")
 
     def _end(self, phase: Literal["failed", "closed"], code: str, detail: str) -> None:
         if phase == "failed":
             _log.error("engine %s: %s", self._name, detail)
         self.state = EngineState(phase=phase, detail=detail)
         self._decided.set()
-        self._ledger.fail_all(f"{code}: {detail}")
+        self._open_requests.fail_all(f"{code}: {detail}")

@@ -8,14 +8,14 @@ import socket
 import threading
 
 from backends.registry import create_runner
-from gateway.engine.worker_side.loading import CreateRunner
+from gateway.engine.worker_side.loading import RunnerFactory
 from gateway.engine.worker_side.worker import EXIT_OK, serve
 
 
 class InlineEngine:
     """A started engine thread. It cannot be killed; it ends at the end of a step once its socket is closed."""
 
-    def __init__(self, theirs: socket.socket, create: CreateRunner) -> None:
+    def __init__(self, theirs: socket.socket, create: RunnerFactory) -> None:
         self._theirs = theirs
         self._create = create
         self._status = EXIT_OK
@@ -45,7 +45,7 @@ class InlineEngine:
                 self._loop.call_soon_threadsafe(self._ended.set)
 
 
-async def start_inline(name: str, theirs: socket.socket, *, create: CreateRunner = create_runner) -> InlineEngine:
+async def start_inline(name: str, theirs: socket.socket, *, create: RunnerFactory = create_runner) -> InlineEngine:
     """Start an engine thread that holds `theirs`. `name` is for symmetry with `start_process`."""
     del name
     return InlineEngine(theirs, create)

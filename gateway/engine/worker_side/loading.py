@@ -10,19 +10,19 @@ import msgspec
 
 from adapters import Adapter, read_peft
 from backends.api import KVLimit, KVPlan, LoadableModel, ModelInfo, Runner, RunnerCapabilities
-from backends.choice import Choice, choose_runner
+from backends.choice import RunnerChoice, choose_runner
 from backends.errors import UnsupportedModel
 from backends.kv import KVLayout
 from backends.models.spec import ModelSpec
 from backends.registry import AUTO
 from gateway.batching.admission import FirstComeFirstServed
 from gateway.batching.fairness import FairShare
-from gateway.batching.kv.allocator import KVRooms
-from gateway.batching.kv.blocks import Blocks
-from gateway.batching.kv.prefix_index import Prefixes
-from gateway.batching.kv.slots import Slots
+from gateway.batching.kv.allocator import KVAllocator
+from gateway.batching.kv.blocks import BlockAllocator
+from gateway.batching.kv.prefix_index import PrefixIndex
+from gateway.batching.kv.slots import SlotAllocator
 from gateway.batching.loop import Loop
-from gateway.batching.scheduler import Limits
+from gateway.batching.scheduler import StepLimits
 from gateway.engine.messages import AdapterFile, Load, Progress, Ready
 
 _SHOWN_DIGITS = 12
@@ -78,7 +78,7 @@ _COMFORTABLE_CONTEXT = 4096
 """Tokens that a sequence may hold by default even if fewer sequences then fit at once."""
 
 
-class CreateRunner(Protocol):
+class RunnerFactory(Protocol):
     """What `backends.registry.create_runner` does."""
 
     def __call__(self, name: str, *, threads: int, exact: bool, device: str) -> Runner: ...
@@ -95,7 +95,7 @@ class LoadedEngine(msgspec.Struct, frozen=True):
 def load_engine(
     load: Load,
     *,
-    create_runner: CreateRunner,
+    create_runner: RunnerFactory,
     open_model: Callable[[Path], LoadableModel],
     progress: Callable[[Progress], None],
 ) -> LoadedEngine:
@@ -106,7 +106,7 @@ def load_engine(
     progress(Progress("opening", 0.0))
     # A damaged file is refused before a tensor library takes its seconds to import.
     model = open_model(Path(load.model_path))
-    choice = choose_runner() if load.runner == AUTO else Choice(runner=load.runner, reason="")
+    choice = choose_runner() if load.runner == AUTO else RunnerChoice(runner=load.runner, reason="")
     runner = create_runner(
         choice.runner, threads=load.engine.threads, exact=load.engine.exact, device=load.engine.device
     )
@@ -125,7 +125,7 @@ def load_engine(
     loop = Loop(
         runner,
         limits=limits,
-        rooms=_rooms(plan, has_prefixes=has_prefixes),
+        kv=_kv(plan, has_prefixes=has_prefixes),
         order=FairShare() if load.engine.scheduling == "fair" else FirstComeFirstServed(),
         vocab_size=info.vocab_size,
         stretch=load.engine.prefill_stretch,
@@ -155,11 +155,11 @@ def _layout(load: Load, capabilities: RunnerCapabilities, name: str) -> KVLayout
     return load.engine.kv_layout
 
 
-def _rooms(plan: KVPlan, *, has_prefixes: bool) -> KVRooms:
+def _kv(plan: KVPlan, *, has_prefixes: bool) -> KVAllocator:
     if plan.layout == "paged":
-        return Blocks(num_blocks=plan.num_blocks, block_tokens=plan.block_tokens, has_prefixes=has_prefixes)
-    prefixes = Prefixes() if has_prefixes else None
-    return Slots(num_slots=plan.num_blocks, slot_tokens=plan.block_tokens, prefixes=prefixes)
+        return BlockAllocator(num_blocks=plan.num_blocks, block_tokens=plan.block_tokens, has_prefixes=has_prefixes)
+    prefixes = PrefixIndex() if has_prefixes else None
+    return SlotAllocator(num_slots=plan.num_blocks, slot_tokens=plan.block_tokens, prefixes=prefixes)
 
 
 def _kv_limit(load: Load, info: ModelInfo, spec: ModelSpec, *, layout: KVLayout, has_prefixes: bool) -> KVLimit:
@@ -184,9 +184,9 @@ def _default_context(load: Load, spec: ModelSpec, num_at_once: int) -> int:
     return max(tokens_each, _COMFORTABLE_CONTEXT)
 
 
-def _limits(load: Load, limit: KVLimit, plan: KVPlan, capabilities: RunnerCapabilities) -> Limits:
+def _limits(load: Load, limit: KVLimit, plan: KVPlan, capabilities: RunnerCapabilities) -> StepLimits:
     """Blocks are shared by all sequences, so one may grow to the whole context, whatever their number."""
-    return Limits(
+    return StepLimits(
         max_sequences=min(load.engine.max_batch, load.engine.step_tokens, plan.num_blocks),
         max_step_tokens=load.engine.step_tokens,
         max_context=min(limit.max_context, plan.block_tokens) if plan.layout == "slot" else limit.max_context,
@@ -194,7 +194,9 @@ def _limits(load: Load, limit: KVLimit, plan: KVPlan, capabilities: RunnerCapabi
     )
 
 
-def _ready(load: Load, choice: Choice, spec: ModelSpec, info: ModelInfo, plan: KVPlan, limits: Limits) -> Ready:
+def _ready(
+    load: Load, choice: RunnerChoice, spec: ModelSpec, info: ModelInfo, plan: KVPlan, limits: StepLimits
+) -> Ready:
     return Ready(
         vocab_size=info.vocab_size,
         max_context=limits.max_context,
@@ -211,7 +213,7 @@ def _ready(load: Load, choice: Choice, spec: ModelSpec, info: ModelInfo, plan: K
     )
 
 
-def _notes(load: Load, info: ModelInfo, plan: KVPlan, limits: Limits) -> list[str]:
+def _notes(load: Load, info: ModelInfo, plan: KVPlan, limits: StepLimits) -> list[str]:
     """Where the engine gives less than was asked for or than the model could."""
     notes = [f"keys and values are kept as {plan.dtype}"] if plan.dtype not in ("", "f32") else []
     if limits.max_sequences < load.engine.max_batch:

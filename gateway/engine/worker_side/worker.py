@@ -15,7 +15,7 @@ from gateway.batching.loop import Loop
 from gateway.batching.messages import Add, Output
 from gateway.engine.messages import Abort, Died, Load, LoadFailed, Stepped, Stop, ToEngine
 from gateway.engine.worker_side.channel import Channel, GatewayGone
-from gateway.engine.worker_side.loading import CreateRunner, LoadedEngine, load_engine
+from gateway.engine.worker_side.loading import LoadedEngine, RunnerFactory, load_engine
 from gateway.process.gc_tuning import spare_what_is_there
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     return serve(socket.socket(fileno=descriptor), create_runner=create_runner)
 
 
-def serve(connection: socket.socket, *, create_runner: CreateRunner) -> int:
+def serve(connection: socket.socket, *, create_runner: RunnerFactory) -> int:
     """Load what the first message names, then step until told otherwise. Owns and closes `connection`."""
     channel = Channel(connection)
     try:
@@ -63,7 +63,7 @@ def serve(connection: socket.socket, *, create_runner: CreateRunner) -> int:
         channel.close()
 
 
-def _serve(channel: Channel, create_runner: CreateRunner) -> int:
+def _serve(channel: Channel, create_runner: RunnerFactory) -> int:
     load, *early = _first_messages(channel)
     engine = _load(channel, load, create_runner)
     if engine is None:
@@ -87,7 +87,7 @@ def _first_messages(channel: Channel) -> list[ToEngine]:
     return messages
 
 
-def _load(channel: Channel, load: ToEngine, create_runner: CreateRunner) -> LoadedEngine | None:
+def _load(channel: Channel, load: ToEngine, create_runner: RunnerFactory) -> LoadedEngine | None:
     try:
         if not isinstance(load, Load):
             raise Fatal(f"the first message must be load, not {type(load).__name__}")

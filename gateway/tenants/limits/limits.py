@@ -15,7 +15,7 @@ from gateway.tenants.identity import Caller
 from gateway.tenants.limits.budgets import Amount, Budgets, HeldBudget
 from gateway.tenants.limits.prices import NANOS, Price
 from gateway.tenants.limits.subjects import Subject, subjects_of
-from gateway.tenants.limits.window import Rate, SlidingMinute, rate_headers
+from gateway.tenants.limits.window import RateStatus, SlidingMinute, rate_headers
 from gateway.tenants.peers.shares import WHOLE, Shares
 from gateway.tenants.policy import NO_LIMITS
 
@@ -23,7 +23,7 @@ _RETRY_S = 1.0
 _FEW_ACCOUNTS = 1024
 
 
-class Account:
+class SubjectAccount:
     """What one subject has taken in the last minute, and what it runs."""
 
     __slots__ = ("limits", "requests", "running", "tokens")
@@ -47,14 +47,14 @@ class Account:
         return max((-(-used * WHOLE // limit) for used, limit in uses if limit is not None), default=0)
 
 
-_UNTOUCHED = Account()
+_UNTOUCHED = SubjectAccount()
 """Of everybody who has none yet; nothing is ever taken from it."""
 
 
 class Held(msgspec.Struct):
     """What a reservation holds of one account."""
 
-    account: Account
+    account: SubjectAccount
     subject: Subject
     request_second: int
     tokens: int = 0
@@ -70,7 +70,7 @@ class Limiter:
         self.shares = Shares()
         self.budgets = Budgets(self.shares, wall_clock=wall_clock)
         self._now = now
-        self._accounts: dict[str, Account] = {}
+        self._accounts: dict[str, SubjectAccount] = {}
         self._prune_at = _FEW_ACCOUNTS
 
     def enter(self, caller: Caller, model: str) -> Reservation:
@@ -92,7 +92,7 @@ class Limiter:
     def room(self, caller: Caller, model: str, price: Price) -> int | None:
         """Tokens that one more request could reserve now; None without limits on tokens or money."""
         now, subjects = self._now(), _limited(caller, model)
-        rooms = [
+        kv = [
             self.shares.granted(subject.limits.tokens_per_minute, subject.id)
             - self._accounts.get(subject.id, _UNTOUCHED).tokens.taken(now)
             for subject in subjects
@@ -100,21 +100,21 @@ class Limiter:
         ]
         tokens, nanos = (self.budgets.left(subjects, unit) for unit in ("tokens", "cost"))
         if tokens is not None:
-            rooms.append(tokens)
+            kv.append(tokens)
         if nanos is not None and price.highest > 0:
-            rooms.append(int(nanos * 10**6 / (price.highest * NANOS)))
-        return min(rooms, default=None)
+            kv.append(int(nanos * 10**6 / (price.highest * NANOS)))
+        return min(kv, default=None)
 
     def headers(self, caller: Caller) -> list[tuple[bytes, bytes]]:
         """`x-ratelimit-*` of the tightest limits of this tenant and key; none without limits."""
         now, subjects = self._now(), _limited(caller, None)
         accounts = [self._accounts.get(subject.id) or _UNTOUCHED for subject in subjects]
         requests = [
-            Rate(each.limits.requests_per_minute, account.requests)
+            RateStatus(each.limits.requests_per_minute, account.requests)
             for each, account in zip(subjects, accounts, strict=True)
         ]
         tokens = [
-            Rate(each.limits.tokens_per_minute, account.tokens)
+            RateStatus(each.limits.tokens_per_minute, account.tokens)
             for each, account in zip(subjects, accounts, strict=True)
         ]
         return [*rate_headers("requests", requests, now), *rate_headers("tokens", tokens, now)]
@@ -143,7 +143,7 @@ class Limiter:
             each.token_second = each.account.tokens.take(amount.tokens, now)
         return self.budgets.reserve(subjects, amount)
 
-    def _check_entry(self, account: Account, subject: Subject, now: float) -> None:
+    def _check_entry(self, account: SubjectAccount, subject: Subject, now: float) -> None:
         limits, what = subject.limits, subject.what
         account.limits = limits
         if limits.concurrent_requests is not None and account.running >= (
@@ -193,12 +193,12 @@ class Limiter:
         self.shares.want(subject.id)
         return ShareTooSmall(message, retry_after_s=_RETRY_S)
 
-    def _account(self, subject: str) -> Account:
+    def _account(self, subject: str) -> SubjectAccount:
         found = self._accounts.get(subject)
         if found is None:
             if len(self._accounts) >= self._prune_at:
                 self._prune()
-            found = self._accounts[subject] = Account()
+            found = self._accounts[subject] = SubjectAccount()
         return found
 
     def _prune(self) -> None:

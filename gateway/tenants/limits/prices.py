@@ -13,41 +13,41 @@ Period = Literal["day", "month"]
 DAY_S = 86400
 
 
-class Span(msgspec.Struct, frozen=True):
+class BudgetPeriod(msgspec.Struct, frozen=True):
     """From `begins`, inclusive, to `ends`, exclusive, in Unix seconds."""
 
     begins: int
     ends: int
 
 
-def span_of(period: Period, moment: float) -> Span:
+def span_of(period: Period, moment: float) -> BudgetPeriod:
     """The day or month that a Unix time lies in."""
     return _span(period, int(moment // DAY_S))
 
 
 @lru_cache(maxsize=8)
-def _span(period: Period, day: int) -> Span:
+def _span(period: Period, day: int) -> BudgetPeriod:
     begins = datetime.fromtimestamp(day * DAY_S, UTC)
     if period == "day":
-        return Span(day * DAY_S, (day + 1) * DAY_S)
+        return BudgetPeriod(day * DAY_S, (day + 1) * DAY_S)
     first = begins.replace(day=1)
     following = (first + timedelta(days=32)).replace(day=1)
-    return Span(int(first.timestamp()), int(following.timestamp()))
+    return BudgetPeriod(int(first.timestamp()), int(following.timestamp()))
 
 
 NANOS = 10**9
 """Of one unit of the currency."""
 _PICOS_A_NANO = 1000
 
-Rate = Annotated[float, Meta(ge=0, le=10**6)]
+TokenRate = Annotated[float, Meta(ge=0, le=10**6)]
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of a million tokens. Prompt tokens that came from the prefix cache cost `cached_input`, without one `input`."""
 
-    input: Rate = 0.0
-    cached_input: Rate | None = None
-    output: Rate = 0.0
+    input: TokenRate = 0.0
+    cached_input: TokenRate | None = None
+    output: TokenRate = 0.0
 
     @property
     def highest(self) -> float:

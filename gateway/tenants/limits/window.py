@@ -64,14 +64,16 @@ class SlidingMinute:
         return self._seconds[-1][0] + MINUTE_S + 1 - now if self._seconds else 0.0
 
 
-class Rate(msgspec.Struct, frozen=True):
+class RateStatus(msgspec.Struct, frozen=True):
     """A limit a minute, or none, and what was taken of it."""
 
     limit: int | None
     window: SlidingMinute
 
 
-def rate_headers(unit: Literal["requests", "tokens"], rates: Sequence[Rate], now: float) -> list[tuple[bytes, bytes]]:
+def rate_headers(
+    unit: Literal["requests", "tokens"], rates: Sequence[RateStatus], now: float
+) -> list[tuple[bytes, bytes]]:
     """Of the rate that has the least left; none without one."""
     found = [(rate.limit - rate.window.taken(now), rate.limit, rate.window) for rate in rates if rate.limit is not None]
     if not found:

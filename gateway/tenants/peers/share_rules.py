@@ -10,17 +10,17 @@ from gateway.tenants.peers.shares import WHOLE, Granted
 
 WANTED_S = 60.0
 """For so long a wish is remembered; without one, shares return to equal parts."""
-_HUNGRY_S = 5.0
+_WANTS_MORE_S = 5.0
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """Another gateway that lives, and what it takes of a limit that it has no `Part` of."""
+    """Another gateway that lives, and what it takes of a limit that it has no `QuotaShare` of."""
 
     id: str
     default: int
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class QuotaShare(msgspec.Struct, frozen=True, kw_only=True):
     """What a gateway takes of one subject's limits, and how many seconds ago it wanted more."""
 
     subject: str
@@ -29,11 +29,11 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     wanted_ago_s: float
 
 
-class Standing(msgspec.Struct, frozen=True):
+class QuotaShares(msgspec.Struct, frozen=True):
     """What this gateway may take, and what it tells the others."""
 
     default: int
-    parts: dict[str, Part]
+    parts: dict[str, QuotaShare]
 
     @property
     def shares(self) -> Granted:
@@ -43,12 +43,12 @@ class Standing(msgspec.Struct, frozen=True):
 def stand(
     own: str,
     peers: Iterable[Peer],
-    parts: Iterable[Part],
+    parts: Iterable[QuotaShare],
     *,
     wanted: Iterable[str],
     heavy: Callable[[int], Iterable[str]],
     used: Callable[[str], int],
-) -> Standing:
+) -> QuotaShares:
     """The next standing of gateway `own`.
 
     `used` tells the part of a subject's limits that is taken here now, `heavy` the subjects that take more than a part.
@@ -56,30 +56,32 @@ def stand(
     others = {peer.id: peer.default for peer in peers if peer.id != own}
     before = next((peer.default for peer in peers if peer.id == own), 0)
     default = max(0, min(WHOLE // (len(others) + 1), WHOLE - sum(others.values())))
-    hungry = set(wanted)
-    found: dict[str, dict[str, Part]] = {subject: {} for subject in (*hungry, *(heavy(default) if others else ()))}
+    wants_more = set(wanted)
+    found: dict[str, dict[str, QuotaShare]] = {
+        subject: {} for subject in (*wants_more, *(heavy(default) if others else ()))
+    }
     for told in parts:
         if told.gateway == own or told.gateway in others:
             found.setdefault(told.subject, {})[told.gateway] = told
     standing = {}
     for subject, by_gateway in found.items():
         mine = by_gateway.pop(own, None)
-        view = View(
+        view = QuotaView(
             share=before if mine is None else mine.share,
             default=default,
             used=used(subject),
             free=max(0, WHOLE - sum(by_gateway[peer].share if peer in by_gateway else others[peer] for peer in others)),
-            wanted_ago_s=0.0 if subject in hungry else mine.wanted_ago_s if mine else 2 * WANTED_S,
+            wanted_ago_s=0.0 if subject in wants_more else mine.wanted_ago_s if mine else 2 * WANTED_S,
             others_wanted_ago_s=[part.wanted_ago_s for part in by_gateway.values()],
         )
         if not (view.is_quiet and view.next_share == default):
-            standing[subject] = Part(
+            standing[subject] = QuotaShare(
                 subject=subject, gateway=own, share=view.next_share, wanted_ago_s=view.wanted_ago_s
             )
-    return Standing(default, standing)
+    return QuotaShares(default, standing)
 
 
-class View(msgspec.Struct, frozen=True, kw_only=True):
+class QuotaView(msgspec.Struct, frozen=True, kw_only=True):
     """What one gateway knows of one subject: its part, what it uses of it, and what the others leave free."""
 
     share: int
@@ -96,8 +98,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def next_share(self) -> int:
         """Never less than what is used, and never more than what is free."""
-        rivals = sum(ago_s < _HUNGRY_S for ago_s in self.others_wanted_ago_s)
-        is_hungry = self.wanted_ago_s < _HUNGRY_S
+        rivals = sum(ago_s < _WANTS_MORE_S for ago_s in self.others_wanted_ago_s)
+        is_hungry = self.wanted_ago_s < _WANTS_MORE_S
         fair = WHOLE // (rivals + 1) if is_hungry else 0
         share = self.share
         if rivals:

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import delete, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gateway.tenants.peers.share_rules import Part, Peer, Standing
+from gateway.tenants.peers.share_rules import Peer, QuotaShare, QuotaShares
 from gateway.tenants.store.statements import insert_into
 from gateway.tenants.store.tables import GatewayRow, ShareRow
 
@@ -18,11 +18,11 @@ _LOCK = 4_706_116
 """Of PostgreSQL's advisory locks: one gateway changes shares at a time."""
 
 
-class Board(msgspec.Struct, frozen=True):
+class SharesOfPeers(msgspec.Struct, frozen=True):
     """All gateways that live, and all parts that differ from their defaults."""
 
     peers: tuple[Peer, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[QuotaShare, ...]
 
 
 async def lock_shares(session: AsyncSession) -> None:
@@ -33,18 +33,20 @@ async def lock_shares(session: AsyncSession) -> None:
         await session.execute(update(GatewayRow).where(GatewayRow.id == "").values(seen_at=0))
 
 
-async def read_board(session: AsyncSession) -> Board:
+async def read_board(session: AsyncSession) -> SharesOfPeers:
     now = await _now(session)
     gateways = await session.scalars(select(GatewayRow).where(GatewayRow.seen_at >= now - LIFETIME_S))
     peers = tuple(Peer(row.id, row.default_share) for row in gateways)
     parts = tuple(
-        Part(subject=row.subject, gateway=row.gateway, share=row.share, wanted_ago_s=max(0.0, now - row.wanted_at))
+        QuotaShare(
+            subject=row.subject, gateway=row.gateway, share=row.share, wanted_ago_s=max(0.0, now - row.wanted_at)
+        )
         for row in await session.scalars(select(ShareRow))
     )
-    return Board(peers, parts)
+    return SharesOfPeers(peers, parts)
 
 
-async def write_standing(session: AsyncSession, own: str, standing: Standing) -> None:
+async def write_standing(session: AsyncSession, own: str, standing: QuotaShares) -> None:
     """Replace all that this gateway said before, and clear away those that live no more."""
     now = await _now(session)
     await session.execute(delete(GatewayRow).where(GatewayRow.seen_at < now - LIFETIME_S, GatewayRow.id != own))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gateway.tenants.store.tables import Row
+from gateway.tenants.store.tables import StoreRow
 
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql
@@ -26,7 +26,7 @@ def batches(items: Iterable[T]) -> Iterator[list[T]]:
         yield batch
 
 
-def insert_into(session: AsyncSession, kind: type[Row]) -> sqlite.Insert | postgresql.Insert:
+def insert_into(session: AsyncSession, kind: type[StoreRow]) -> sqlite.Insert | postgresql.Insert:
     if session.get_bind().dialect.name == "sqlite":
         return sqlite.insert(kind)
     from sqlalchemy.dialects import postgresql  # 40 ms of a start that a SQLite store does without

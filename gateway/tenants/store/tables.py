@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Id = String(64)
-Name = String(128)
+NameColumn = String(128)
 NAMES = MappingProxyType(
     {
         "ix": "ix_%(column_0_label)s",
@@ -41,13 +41,13 @@ NAMES = MappingProxyType(
 IS_LIVE = text("deleted_at IS NULL")
 
 
-class Row(DeclarativeBase):
+class StoreRow(DeclarativeBase):
     """A table. All share one `metadata`."""
 
     metadata = MetaData(naming_convention=NAMES)
 
 
-class StateRow(Row):
+class StateRow(StoreRow):
     """One row: the version of the last change."""
 
     __tablename__ = "state"
@@ -55,20 +55,20 @@ class StateRow(Row):
     version: Mapped[int] = mapped_column(BigInteger)
 
 
-class OrganisationRow(Row):
+class OrganisationRow(StoreRow):
     __tablename__ = "organisations"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
-    name: Mapped[str] = mapped_column(Name, unique=True)
+    name: Mapped[str] = mapped_column(NameColumn, unique=True)
     created_at: Mapped[float] = mapped_column(Double)
 
 
-class TenantRow(Row):
+class TenantRow(StoreRow):
     """Deleted tenants stay, for their usage; their names are free again."""
 
     __tablename__ = "tenants"
     __table_args__ = (Index("ix_tenants_live_name", "name", unique=True, sqlite_where=IS_LIVE),)
     id: Mapped[str] = mapped_column(Id, primary_key=True)
-    name: Mapped[str] = mapped_column(Name)
+    name: Mapped[str] = mapped_column(NameColumn)
     organisation_id: Mapped[str | None] = mapped_column(Id, ForeignKey("organisations.id"))
     policy: Mapped[str] = mapped_column(Text)
     is_disabled: Mapped[bool] = mapped_column(Boolean)
@@ -86,13 +86,13 @@ def _name_the_living(table: Table, connection: Connection, **_: object) -> None:
         index.dialect_options["postgresql"]["where"] = IS_LIVE
 
 
-class KeyRow(Row):
+class KeyRow(StoreRow):
     """`digest` is the SHA-256 of the key in hex; the key itself is nowhere."""
 
     __tablename__ = "api_keys"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     tenant_id: Mapped[str] = mapped_column(Id, ForeignKey("tenants.id"), index=True)
-    name: Mapped[str] = mapped_column(Name)
+    name: Mapped[str] = mapped_column(NameColumn)
     digest: Mapped[str] = mapped_column(Id, unique=True)
     hint: Mapped[str] = mapped_column(String(32))
     scopes: Mapped[str] = mapped_column(Text)
@@ -105,7 +105,7 @@ class KeyRow(Row):
     version: Mapped[int] = mapped_column(BigInteger, index=True)
 
 
-class AuditRow(Row):
+class AuditRow(StoreRow):
     """Append only; `digest` covers the row and the digest before it."""
 
     __tablename__ = "audit"
@@ -113,13 +113,13 @@ class AuditRow(Row):
     at: Mapped[float] = mapped_column(Double)
     actor: Mapped[str] = mapped_column(Id)
     action: Mapped[str] = mapped_column(Id)
-    target: Mapped[str] = mapped_column(Name)
-    request_id: Mapped[str] = mapped_column(Name)
+    target: Mapped[str] = mapped_column(NameColumn)
+    request_id: Mapped[str] = mapped_column(NameColumn)
     detail: Mapped[str] = mapped_column(Text)
     digest: Mapped[str] = mapped_column(Id)
 
 
-class UsageRow(Row):
+class UsageRow(StoreRow):
     """One request that was accepted, exactly once; `id` is the answer's."""
 
     __tablename__ = "usage"
@@ -128,10 +128,10 @@ class UsageRow(Row):
         Index("ix_usage_tenant_ended", "tenant_id", "ended_at"),
     )
     id: Mapped[str] = mapped_column(Id, primary_key=True)
-    request_id: Mapped[str] = mapped_column(Name)
+    request_id: Mapped[str] = mapped_column(NameColumn)
     tenant_id: Mapped[str] = mapped_column(Id)
     key_id: Mapped[str] = mapped_column(Id)
-    model: Mapped[str] = mapped_column(Name)
+    model: Mapped[str] = mapped_column(NameColumn)
     state: Mapped[str] = mapped_column(String(32))
     started_at: Mapped[float] = mapped_column(Double)
     ended_at: Mapped[float] = mapped_column(Double)
@@ -142,14 +142,14 @@ class UsageRow(Row):
     cost_nanos: Mapped[int] = mapped_column(BigInteger)
 
 
-class UsageHourRow(Row):
+class UsageHourRow(StoreRow):
     """Sums of `usage` by the hour in which requests ended, which is named by its beginning."""
 
     __tablename__ = "usage_hours"
     hour: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     tenant_id: Mapped[str] = mapped_column(Id, primary_key=True)
     key_id: Mapped[str] = mapped_column(Id, primary_key=True)
-    model: Mapped[str] = mapped_column(Name, primary_key=True)
+    model: Mapped[str] = mapped_column(NameColumn, primary_key=True)
     requests: Mapped[int] = mapped_column(BigInteger)
     prompt_tokens: Mapped[int] = mapped_column(BigInteger)
     cached_tokens: Mapped[int] = mapped_column(BigInteger)
@@ -158,7 +158,7 @@ class UsageHourRow(Row):
     cost_nanos: Mapped[int] = mapped_column(BigInteger)
 
 
-class SpendingRow(Row):
+class SpendingRow(StoreRow):
     """What a subject of limits spent in one UTC day or month, for budgets; old ones are forgotten."""
 
     __tablename__ = "spending"
@@ -169,7 +169,7 @@ class SpendingRow(Row):
     cost_nanos: Mapped[int] = mapped_column(BigInteger)
 
 
-class GatewayRow(Row):
+class GatewayRow(StoreRow):
     """A gateway that lives, and the share that it takes of every limit that has no row in `shares`."""
 
     __tablename__ = "gateways"
@@ -178,7 +178,7 @@ class GatewayRow(Row):
     default_share: Mapped[int] = mapped_column(Integer)
 
 
-class ShareRow(Row):
+class ShareRow(StoreRow):
     """What one gateway takes of one subject's limits, and when it last wanted more."""
 
     __tablename__ = "shares"

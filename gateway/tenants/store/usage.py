@@ -30,7 +30,7 @@ _COLUMNS = {
 }
 
 
-class Span(msgspec.Struct, frozen=True, kw_only=True):
+class UsageSpan(msgspec.Struct, frozen=True, kw_only=True):
     """Which usage: of a tenant by id, and from one Unix second, inclusive, to another, exclusive."""
 
     tenant_id: str | None = None
@@ -66,7 +66,7 @@ async def record_usage(session: AsyncSession, entries: Sequence[UsageEntry]) -> 
         await add_spending(session, fresh)
 
 
-async def sum_usage(session: AsyncSession, span: Span, by: Sequence[Grouping]) -> list[UsageSum]:
+async def sum_usage(session: AsyncSession, span: UsageSpan, by: Sequence[Grouping]) -> list[UsageSum]:
     """Sums of whole hours that overlap the span, in the order of the groups."""
     columns = [_COLUMNS[name].label(name) for name in by]
     sums = [cast_type(func.sum(getattr(UsageHourRow, name)), BigInteger).label(name) for name in ("requests", *SUMS)]
@@ -79,7 +79,7 @@ async def sum_usage(session: AsyncSession, span: Span, by: Sequence[Grouping]) -
     return [_sum(row, names) for row in found if row.get("requests")]
 
 
-async def list_usage(session: AsyncSession, span: Span, *, after: str, limit: int) -> list[UsageRecord]:
+async def list_usage(session: AsyncSession, span: UsageSpan, *, after: str, limit: int) -> list[UsageRecord]:
     """Requests in the order of their end, behind the one with the id `after`. Raises `UnknownEntry`."""
     order = (UsageRow.ended_at, UsageRow.id)
     statement = select(UsageRow).where(
@@ -129,7 +129,7 @@ def _totals(entries: list[UsageEntry]) -> dict[str, int]:
     return {"requests": len(entries)} | {name: sum(getattr(entry, name) for entry in entries) for name in SUMS}
 
 
-def _of_tenant(kind: type[UsageRow] | type[UsageHourRow], span: Span) -> list[ColumnElement[bool]]:
+def _of_tenant(kind: type[UsageRow] | type[UsageHourRow], span: UsageSpan) -> list[ColumnElement[bool]]:
     return [] if span.tenant_id is None else [kind.tenant_id == span.tenant_id]
 
 

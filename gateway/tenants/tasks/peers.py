@@ -9,11 +9,11 @@ import secrets
 import time
 
 from gateway.tenants.limits.limits import Limiter
-from gateway.tenants.peers.share_rules import Standing, stand
+from gateway.tenants.peers.share_rules import QuotaShares, stand
 from gateway.tenants.peers.shares import Granted
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreError
-from gateway.tenants.store.shares import Board, forget_gateway, lock_shares, read_board, write_standing
+from gateway.tenants.store.shares import SharesOfPeers, forget_gateway, lock_shares, read_board, write_standing
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ MEETING_S = 0.4
 _HEARTBEAT_S = 1.0
 
 
-class Neighbours:
+class PeerSync:
     """When the store is gone, shares stay as they are."""
 
     def __init__(self, database: Database, limiter: Limiter) -> None:
@@ -64,7 +64,7 @@ class Neighbours:
             async with self._database.session() as session:
                 await forget_gateway(session, self.id)
 
-    def _stand(self, board: Board, wanted: set[str]) -> Standing:
+    def _stand(self, board: SharesOfPeers, wanted: set[str]) -> QuotaShares:
         limiter = self._limiter
         return stand(
             self.id, board.peers, board.parts, wanted=wanted, heavy=limiter.heavy_users, used=limiter.used_share

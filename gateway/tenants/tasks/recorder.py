@@ -23,7 +23,7 @@ SYNC_S = 0.05
 _DRAIN_EVERY = 20
 
 
-class Bookkeeper:
+class UsageRecorder:
     """Nothing runs that could not be written down: while the journal cannot be written, requests are refused."""
 
     def __init__(self, journal: Journal, database: Database, limiter: Limiter) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from backends.errors import UnsupportedModel
 from backends.kernels.library import F32, LEVELS, Library, aligned
-from backends.kernels.linear import Activation, Linear, linear_of
+from backends.kernels.linear import ActivationType, Linear, linear_of
 from backends.weights.formats import FORMATS
 from backends.weights.tensor import decode
 from tests.backends.random_blocks import random_tensor
@@ -111,7 +111,7 @@ def test_the_error_of_int8_activations_is_small(library: Library, name: str) -> 
 @pytest.mark.parametrize(
     ("activation", "name"), [("swiglu", "Q4_0"), ("geglu_tanh", "Q8_0"), ("swiglu", "Q4_K"), ("swiglu", "Q6_K")]
 )
-def test_gates_are_applied_in_passing(library: Library, activation: Activation, name: str) -> None:
+def test_gates_are_applied_in_passing(library: Library, activation: ActivationType, name: str) -> None:
     """Gate and up in one product, with their biases."""
     gate, up = (random_tensor(name, rows=48, columns=512, seed=seed) for seed in (1, 2))
     x, bias = activations(5, 512), np.random.default_rng(3).standard_normal((2, 48)).astype(np.float32)
@@ -125,7 +125,7 @@ def test_gates_are_applied_in_passing(library: Library, activation: Activation, 
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-def _activated(gates: np.ndarray[tuple[int, ...], np.dtype[np.float64]], activation: Activation) -> F32:
+def _activated(gates: np.ndarray[tuple[int, ...], np.dtype[np.float64]], activation: ActivationType) -> F32:
     with np.errstate(over="ignore"):
         if activation == "swiglu":
             return np.asarray(gates / (1 + np.exp(-gates)), np.float32)

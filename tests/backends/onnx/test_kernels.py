@@ -22,7 +22,7 @@ from backends.onnx.attention.group_query import FusedAttention
 from backends.onnx.graph import Graph
 from backends.onnx.recorder import Recorder, record
 from backends.onnx.session import open_session, share_arrays
-from backends.onnx.weights import FORMATS, Weights, find_kernels
+from backends.onnx.weights import FORMATS, OnnxWeights, find_kernels
 from backends.testing.models import FamilyName, ModelSizes, make_random_model, write_gguf_of
 from backends.testing.oracle import Oracle
 from backends.weights.formats import FORMATS as STORED
@@ -59,7 +59,7 @@ def notes_of(model: LoadableModel, *, exact: bool = False) -> str:
 
 
 def operators_of(model: LoadableModel, library: Library | None) -> dict[str, int]:
-    weights = Weights(model.tensors, exact=False, kernels=library, progress=lambda _: None)
+    weights = OnnxWeights(model.tensors, exact=False, kernels=library, progress=lambda _: None)
     nodes = [node.op_type for node in record(model.spec, weights, FusedAttention).model().graph.node]
     return {kind: nodes.count(kind) for kind in set(nodes)}
 
@@ -79,7 +79,7 @@ class NoAttention(FusedAttention):
 
 def product_of(spec: ModelSpec, tensor: StoredTensor, x: F32, library: Library | None) -> F32:
     """By the operator of the kernels, or without them by `MatMulNBits`."""
-    weights = Weights({"w": tensor}, exact=False, kernels=library, progress=lambda _: None)
+    weights = OnnxWeights({"w": tensor}, exact=False, kernels=library, progress=lambda _: None)
     recorder = Recorder(spec, weights, NoAttention, None)
     graph, y = recorder.graph, recorder.product("embedded", ("w",))
     graph.named("Identity", [y], [graph.output("y", ["T", tensor.shape[0]])])

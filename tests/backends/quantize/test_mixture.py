@@ -6,7 +6,7 @@ import pytest
 
 from backends.errors import ModelError
 from backends.models.spec import ModelSpec
-from backends.quantize.mixture import Choice, choose_formats, is_quantizable
+from backends.quantize.mixture import FormatChoice, choose_formats, is_quantizable
 from backends.quantize.recipes import RECIPES, UnknownFormat, recipe_by_name
 
 
@@ -119,18 +119,18 @@ def test_q2_k_s_needs_importance() -> None:
 @pytest.mark.parametrize(
     ("name", "columns", "choice"),
     [
-        ("Q2_K", 96, Choice("Q4_0", "Q2_K")),
-        ("Q3_K_S", 96, Choice("Q4_0", "Q3_K")),
-        ("Q4_K", 96, Choice("Q5_0", "Q4_K")),
-        ("Q5_K", 96, Choice("Q5_1", "Q5_K")),
-        ("Q6_K", 96, Choice("Q8_0", "Q6_K")),
-        ("Q8_K", 96, Choice("Q8_0", "Q8_K")),
-        ("Q4_0", 80, Choice("F16", "Q4_0")),
-        ("Q4_K", 80, Choice("F16", "Q4_K")),
-        ("F32", 7, Choice("F32", "F32")),
+        ("Q2_K", 96, FormatChoice("Q4_0", "Q2_K")),
+        ("Q3_K_S", 96, FormatChoice("Q4_0", "Q3_K")),
+        ("Q4_K", 96, FormatChoice("Q5_0", "Q4_K")),
+        ("Q5_K", 96, FormatChoice("Q5_1", "Q5_K")),
+        ("Q6_K", 96, FormatChoice("Q8_0", "Q6_K")),
+        ("Q8_K", 96, FormatChoice("Q8_0", "Q8_K")),
+        ("Q4_0", 80, FormatChoice("F16", "Q4_0")),
+        ("Q4_K", 80, FormatChoice("F16", "Q4_K")),
+        ("F32", 7, FormatChoice("F32", "F32")),
     ],
 )
-def test_rows_that_do_not_fit(name: str, columns: int, choice: Choice) -> None:
+def test_rows_that_do_not_fit(name: str, columns: int, choice: FormatChoice) -> None:
     """They get smaller blocks, then none; what was wanted stays known."""
     found = choose_formats(shapes(spec(), columns=columns), recipe_by_name(name), spec(), has_importance=False)
 

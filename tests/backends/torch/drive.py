@@ -11,7 +11,7 @@ import torch
 from backends.api import F32, I32, KVLimit, LoadableModel, Runner, Step
 from backends.torch import create_runner
 from backends.torch.execute import EagerExecutor
-from backends.torch.pool import Pool
+from backends.torch.pool import TorchKVPool
 from backends.torch.runner import TorchRunner
 
 SLOTS, CONTEXT, BLOCK = 4, 256, 16
@@ -66,7 +66,7 @@ def step_of(*parts: Part, tables: I32 = TABLES) -> Step:
     )
 
 
-def pool_of(runner: Runner) -> Pool:
+def pool_of(runner: Runner) -> TorchKVPool:
     assert isinstance(runner, TorchRunner)
     assert isinstance(runner._executor, EagerExecutor)
     return runner._executor.pool

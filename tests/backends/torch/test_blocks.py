@@ -48,10 +48,10 @@ def test_a_copied_block_is_written_without_harm(paged: Runner, oracle: Oracle) -
 
 def test_neighbouring_blocks_compute_the_same_as_scattered_ones(paged: Runner) -> None:
     """A run of neighbours is a view, anything else a copy; the bits agree."""
-    neighbours = np.arange(TABLES.size, dtype=np.int32).reshape(TABLES.shape)
-    backwards = neighbours[:, ::-1].copy()
+    peer_sync = np.arange(TABLES.size, dtype=np.int32).reshape(TABLES.shape)
+    backwards = peer_sync[:, ::-1].copy()
     results = []
-    for tables in (neighbours, backwards, TABLES):
+    for tables in (peer_sync, backwards, TABLES):
         poison(paged)
         run(paged, Part(2, PREFIX, rows=0), tables=tables)
         results.append(run(paged, Part(2, [5, 6, 7], start=32, rows=3), tables=tables))

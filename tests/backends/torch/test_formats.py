@@ -15,7 +15,7 @@ from backends.testing.models import write_gguf_of
 from backends.testing.oracle import Oracle
 from backends.torch import create_runner
 from backends.torch.blocks import BLOCK_FORMATS
-from backends.torch.matrix import Matrix
+from backends.torch.matrix import TorchMatrix
 from backends.weights.formats import FORMATS
 from backends.weights.tensor import StoredTensor, decode
 from tests.backends.torch.drive import Part, make_runner, run
@@ -51,7 +51,7 @@ def test_decoding_gives_the_same_bits(name: str) -> None:
     tensors = [random_tensor(name, seed=1), random_tensor(name, rows=17, seed=2)]
     expected = np.concatenate([decode(tensor) for tensor in tensors])
 
-    matrix = Matrix(tensors, torch.device("cpu"))
+    matrix = TorchMatrix(tensors, torch.device("cpu"))
 
     np.testing.assert_array_equal(matrix.rows(torch.arange(65)).numpy(), expected)
     np.testing.assert_array_equal(matrix.rows(torch.tensor([64, 3, 3])).numpy(), expected[[64, 3, 3]])
@@ -65,7 +65,7 @@ def test_products(name: str, rows: int, num_rows: int) -> None:
     tensor = random_tensor(name, rows=rows, columns=1024)
     x = np.random.default_rng(0).standard_normal((num_rows, 1024), dtype=np.float32)
 
-    y = Matrix([tensor], torch.device("cpu")).product(torch.from_numpy(x))
+    y = TorchMatrix([tensor], torch.device("cpu")).product(torch.from_numpy(x))
 
     assert y.is_contiguous()
     np.testing.assert_allclose(y.numpy(), x @ decode(tensor).T, rtol=1e-4, atol=1e-4)

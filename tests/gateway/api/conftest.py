@@ -27,7 +27,7 @@ TENANTS = (
 )
 
 
-class House(msgspec.Struct, frozen=True):
+class ServedApp(msgspec.Struct, frozen=True):
     """The application, and what it stands on."""
 
     app: Litestar
@@ -44,30 +44,30 @@ class House(msgspec.Struct, frozen=True):
         return sum(float(line.rsplit(" ", 1)[1]) for line in found)
 
 
-def build(script: Script | Callable[[GenerateRequest], Script] | None = None, **settings: Any) -> House:
+def build(script: Script | Callable[[GenerateRequest], Script] | None = None, **settings: Any) -> ServedApp:
     """A house with the models `demo` and `other` on one backend."""
     backend = FakeBackend(script)
     models = Models([ServedModel(name=name, backend=backend, created=1_700_000_000) for name in ("demo", "other")])
     known: dict[str, Any] = {"directory": directory_of(TENANTS), "metrics": Metrics(), "drain": Drain()}
     known |= {"models": models} | settings
     services = Services(**known)
-    return House(create_app(services), services, backend)
+    return ServedApp(create_app(services), services, backend)
 
 
-def client_of(house: House, *, key: str | None = KEY) -> httpx.AsyncClient:
+def client_of(served_app: ServedApp, *, key: str | None = KEY) -> httpx.AsyncClient:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    transport = httpx.ASGITransport(cast(Any, house.app), client=("203.0.113.7", 50000))
+    transport = httpx.ASGITransport(cast(Any, served_app.app), client=("203.0.113.7", 50000))
     return httpx.AsyncClient(transport=transport, base_url="http://house", headers=headers)
 
 
 @pytest.fixture
-def house() -> House:
+def served_app() -> ServedApp:
     return build()
 
 
 @pytest.fixture
-async def client(house: House) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(house) as open_client:
+async def client(served_app: ServedApp) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(served_app) as open_client:
         yield open_client
 
 

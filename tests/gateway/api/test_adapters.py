@@ -15,7 +15,7 @@ from gateway.process.drain import Drain
 from gateway.routing import Models, ServedAdapter, ServedModel
 from gateway.tenants.records import TenantConfig
 from tests.gateway.api.asgi import KEY, Socket
-from tests.gateway.api.conftest import House, chat, client_of
+from tests.gateway.api.conftest import ServedApp, chat, client_of
 from tests.gateway.tenants.declared import directory_of
 
 LAWYER = "sk-lawyer-0123456789"
@@ -25,16 +25,16 @@ TENANTS = (
 )
 
 
-def house_of(backend: FakeBackend) -> House:
+def served_app_of(backend: FakeBackend) -> ServedApp:
     adapters = (ServedAdapter("law"), ServedAdapter("tax", ("lawyer",)))
     models = Models([ServedModel(name="demo", backend=backend, created=1, adapters=adapters)])
     services = Services(models=models, directory=directory_of(TENANTS), metrics=Metrics(), drain=Drain())
-    return House(create_app(services), services, backend)
+    return ServedApp(create_app(services), services, backend)
 
 
-async def asked(house: House, key: str, model: str) -> list[httpx.Response]:
+async def asked(served_app: ServedApp, key: str, model: str) -> list[httpx.Response]:
     """The answers to a chat and to a completion."""
-    async with client_of(house, key=key) as client:
+    async with client_of(served_app, key=key) as client:
         return [
             await client.post("/v1/chat/completions", json=chat(model=model)),
             await client.post("/v1/completions", json={"model": model, "prompt": ["a", "b"]}),
@@ -47,22 +47,22 @@ async def asked(house: House, key: str, model: str) -> list[httpx.Response]:
 )
 async def test_the_backend_is_asked_for_it(key: str, model: str, adapter: str | None) -> None:
     """On both routes and for every choice; the answer says which one answered, also where none was named."""
-    house = house_of(FakeBackend(adapters=True))
+    served_app = served_app_of(FakeBackend(adapters=True))
 
-    answers = await asked(house, key, model)
+    answers = await asked(served_app, key, model)
 
     assert [answer.status_code for answer in answers] == [200, 200]
     assert {answer.json()["model"] for answer in answers} == {"demo" if adapter is None else f"demo:{adapter}"}
-    assert [request.adapter for request in house.backend.requests] == [adapter] * 3
+    assert [request.adapter for request in served_app.backend.requests] == [adapter] * 3
 
 
 @pytest.mark.parametrize(("key", "model"), [(KEY, "demo:law"), (LAWYER, "demo"), (LAWYER, "demo:law"), (KEY, "demo:")])
 async def test_an_engine_without_adapters(key: str, model: str) -> None:
     """404 that names the adapter; the model alone is never asked in its place, nor over a WebSocket."""
-    house = house_of(FakeBackend())
+    served_app = served_app_of(FakeBackend())
 
-    answers = await asked(house, key, model)
-    socket = await Socket(house.app, headers={"Authorization": f"Bearer {key}"}).open()
+    answers = await asked(served_app, key, model)
+    socket = await Socket(served_app.app, headers={"Authorization": f"Bearer {key}"}).open()
     socket.send(chat(model=model))
     frame: Any = await socket.frame()
     await socket.close()
@@ -71,14 +71,14 @@ async def test_an_engine_without_adapters(key: str, model: str) -> None:
     assert [answer.status_code for answer in answers] == [404, 404]
     assert {(error["code"], error["param"]) for error in errors} == {("model_not_found", "model")}
     assert all(f"has no adapter '{'' if model == 'demo:' else 'law'}'" in error["message"] for error in errors)
-    assert house.backend.requests == []
+    assert served_app.backend.requests == []
 
 
 async def test_streams_say_it_too() -> None:
     """Every chunk."""
-    house = house_of(FakeBackend(adapters=True))
+    served_app = served_app_of(FakeBackend(adapters=True))
 
-    async with client_of(house, key=LAWYER) as client:
+    async with client_of(served_app, key=LAWYER) as client:
         lines = (await client.post("/v1/chat/completions", json=chat(stream=True))).text.split("\n\n")
 
     chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
@@ -87,9 +87,9 @@ async def test_streams_say_it_too() -> None:
 
 async def test_listed_for_those_who_may() -> None:
     """Behind their model, which is their parent; single ones by name, and 404 for those of others."""
-    house = house_of(FakeBackend(adapters=True))
+    served_app = served_app_of(FakeBackend(adapters=True))
 
-    async with client_of(house, key=KEY) as acme, client_of(house, key=LAWYER) as lawyer:
+    async with client_of(served_app, key=KEY) as acme, client_of(served_app, key=LAWYER) as lawyer:
         listed = (await acme.get("/v1/models")).json()["data"]
         all_listed = (await lawyer.get("/v1/models")).json()["data"]
         shown = await lawyer.get("/v1/models/demo:tax")
@@ -102,4 +102,4 @@ async def test_listed_for_those_who_may() -> None:
     assert shown.json() == all_listed[2]
     assert hidden.status_code == missing.status_code == refused.status_code == 404
     assert hidden.json()["error"]["message"].replace("tax", "tay") == missing.json()["error"]["message"]
-    assert house.backend.requests == []
+    assert served_app.backend.requests == []

@@ -11,7 +11,7 @@ from backends.testing.backend import FakeBackend
 from gateway.routing import Models, Route, ServedModel
 from gateway.tenants.identity import Tenant
 from tests.gateway.api.asgi import Connection, Exchange, Socket, scope_of
-from tests.gateway.api.conftest import House, build, chat
+from tests.gateway.api.conftest import ServedApp, build, chat
 from tests.gateway.clock import Clock
 
 ROUTING_S = 5.0
@@ -34,7 +34,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def slow_house(clock: Clock) -> House:
+def slow_house(clock: Clock) -> ServedApp:
     models = SlowModels([ServedModel(name="demo", backend=FakeBackend())])
     models.clock = clock
     return build(models=models)
@@ -44,26 +44,26 @@ def body(path: str, **fields: object) -> dict[str, object]:
     return chat(**fields) if path == PATHS[0] else {"model": "demo", "prompt": "Hi", **fields}
 
 
-def measured(house: House) -> tuple[float, float]:
+def measured(served_app: ServedApp) -> tuple[float, float]:
     """Time to the first token and duration, each of one request."""
     names = ("time_to_first_token", "request_duration")
-    assert [house.metric(f"hostelry_{name}_seconds_count") for name in names] == [1, 1]
-    first, whole = (house.metric(f"hostelry_{name}_seconds_sum") for name in names)
+    assert [served_app.metric(f"hostelry_{name}_seconds_count") for name in names] == [1, 1]
+    first, whole = (served_app.metric(f"hostelry_{name}_seconds_sum") for name in names)
     return first, whole
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_slow_route_is_counted(slow_house: House, path: str, stream: bool) -> None:
+async def test_a_slow_route_is_counted(slow_house: ServedApp, path: str, stream: bool) -> None:
     """Decoding and routing are part of what a client waits for."""
     await Exchange(slow_house.app, body(path, stream=stream), path=path).end()
 
     assert measured(slow_house) == (ROUTING_S, ROUTING_S)
 
 
-async def test_a_slow_body_is_counted(house: House, clock: Clock) -> None:
+async def test_a_slow_body_is_counted(served_app: ServedApp, clock: Clock) -> None:
     """A request arrives with its head."""
-    connection = Connection(house.app, scope_of(PATHS[0]))
+    connection = Connection(served_app.app, scope_of(PATHS[0]))
     await asyncio.sleep(0)
 
     clock.now += 3
@@ -71,10 +71,10 @@ async def test_a_slow_body_is_counted(house: House, clock: Clock) -> None:
     connection.say({"type": "http.request", "body": b'"messages": [{"role": "user", "content": "Hi"}]}'})
     await connection.end()
 
-    assert measured(house) == (3, 3)
+    assert measured(served_app) == (3, 3)
 
 
-async def test_a_frame_arrives_when_it_is_received(slow_house: House, clock: Clock) -> None:
+async def test_a_frame_arrives_when_it_is_received(slow_house: ServedApp, clock: Clock) -> None:
     """How long its socket has been open does not count."""
     socket = await Socket(slow_house.app).open()
     clock.now += 100
@@ -86,7 +86,7 @@ async def test_a_frame_arrives_when_it_is_received(slow_house: House, clock: Clo
     assert measured(slow_house) == (ROUTING_S, ROUTING_S)
 
 
-async def test_a_deadline_on_a_socket_counts_from_the_frame(slow_house: House) -> None:
+async def test_a_deadline_on_a_socket_counts_from_the_frame(slow_house: ServedApp) -> None:
     """As over HTTP: what decoding and routing took is not added to it."""
     socket = await Socket(slow_house.app).open()
 

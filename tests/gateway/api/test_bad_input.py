@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.gateway.api.asgi import Connection, Exchange, scope_of
-from tests.gateway.api.conftest import House, build, chat
+from tests.gateway.api.conftest import ServedApp, build, chat
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 LEAKS = re.compile(r"Traceback| at 0x[0-9a-f]+|site-packages|\.py\", line|msgspec")
@@ -151,12 +151,12 @@ BAD_PROMPTS: list[object] = [
 
 
 @pytest.fixture(scope="module")
-def built() -> House:
+def built() -> ServedApp:
     return build()
 
 
 @pytest.fixture
-def house(built: House) -> Iterator[House]:
+def served_app(built: ServedApp) -> Iterator[ServedApp]:
     """The same for all: a bad body leaves nothing behind for the next."""
     built.backend.requests.clear()
     yield built
@@ -194,13 +194,15 @@ async def test_odd_numbers(literal: str, client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(("field", "value", "param"), BAD_VALUES)
-async def test_bad_value(field: str, value: object, param: str, client: httpx.AsyncClient, house: House) -> None:
+async def test_bad_value(
+    field: str, value: object, param: str, client: httpx.AsyncClient, served_app: ServedApp
+) -> None:
     """A wrong value is a 400 whose `param` is the path of the field; the backend is not asked."""
     error = _error(await client.post(CHAT, json=chat(**{field: value})), 400)
 
     assert error["param"] == param
     assert param.split("[")[0] in str(error["message"])
-    assert house.backend.requests == []
+    assert served_app.backend.requests == []
 
 
 @pytest.mark.parametrize("field", ["model", "messages"])
@@ -215,13 +217,15 @@ async def test_missing_field(field: str, client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(("field", "value", "param"), UNSUPPORTED)
-async def test_unsupported(field: str, value: object, param: str, client: httpx.AsyncClient, house: House) -> None:
+async def test_unsupported(
+    field: str, value: object, param: str, client: httpx.AsyncClient, served_app: ServedApp
+) -> None:
     """What would change the meaning is refused, never ignored."""
     error = _error(await client.post(CHAT, json=chat(**{field: value})), 400)
 
     assert error["code"] == "unsupported_parameter"
     assert error["param"] == param
-    assert house.backend.requests == []
+    assert served_app.backend.requests == []
 
 
 @pytest.mark.parametrize(("field", "value"), HARMLESS)
@@ -338,9 +342,9 @@ async def test_undeclared_too_large(sizes: list[int]) -> None:
     assert connection._to_app.empty()
 
 
-async def test_body_in_pieces(house: House) -> None:
+async def test_body_in_pieces(served_app: ServedApp) -> None:
     """A chunked body is put together."""
-    connection = Connection(house.app, scope_of(CHAT))
+    connection = Connection(served_app.app, scope_of(CHAT))
     for byte in _BODY:
         connection.say({"type": "http.request", "body": bytes([byte]), "more_body": True})
     connection.say({"type": "http.request", "body": b"", "more_body": False})
@@ -350,19 +354,19 @@ async def test_body_in_pieces(house: House) -> None:
     assert start["status"] == 200
 
 
-async def test_client_that_leaves_while_sending(house: House) -> None:
+async def test_client_that_leaves_while_sending(served_app: ServedApp) -> None:
     """Half a body is nobody's request."""
-    connection = Connection(house.app, scope_of(CHAT))
+    connection = Connection(served_app.app, scope_of(CHAT))
     connection.say({"type": "http.request", "body": _BODY[:5], "more_body": True})
     connection.say({"type": "http.disconnect"})
 
     assert await connection.end() == []
-    assert house.backend.requests == []
+    assert served_app.backend.requests == []
 
 
-async def test_refused_stranger_with_a_body(house: House) -> None:
+async def test_refused_stranger_with_a_body(served_app: ServedApp) -> None:
     """Without a key the body is thrown away before the answer, unread."""
-    exchange = Exchange(house.app, _BODY, headers={})
+    exchange = Exchange(served_app.app, _BODY, headers={})
 
     status, _ = await exchange.start()
 

@@ -7,7 +7,7 @@ import pytest
 
 from backends.generation import Delta, GenerateRequest, TextPrompt, TokenLogprob, TokenPrompt
 from backends.testing.backend import Script
-from tests.gateway.api.conftest import House, build, client_of
+from tests.gateway.api.conftest import ServedApp, build, client_of
 
 PATH = "/v1/completions"
 
@@ -25,12 +25,14 @@ def _body(prompt: object, **fields: object) -> dict[str, object]:
         ([[1], [2, 3]], [TokenPrompt((1,)), TokenPrompt((2, 3))]),
     ],
 )
-async def test_prompts(prompt: object, expected: list[object], client: httpx.AsyncClient, house: House) -> None:
+async def test_prompts(
+    prompt: object, expected: list[object], client: httpx.AsyncClient, served_app: ServedApp
+) -> None:
     """A text, texts, ids or lists of ids: one choice each, in order, 16 tokens unless said."""
     answer = (await client.post(PATH, json=_body(prompt))).json()
 
-    assert [request.prompt for request in house.backend.requests] == expected
-    assert {request.max_tokens for request in house.backend.requests} == {16}
+    assert [request.prompt for request in served_app.backend.requests] == expected
+    assert {request.max_tokens for request in served_app.backend.requests} == {16}
     assert [choice["index"] for choice in answer["choices"]] == list(range(len(expected)))
     assert answer["object"] == "text_completion"
     assert answer["usage"]["prompt_tokens"] == 7 * len(expected)
@@ -56,12 +58,12 @@ async def test_echo_streamed_equals_whole(client: httpx.AsyncClient) -> None:
 async def test_scored_prompt() -> None:
     """With `echo` and `logprobs` the prompt's tokens come first, the very first without a number; streamed the same."""
     scores = (TokenLogprob(1, b"a", None), TokenLogprob(2, b"b", -0.5, ((3, b"c", -0.25),)))
-    house = build(Script(prompt_text="ab", pieces=(Delta("", logprobs=scores),)))
-    async with client_of(house) as client:
+    served_app = build(Script(prompt_text="ab", pieces=(Delta("", logprobs=scores),)))
+    async with client_of(served_app) as client:
         whole = (await client.post(PATH, json=_body("ab", echo=True, logprobs=1, max_tokens=4))).json()["choices"][0]
         streamed = (await client.post(PATH, json=_body("ab", echo=True, logprobs=1, max_tokens=4, stream=True))).text
 
-    assert [request.prompt_logprobs for request in house.backend.requests] == [1, 1]
+    assert [request.prompt_logprobs for request in served_app.backend.requests] == [1, 1]
     assert whole["text"] == "ab"
     assert whole["logprobs"] == {
         "tokens": ["a", "b"],
@@ -87,8 +89,8 @@ async def test_logprobs() -> None:
         Delta(text, (index,), (TokenLogprob(index, utf8, -1.0, ((9, b"z", -2.0),)),))
         for index, (utf8, text) in enumerate(tokens)
     )
-    house = build(Script(pieces=pieces))
-    async with client_of(house) as client:
+    served_app = build(Script(pieces=pieces))
+    async with client_of(served_app) as client:
         whole = (await client.post(PATH, json=_body("x", logprobs=1))).json()["choices"][0]["logprobs"]
         none = (await client.post(PATH, json=_body("x", logprobs=0))).json()["choices"][0]["logprobs"]
 
@@ -109,12 +111,12 @@ async def test_one_refusal_refuses_all() -> None:
         too_long = ContextLengthExceeded("too long", param="prompt") if request.prompt == TextPrompt("b") else None
         return Script(refusal=too_long, pause_before=0)
 
-    house = build(script)
-    async with client_of(house) as client:
+    served_app = build(script)
+    async with client_of(served_app) as client:
         response = await client.post(PATH, json=_body(["a", "b", "c"]))
 
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "context_length_exceeded"
-    assert house.backend.running == set()
-    assert house.metric("hostelry_requests_total", outcome="refused") == 1
-    assert house.metric("hostelry_requests_in_flight") == 0
+    assert served_app.backend.running == set()
+    assert served_app.metric("hostelry_requests_total", outcome="refused") == 1
+    assert served_app.metric("hostelry_requests_in_flight") == 0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.gateway.api.conftest import House, build, client_of
+from tests.gateway.api.conftest import ServedApp, build, client_of
 
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
@@ -66,9 +66,9 @@ Ask = Callable[[str, bytes], httpx.Response]
 @pytest.fixture(scope="module")
 def ask() -> Iterator[Ask]:
     """One house for all bodies: whatever one of them does to it, the next must find it empty and well."""
-    house = build()
+    served_app = build()
     with asyncio.Runner() as runner:
-        yield lambda path, body: runner.run(_send(house, path, body))
+        yield lambda path, body: runner.run(_send(served_app, path, body))
 
 
 CALM = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -113,9 +113,9 @@ def _check(response: httpx.Response) -> None:
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 
 
-async def _send(house: House, path: str, body: bytes) -> httpx.Response:
-    async with client_of(house) as client:
+async def _send(served_app: ServedApp, path: str, body: bytes) -> httpx.Response:
+    async with client_of(served_app) as client:
         response = await client.post(path, content=body)
-    assert house.backend.running == set()
-    assert house.services.drain.inside == 0
+    assert served_app.backend.running == set()
+    assert served_app.services.drain.inside == 0
     return response

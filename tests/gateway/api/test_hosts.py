@@ -9,7 +9,7 @@ import pytest
 from gateway.api.hosts import Hosts, hosts_of
 from gateway.errors import HostNotAllowed, OriginNotAllowed
 from tests.gateway.api.asgi import KEY, Connection, Socket, scope_of
-from tests.gateway.api.conftest import House, build, chat
+from tests.gateway.api.conftest import ServedApp, build, chat
 
 LOCAL = hosts_of("127.0.0.1", ())
 
@@ -110,34 +110,34 @@ def test_every_header_counts() -> None:
 )
 async def test_nothing_is_answered(path: str, sent: dict[str, str], status: int, code: str) -> None:
     """Neither what is public nor who has a key."""
-    house = build(hosts=LOCAL)
-    connection = Connection(house.app, scope_of(path, headers=sent | {"Authorization": f"Bearer {KEY}"}))
+    served_app = build(hosts=LOCAL)
+    connection = Connection(served_app.app, scope_of(path, headers=sent | {"Authorization": f"Bearer {KEY}"}))
     connection.say({"type": "http.request", "body": json.dumps(chat()).encode(), "more_body": False})
 
     start, body = await connection.end()
 
     assert start["status"] == status
     assert json.loads(body["body"])["error"]["code"] == code
-    assert house.backend.requests == []
+    assert served_app.backend.requests == []
 
 
 async def test_sockets() -> None:
     """Browsers ask no leave for those, so the origin is all there is."""
-    house = build(hosts=LOCAL)
+    served_app = build(hosts=LOCAL)
     headers = {"Authorization": f"Bearer {KEY}", "Host": "localhost"}
-    refused = Socket(house.app, headers=headers | {"Origin": "https://evil.example"})
+    refused = Socket(served_app.app, headers=headers | {"Origin": "https://evil.example"})
 
     start, _ = await refused.end()
 
     assert start["status"] == 403
-    assert await Socket(house.app, headers=headers | {"Origin": "http://localhost:3000"}).open()
+    assert await Socket(served_app.app, headers=headers | {"Origin": "http://localhost:3000"}).open()
 
 
 @pytest.mark.parametrize(("host", "status"), [("127.0.0.1:8000", 200), ("evil.example", 401)])
 async def test_metrics_everywhere(host: str, status: int) -> None:
     """Also where every name is taken, a page that calls this machine by its own name reads no metrics."""
-    house: House = build(hosts=hosts_of("0.0.0.0", ()))
-    connection = Connection(house.app, scope_of("/metrics", method="GET", headers={"Host": host}))
+    served_app: ServedApp = build(hosts=hosts_of("0.0.0.0", ()))
+    connection = Connection(served_app.app, scope_of("/metrics", method="GET", headers={"Host": host}))
 
     start, *_ = await connection.end()
 

@@ -16,14 +16,14 @@ from gateway.tenants.limits.limits import Limiter
 from gateway.tenants.limits.prices import Price
 from gateway.tenants.policy import Limits
 from gateway.tenants.records import TenantConfig
-from tests.gateway.api.conftest import House, build, chat, client_of
+from tests.gateway.api.conftest import ServedApp, build, chat, client_of
 from tests.gateway.tenants.declared import directory_of
 
 KEY = "sk-limited-0123456789"
 CHAT = "/v1/chat/completions"
 
 
-def house_of(script: Script | None = None, **limits: float) -> House:
+def served_app_of(script: Script | None = None, **limits: float) -> ServedApp:
     """With one tenant under limits, at a moment that does not pass."""
     tenant = TenantConfig(name="limited", keys=(KEY,), limits=msgspec.convert(limits, Limits))
     return build(script, directory=directory_of([tenant]), limiter=Limiter(now=lambda: 5.0))
@@ -35,7 +35,7 @@ async def post(client: httpx.AsyncClient, **fields: object) -> httpx.Response:
 
 async def test_too_many_requests() -> None:
     """429 with the time to wait, in the words of OpenAI; every answer tells what is left."""
-    async with client_of(house_of(requests_per_minute=2), key=KEY) as client:
+    async with client_of(served_app_of(requests_per_minute=2), key=KEY) as client:
         answers = [await post(client) for _ in range(3)]
 
     assert [answer.status_code for answer in answers] == [200, 200, 429]
@@ -48,7 +48,7 @@ async def test_too_many_requests() -> None:
 
 async def test_only_what_runs_counts() -> None:
     """Lists and bad requests take nothing, and tell what is left."""
-    async with client_of(house_of(requests_per_minute=1), key=KEY) as client:
+    async with client_of(served_app_of(requests_per_minute=1), key=KEY) as client:
         others = [await client.get("/v1/models"), await client.post(CHAT, json={}), await post(client, model="x")]
         good = await post(client)
 
@@ -59,7 +59,7 @@ async def test_only_what_runs_counts() -> None:
 async def test_forwarded_addresses_change_nothing() -> None:
     """The key is who calls."""
     statuses = []
-    async with client_of(house_of(requests_per_minute=3), key=KEY) as client:
+    async with client_of(served_app_of(requests_per_minute=3), key=KEY) as client:
         for number in range(10):
             headers = {"x-forwarded-for": f"10.0.0.{number}"}
             statuses.append((await client.post(CHAT, json=chat(), headers=headers)).status_code)
@@ -69,19 +69,19 @@ async def test_forwarded_addresses_change_nothing() -> None:
 
 async def test_tokens_settle_to_what_was_used() -> None:
     """Seven of the prompt and two of the answer; the reservation is larger while it runs."""
-    house = house_of(tokens_per_minute=100)
-    async with client_of(house, key=KEY) as client:
+    served_app = served_app_of(tokens_per_minute=100)
+    async with client_of(served_app, key=KEY) as client:
         first, second, third = [await post(client, max_tokens=80) for _ in range(3)]
 
     assert [answer.status_code for answer in (first, second, third)] == [200, 200, 429]
     assert "asks for 87 tokens" in third.json()["error"]["message"]
     assert third.headers["x-ratelimit-remaining-tokens"] == "82"
-    assert [request.max_context for request in house.backend.requests] == [None, None, None]
+    assert [request.max_context for request in served_app.backend.requests] == [None, None, None]
 
 
 async def test_a_request_that_never_fits() -> None:
     """Is not tried again by the official clients."""
-    async with client_of(house_of(tokens_per_minute=50), key=KEY) as client:
+    async with client_of(served_app_of(tokens_per_minute=50), key=KEY) as client:
         answer = await post(client, max_tokens=60)
 
     assert answer.status_code == 429
@@ -91,7 +91,7 @@ async def test_a_request_that_never_fits() -> None:
 
 async def test_a_budget_that_is_used_up() -> None:
     """Another error than a limit a minute, as with OpenAI, and not to be tried again before the day ends."""
-    async with client_of(house_of(tokens_per_day=100), key=KEY) as client:
+    async with client_of(served_app_of(tokens_per_day=100), key=KEY) as client:
         answers = [await post(client, max_tokens=80) for _ in range(3)]
 
     assert [answer.status_code for answer in answers] == [200, 200, 429]
@@ -104,11 +104,11 @@ async def test_a_budget_that_is_used_up() -> None:
 
 async def test_a_budget_of_money() -> None:
     """Tokens cost what the model's price says, prompts and answers apart."""
-    house = house_of(cost_per_month=0.001)
-    house.services.models.add(
-        ServedModel(name="dear", backend=house.backend, price=Price(input=10, output=40)),
+    served_app = served_app_of(cost_per_month=0.001)
+    served_app.services.models.add(
+        ServedModel(name="dear", backend=served_app.backend, price=Price(input=10, output=40)),
     )
-    async with client_of(house, key=KEY) as client:
+    async with client_of(served_app, key=KEY) as client:
         answers = [await post(client, model="dear", max_tokens=20) for _ in range(3)]
         free = await post(client, model="demo", max_tokens=20)
 
@@ -119,12 +119,12 @@ async def test_a_budget_of_money() -> None:
 
 async def test_the_edge_of_a_budget() -> None:
     """Of twenty at once, as many run as the budget has room for, and it is never exceeded."""
-    house = house_of(Script(pause_before=1), tokens_per_day=100)
-    async with client_of(house, key=KEY) as client:
+    served_app = served_app_of(Script(pause_before=1), tokens_per_day=100)
+    async with client_of(served_app, key=KEY) as client:
         running = [asyncio.create_task(post(client, max_tokens=23)) for _ in range(20)]
         for _, refused in zip(range(17), asyncio.as_completed(running, timeout=60), strict=False):
             await refused
-        house.backend.resume()
+        served_app.backend.resume()
         answers = await asyncio.gather(*running)
         used = sum(answer.json()["usage"]["total_tokens"] for answer in answers if answer.status_code == 200)
 
@@ -138,7 +138,7 @@ async def test_the_edge_of_a_budget() -> None:
 async def test_a_prompt_for_which_too_little_is_left() -> None:
     """Is told that the limits are in the way, not the model."""
     script = Script(refusal=ContextLengthExceeded("This tenant's maximum context length is 9 tokens"))
-    async with client_of(house_of(script, tokens_per_day=9), key=KEY) as client:
+    async with client_of(served_app_of(script, tokens_per_day=9), key=KEY) as client:
         bounded, asked = await post(client), await post(client, max_tokens=1)
 
     assert (bounded.status_code, asked.status_code) == (429, 400)
@@ -147,22 +147,22 @@ async def test_a_prompt_for_which_too_little_is_left() -> None:
 
 async def test_without_a_wish_the_limit_bounds_the_context() -> None:
     """A request that names no length fits a minute that is empty."""
-    house = house_of(tokens_per_minute=50)
-    async with client_of(house, key=KEY) as client:
+    served_app = served_app_of(tokens_per_minute=50)
+    async with client_of(served_app, key=KEY) as client:
         assert (await post(client)).status_code == 200
 
-    assert house.backend.requests[0].max_context == 50
+    assert served_app.backend.requests[0].max_context == 50
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_places_are_free_again(stream: bool) -> None:
     """As soon as the answer is over."""
-    house = house_of(Script(pause_before=1), concurrent_requests=1)
-    async with client_of(house, key=KEY) as client:
+    served_app = served_app_of(Script(pause_before=1), concurrent_requests=1)
+    async with client_of(served_app, key=KEY) as client:
         running = asyncio.create_task(post(client, stream=stream))
-        await house.backend.paused.wait()
+        await served_app.backend.paused.wait()
         refused = await post(client)
-        house.backend.resume()
+        served_app.backend.resume()
         statuses = [(await running).status_code, refused.status_code, (await post(client)).status_code]
 
     assert statuses == [200, 429, 200]
@@ -170,7 +170,9 @@ async def test_places_are_free_again(stream: bool) -> None:
 
 async def test_a_failure_gives_tokens_back() -> None:
     """What was offered before the end stays counted."""
-    async with client_of(house_of(Script(failure=("engine_failed", "gone")), tokens_per_minute=100), key=KEY) as client:
+    async with client_of(
+        served_app_of(Script(failure=("engine_failed", "gone")), tokens_per_minute=100), key=KEY
+    ) as client:
         failed = await post(client, max_tokens=90)
         after = await client.get("/v1/models")
 
@@ -181,7 +183,7 @@ async def test_a_failure_gives_tokens_back() -> None:
 async def test_a_refusal_of_the_engine_takes_nothing() -> None:
     """A request that never ran was none."""
     script = Script(refusal=Overloaded("full", retry_after_s=1))
-    async with client_of(house_of(script, requests_per_minute=5, tokens_per_minute=100), key=KEY) as client:
+    async with client_of(served_app_of(script, requests_per_minute=5, tokens_per_minute=100), key=KEY) as client:
         refused = await post(client)
 
     assert refused.status_code == 503

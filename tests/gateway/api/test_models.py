@@ -11,7 +11,7 @@ from gateway.app import Services, create_app
 from gateway.metrics import Metrics
 from gateway.process.drain import Drain
 from gateway.routing import Models
-from tests.gateway.api.conftest import TENANTS, House, chat, client_of
+from tests.gateway.api.conftest import TENANTS, ServedApp, chat, client_of
 from tests.gateway.tenants.declared import directory_of
 
 
@@ -30,9 +30,9 @@ async def test_one(client: httpx.AsyncClient) -> None:
     assert (await client.get("/v1/models/%64emo")).json()["id"] == "demo"
 
 
-async def test_narrow_tenant(house: House) -> None:
+async def test_narrow_tenant(served_app: ServedApp) -> None:
     """A tenant sees its models only; the others read like models that do not exist."""
-    async with client_of(house, key="sk-narrow-0123456789") as client:
+    async with client_of(served_app, key="sk-narrow-0123456789") as client:
         listed = (await client.get("/v1/models")).json()["data"]
         hidden = await client.get("/v1/models/demo")
         missing = await client.get("/v1/models/dema")
@@ -42,7 +42,7 @@ async def test_narrow_tenant(house: House) -> None:
     assert hidden.status_code == missing.status_code == refused.status_code == 404
     assert hidden.json()["error"]["message"].replace("demo", "dema") == missing.json()["error"]["message"]
     assert refused.json()["error"]["code"] == "model_not_found"
-    assert house.backend.requests == []
+    assert served_app.backend.requests == []
 
 
 @pytest.mark.parametrize("name", ["nope", "demo:adapter", "a/b/c", "x" * 5000, "%00", "..%2f..%2fetc"])
@@ -55,9 +55,9 @@ async def test_missing(name: str, client: httpx.AsyncClient) -> None:
     assert "demo" in response.json()["error"]["message"]
 
 
-async def test_loading_model(client: httpx.AsyncClient, house: House) -> None:
+async def test_loading_model(client: httpx.AsyncClient, served_app: ServedApp) -> None:
     """While a model loads, requests are told when to come back, and `ready` shows the progress without a key."""
-    house.backend.current_health = Health(ready=False, detail="/secret/path", progress=0.42)
+    served_app.backend.current_health = Health(ready=False, detail="/secret/path", progress=0.42)
 
     refused = await client.post("/v1/chat/completions", json=chat())
     probe = await client.get("/health/ready")
@@ -75,17 +75,17 @@ async def test_loading_model(client: httpx.AsyncClient, house: House) -> None:
     assert (await client.get("/health/live")).json() == {"status": "alive"}
 
 
-async def test_a_fallback_is_told_by_health_and_metrics(client: httpx.AsyncClient, house: House) -> None:
+async def test_a_fallback_is_told_by_health_and_metrics(client: httpx.AsyncClient, served_app: ServedApp) -> None:
     """Never silent: the probe says what was wanted, and the gauge can raise an alarm."""
-    house.backend.current_health = Health(ready=True, fallbacks=("CUDA was asked for, the CPU serves",))
+    served_app.backend.current_health = Health(ready=True, fallbacks=("CUDA was asked for, the CPU serves",))
 
-    house.services.metrics.watch(house.services.models)
+    served_app.services.metrics.watch(served_app.services.models)
 
     probe = await client.get("/health")
 
     assert probe.status_code == 200
     assert probe.json()["fallbacks"][0] == {"name": "demo", "detail": "CUDA was asked for, the CPU serves"}
-    assert b'hostelry_engine_fallbacks{model="demo"} 1.0' in house.services.metrics.render()
+    assert b'hostelry_engine_fallbacks{model="demo"} 1.0' in served_app.services.metrics.render()
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/ready"])
@@ -102,7 +102,7 @@ async def test_expected_models() -> None:
     services = Services(
         models=Models(expected=("big",)), directory=directory_of(TENANTS), metrics=Metrics(), drain=Drain()
     )
-    async with client_of(House(create_app(services), services, FakeBackend())) as client:  # which serves nothing
+    async with client_of(ServedApp(create_app(services), services, FakeBackend())) as client:  # which serves nothing
         probe = await client.get("/health/ready")
         refused = await client.post("/v1/chat/completions", json=chat(model="big"))
 

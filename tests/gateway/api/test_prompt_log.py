@@ -20,13 +20,13 @@ async def test_only_tenants_that_asked_for_it(caplog: pytest.LogCaptureFixture) 
         TenantConfig(name="open", keys=(OPEN,), log_prompts=True),
         TenantConfig(name="closed", keys=(CLOSED,)),
     ]
-    house = build(directory=directory_of(tenants))
+    served_app = build(directory=directory_of(tenants))
     body = chat(messages=[{"role": "user", "content": SECRET}], n=2)
     with caplog.at_level("DEBUG"):
-        async with client_of(house, key=CLOSED) as client:
+        async with client_of(served_app, key=CLOSED) as client:
             await client.post("/v1/chat/completions", json=body)
         before = caplog.text
-        async with client_of(house, key=OPEN) as client:
+        async with client_of(served_app, key=OPEN) as client:
             answer = await client.post("/v1/chat/completions", json=body)
 
     assert "canary" not in before

@@ -8,11 +8,11 @@ from typing import Any, cast
 import pytest
 
 from gateway.api.auth import LOCAL_PATHS, PUBLIC_PATHS, require_access
-from gateway.api.request_context import Visit, remember
+from gateway.api.request_context import RequestContext, set_request_context
 from gateway.errors import PermissionDenied
 from gateway.tenants.identity import Caller, Key, Tenant
 from gateway.tenants.policy import Scope
-from tests.gateway.api.conftest import House
+from tests.gateway.api.conftest import ServedApp
 
 KNOWN = {"public", "local", "inference", "admin:read", "admin:write"}
 
@@ -22,7 +22,7 @@ async def allowed(access: str | None, *scopes: Scope) -> bool:
     key = Key(id="k", tenant_id="t", scopes=scopes)
     scope: dict[str, Any] = {}
     caller = Caller(tenant=Tenant(name="t"), key=key) if scopes else None
-    remember(scope, Visit(request_id="r", caller=caller))
+    set_request_context(scope, RequestContext(request_id="r", caller=caller))
     handler = SimpleNamespace(opt={} if access is None else {"access": access})
     try:
         await require_access(cast(Any, SimpleNamespace(scope=scope)), cast(Any, handler))
@@ -49,9 +49,9 @@ async def test_public_and_local() -> None:
     assert not await allowed("local", "inference")
 
 
-def test_every_route_names_its_access(house: House) -> None:
+def test_every_route_names_its_access(served_app: ServedApp) -> None:
     """And those that are open are the ones that the door lets in."""
-    found = {route.path: {handler.opt.get("access") for handler in _handlers(route)} for route in house.app.routes}
+    found = {route.path: {handler.opt.get("access") for handler in _handlers(route)} for route in served_app.app.routes}
 
     assert all(access <= KNOWN for access in found.values()), found
     assert {path for path, access in found.items() if access == {"public"}} == PUBLIC_PATHS

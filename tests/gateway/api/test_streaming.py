@@ -18,7 +18,7 @@ from backends.errors import (
 from backends.generation import Delta, TokenLogprob
 from backends.testing.backend import Script
 from tests.gateway.api.asgi import Exchange
-from tests.gateway.api.conftest import House, build, chat
+from tests.gateway.api.conftest import ServedApp, build, chat
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -41,8 +41,8 @@ def _fixed(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 async def test_exact_bytes(name: str, path: str, body: object) -> None:
     """What goes over the wire is what clients parse today, byte for byte."""
-    house = build(Script(pieces=("Hi\n", 'say "é"', Delta("", (5,)))))
-    exchange = Exchange(house.app, body, path=path)
+    served_app = build(Script(pieces=("Hi\n", 'say "é"', Delta("", (5,)))))
+    exchange = Exchange(served_app.app, body, path=path)
 
     status, headers = await exchange.start()
     wire = await exchange.rest()
@@ -70,13 +70,13 @@ async def test_logprobs_are_sent_without_text() -> None:
 
 async def test_first_bytes_do_not_wait_for_tokens() -> None:
     """Headers and the role go out as soon as the request is accepted; each token as it comes."""
-    house = build(Script(pieces=("a", "b"), pause_before=1))
-    exchange = Exchange(house.app, chat(stream=True))
+    served_app = build(Script(pieces=("a", "b"), pause_before=1))
+    exchange = Exchange(served_app.app, chat(stream=True))
 
     assert (await exchange.start())[0] == 200
     assert b'"role":"assistant"' in await exchange.piece()
     assert b'"content":"a"' in await exchange.piece()
-    house.backend.resume()
+    served_app.backend.resume()
     assert b'"content":"b"' in await exchange.piece()
     await exchange.end()
 
@@ -94,8 +94,8 @@ async def test_first_bytes_do_not_wait_for_tokens() -> None:
 @pytest.mark.parametrize("n", [1, 2])
 async def test_refusal_is_an_http_error(refusal: BackendError, status: int, code: str, n: int) -> None:
     """Before the first byte a stream fails like any request."""
-    house = build(Script(refusal=refusal))
-    exchange = Exchange(house.app, chat(stream=True, n=n))
+    served_app = build(Script(refusal=refusal))
+    exchange = Exchange(served_app.app, chat(stream=True, n=n))
 
     found, headers = await exchange.start()
     body = json.loads(await exchange.rest())
@@ -104,8 +104,8 @@ async def test_refusal_is_an_http_error(refusal: BackendError, status: int, code
     assert body["error"]["code"] == code
     assert headers.get("retry-after") == ("3" if status in (429, 503) else None)
     assert headers.get("retry-after-ms") == ("2500" if status in (429, 503) else None)
-    assert house.metric("hostelry_requests_total", outcome="refused") == 1
-    assert house.metric("hostelry_refused_total", model="demo") == 1
+    assert served_app.metric("hostelry_requests_total", outcome="refused") == 1
+    assert served_app.metric("hostelry_refused_total", model="demo") == 1
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ async def test_refusal_is_an_http_error(refusal: BackendError, status: int, code
 )
 async def test_failure_after_the_first_byte(script: Script, code: str | None) -> None:
     """One error event, then the end; no `[DONE]`, nothing that looks finished."""
-    house = build(script)
-    exchange = Exchange(house.app, chat(stream=True))
+    served_app = build(script)
+    exchange = Exchange(served_app.app, chat(stream=True))
 
     await exchange.start()
     wire = (await exchange.rest()).decode()
@@ -133,14 +133,14 @@ async def test_failure_after_the_first_byte(script: Script, code: str | None) ->
     assert "inside" not in wire
     assert "[DONE]" not in wire
     assert '"finish_reason":"' not in wire
-    assert house.metric("hostelry_requests_total", outcome="failed") == 1
+    assert served_app.metric("hostelry_requests_total", outcome="failed") == 1
 
 
 @pytest.mark.parametrize("n", [1, 2])
 async def test_a_deadline_passes_amid_a_stream(n: int) -> None:
     """What came is there, then one error event; every choice is ended, and what came is counted."""
-    house = build(Script(pieces=("a", "b"), pause_before=1))
-    exchange = Exchange(house.app, chat(stream=True, n=n, deadline_s=0.2))
+    served_app = build(Script(pieces=("a", "b"), pause_before=1))
+    exchange = Exchange(served_app.app, chat(stream=True, n=n, deadline_s=0.2))
 
     await exchange.start()
     wire = (await exchange.rest()).decode()
@@ -149,8 +149,8 @@ async def test_a_deadline_passes_amid_a_stream(n: int) -> None:
     assert wire.count('"content":"a"') == n
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "deadline_exceeded"
     assert "[DONE]" not in wire
-    assert house.backend.running == set()
-    assert house.metric("hostelry_completion_tokens_total") == n
+    assert served_app.backend.running == set()
+    assert served_app.metric("hostelry_completion_tokens_total") == n
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -158,87 +158,87 @@ async def test_a_deadline_passes_amid_a_stream(n: int) -> None:
 @pytest.mark.parametrize("pause", [-1, 1])
 async def test_client_that_leaves(stream: bool, n: int, pause: int) -> None:
     """Hanging up closes the backend's iterators at once, streamed or not, in the queue or in the midst."""
-    house = build(Script(pieces=("a", "b", "c"), pause_before=pause))
-    exchange = Exchange(house.app, chat(stream=stream, n=n))
-    await house.backend.paused.wait()
+    served_app = build(Script(pieces=("a", "b", "c"), pause_before=pause))
+    exchange = Exchange(served_app.app, chat(stream=stream, n=n))
+    await served_app.backend.paused.wait()
 
     exchange.hang_up()
     await exchange.end()
 
-    assert house.backend.running == set()
-    assert len(house.backend.cancelled) == n
-    assert house.metric("hostelry_requests_total", outcome="cancelled") == 1
-    assert house.metric("hostelry_prompt_tokens_total") == (7 if pause == 1 else 0)
-    assert house.metric("hostelry_requests_in_flight") == 0
-    assert house.services.drain.inside == 0
+    assert served_app.backend.running == set()
+    assert len(served_app.backend.cancelled) == n
+    assert served_app.metric("hostelry_requests_total", outcome="cancelled") == 1
+    assert served_app.metric("hostelry_prompt_tokens_total") == (7 if pause == 1 else 0)
+    assert served_app.metric("hostelry_requests_in_flight") == 0
+    assert served_app.services.drain.inside == 0
 
 
 async def test_client_that_leaves_is_billed_what_it_got() -> None:
     """Tokens that were handed over are counted, though no `Done` came."""
-    house = build(Script(pieces=("a", "b", "c"), pause_before=2))
-    exchange = Exchange(house.app, chat(stream=True))
-    await house.backend.paused.wait()
+    served_app = build(Script(pieces=("a", "b", "c"), pause_before=2))
+    exchange = Exchange(served_app.app, chat(stream=True))
+    await served_app.backend.paused.wait()
 
     exchange.hang_up()
     await exchange.end()
 
-    assert house.metric("hostelry_completion_tokens_total", tenant="acme", model="demo") == 2
+    assert served_app.metric("hostelry_completion_tokens_total", tenant="acme", model="demo") == 2
 
 
 async def test_keep_alive() -> None:
     """A silent stream says that it lives."""
-    house = build(Script(pieces=("a",), pause_before=0), keep_alive_s=0.01)
-    exchange = Exchange(house.app, chat(stream=True))
+    served_app = build(Script(pieces=("a",), pause_before=0), keep_alive_s=0.01)
+    exchange = Exchange(served_app.app, chat(stream=True))
 
     await exchange.start()
     await exchange.piece()
     assert await exchange.piece() == b": keep-alive\n\n"
-    house.backend.resume()
+    served_app.backend.resume()
     assert (await exchange.rest()).endswith(b"data: [DONE]\n\n")
 
 
 async def test_slow_reader_holds_the_backend_back() -> None:
     """While the client takes nothing, no further event is fetched."""
-    house = build(Script(pieces=tuple("abcdefgh"), pause_before=0))
-    exchange = Exchange(house.app, chat(stream=True))
-    await house.backend.paused.wait()
+    served_app = build(Script(pieces=tuple("abcdefgh"), pause_before=0))
+    exchange = Exchange(served_app.app, chat(stream=True))
+    await served_app.backend.paused.wait()
 
     exchange.held.clear()
-    house.backend.resume()
+    served_app.backend.resume()
     await exchange.blocked.wait()
 
-    assert house.backend.num_deltas == 1
+    assert served_app.backend.num_deltas == 1
     exchange.held.set()
     await exchange.end()
-    assert house.backend.num_deltas == 8
+    assert served_app.backend.num_deltas == 8
 
 
 async def test_reader_that_takes_nothing_is_dropped() -> None:
     """After the write timeout the request ends as cancelled."""
-    house = build(Script(pieces=("a", "b"), pause_before=0), keep_alive_s=0.01, write_timeout_s=0.02)
-    exchange = Exchange(house.app, chat(stream=True))
-    await house.backend.paused.wait()
+    served_app = build(Script(pieces=("a", "b"), pause_before=0), keep_alive_s=0.01, write_timeout_s=0.02)
+    exchange = Exchange(served_app.app, chat(stream=True))
+    await served_app.backend.paused.wait()
 
     exchange.held.clear()
-    house.backend.resume()
+    served_app.backend.resume()
     await exchange.end()
 
-    assert house.backend.running == set()
-    assert house.metric("hostelry_requests_total", outcome="cancelled") == 1
+    assert served_app.backend.running == set()
+    assert served_app.metric("hostelry_requests_total", outcome="cancelled") == 1
 
 
-async def test_tokens_are_counted_once_when_done(house: House) -> None:
+async def test_tokens_are_counted_once_when_done(served_app: ServedApp) -> None:
     """Prompt and completion tokens of a stream equal its usage, by tenant and model."""
-    exchange = Exchange(house.app, chat(stream=True, stream_options={"include_usage": True}))
+    exchange = Exchange(served_app.app, chat(stream=True, stream_options={"include_usage": True}))
     await exchange.start()
 
     events = (await exchange.rest()).decode().split("\n\n")
 
     usage = json.loads(events[-3].removeprefix("data: "))["usage"]
     labels = {"model": "demo", "tenant": "acme"}
-    assert house.metric("hostelry_prompt_tokens_total", **labels) == usage["prompt_tokens"] == 7
-    assert house.metric("hostelry_completion_tokens_total", **labels) == usage["completion_tokens"] == 2
-    assert house.metric("hostelry_requests_total", **labels, outcome="completed") == 1
-    assert house.metric("hostelry_time_to_first_token_seconds_count") == 1
-    assert house.metric("hostelry_inter_token_latency_seconds_count") == 1
-    assert house.metric("hostelry_request_duration_seconds_count") == 1
+    assert served_app.metric("hostelry_prompt_tokens_total", **labels) == usage["prompt_tokens"] == 7
+    assert served_app.metric("hostelry_completion_tokens_total", **labels) == usage["completion_tokens"] == 2
+    assert served_app.metric("hostelry_requests_total", **labels, outcome="completed") == 1
+    assert served_app.metric("hostelry_time_to_first_token_seconds_count") == 1
+    assert served_app.metric("hostelry_inter_token_latency_seconds_count") == 1
+    assert served_app.metric("hostelry_request_duration_seconds_count") == 1

@@ -11,7 +11,7 @@ from backends.generation import ChatPrompt, GenerateRequest
 from backends.testing.backend import Script
 from gateway.api.websocket import MAX_RUNNING
 from tests.gateway.api.asgi import Exchange, Socket
-from tests.gateway.api.conftest import House, build, chat
+from tests.gateway.api.conftest import ServedApp, build, chat
 
 
 def _content_of(request: GenerateRequest) -> str:
@@ -24,13 +24,13 @@ def _script(request: GenerateRequest) -> Script:
     return Script(pieces=("a", "b"), pause_before=1 if _content_of(request) == "slow" else None)
 
 
-async def test_same_chunks_as_sse(house: House) -> None:
+async def test_same_chunks_as_sse(served_app: ServedApp) -> None:
     """Frames are the chunks of SSE with `request_id` added, then one end frame."""
     fields = {"stream_options": {"include_usage": True}}
-    exchange = Exchange(house.app, chat(stream=True, **fields))
+    exchange = Exchange(served_app.app, chat(stream=True, **fields))
     await exchange.start()
     events = (await exchange.rest()).decode().split("\n\n")[:-2]
-    socket = await Socket(house.app).open()
+    socket = await Socket(served_app.app).open()
 
     socket.send(chat(**fields) | {"request_id": "one"})
     *frames, end = await socket.frames_until("done", "one")
@@ -47,9 +47,9 @@ def _comparable(chunk: dict[str, Any]) -> dict[str, Any]:  # Any: decoded JSON
     return {name: value for name, value in chunk.items() if name not in ("id", "created")}
 
 
-async def test_whole_answer(house: House) -> None:
+async def test_whole_answer(served_app: ServedApp) -> None:
     """`stream: false` gives one body, then the end frame."""
-    socket = await Socket(house.app).open()
+    socket = await Socket(served_app.app).open()
 
     socket.send(chat(stream=False) | {"request_id": "w"})
     body, end = await socket.frames_until("done", "w")
@@ -63,14 +63,14 @@ async def test_whole_answer(house: House) -> None:
 
 async def test_requests_share_a_socket() -> None:
     """A quick request passes a slow one; each frame says whose it is."""
-    house = build(_script)
-    socket = await Socket(house.app).open()
+    served_app = build(_script)
+    socket = await Socket(served_app.app).open()
     socket.send(chat("slow") | {"request_id": "1"})
-    await house.backend.paused.wait()
+    await served_app.backend.paused.wait()
 
     socket.send(chat("quick") | {"request_id": "2"})
     before = await socket.frames_until("done", "2")
-    house.backend.resume()
+    served_app.backend.resume()
     after = await socket.frames_until("done", "1")
 
     assert {"type": "done", "request_id": "1"} not in before
@@ -80,16 +80,16 @@ async def test_requests_share_a_socket() -> None:
 
 async def test_cancel() -> None:
     """A cancelled request is released before the answer says so; the socket goes on."""
-    house = build(_script)
-    socket = await Socket(house.app).open()
+    served_app = build(_script)
+    socket = await Socket(served_app.app).open()
     socket.send(chat("slow") | {"request_id": "1"})
-    await house.backend.paused.wait()
+    await served_app.backend.paused.wait()
 
     socket.send({"type": "cancel", "request_id": "1"})
     await socket.frames_until("cancelled", "1")
 
-    assert house.backend.running == set()
-    assert house.metric("hostelry_requests_total", outcome="cancelled") == 1
+    assert served_app.backend.running == set()
+    assert served_app.metric("hostelry_requests_total", outcome="cancelled") == 1
     socket.send(chat("quick") | {"request_id": "1"})
     await socket.frames_until("done", "1")
     await socket.close()
@@ -112,9 +112,9 @@ async def test_cancel() -> None:
         (chat(model="nope") | {"request_id": "r"}, "r", "model_not_found"),
     ],
 )
-async def test_bad_frame(frame: object, request_id: str | None, code: str | None, house: House) -> None:
+async def test_bad_frame(frame: object, request_id: str | None, code: str | None, served_app: ServedApp) -> None:
     """It gets the error object with its id, if one could be read, and spoils nothing."""
-    socket = await Socket(house.app).open()
+    socket = await Socket(served_app.app).open()
 
     socket.send(frame)
     answer = await socket.frame()
@@ -127,9 +127,9 @@ async def test_bad_frame(frame: object, request_id: str | None, code: str | None
     await socket.close()
 
 
-async def test_binary_frame(house: House) -> None:
+async def test_binary_frame(served_app: ServedApp) -> None:
     """Frames are text."""
-    socket = await Socket(house.app).open()
+    socket = await Socket(served_app.app).open()
 
     socket.say({"type": "websocket.receive", "bytes": b"{}"})
 
@@ -149,10 +149,10 @@ async def test_large_frame() -> None:
 
 async def test_same_id_twice() -> None:
     """An id names one running request."""
-    house = build(_script)
-    socket = await Socket(house.app).open()
+    served_app = build(_script)
+    socket = await Socket(served_app.app).open()
     socket.send(chat("slow") | {"request_id": "1"})
-    await house.backend.paused.wait()
+    await served_app.backend.paused.wait()
     for _ in range(2):
         await socket.frame()
 
@@ -164,8 +164,8 @@ async def test_same_id_twice() -> None:
 
 async def test_too_many_at_once() -> None:
     """One socket runs 32 requests; the next one is told to wait."""
-    house = build(Script(pause_before=-1))
-    socket = await Socket(house.app).open()
+    served_app = build(Script(pause_before=-1))
+    socket = await Socket(served_app.app).open()
     for number in range(MAX_RUNNING + 1):
         socket.send(chat() | {"request_id": str(number)})
 
@@ -174,13 +174,13 @@ async def test_too_many_at_once() -> None:
     assert answer["request_id"] == str(MAX_RUNNING)
     assert "32" in answer["error"]["message"]
     await socket.close()
-    assert house.backend.running == set()
+    assert served_app.backend.running == set()
 
 
 async def test_failure_in_the_midst() -> None:
     """An error frame ends the request, without `done`."""
-    house = build(Script(failure=("engine_failed", "the engine died")))
-    socket = await Socket(house.app).open()
+    served_app = build(Script(failure=("engine_failed", "the engine died")))
+    socket = await Socket(served_app.app).open()
 
     socket.send(chat() | {"request_id": "f"})
     frames = [await socket.frame() for _ in range(4)]
@@ -194,23 +194,23 @@ async def test_failure_in_the_midst() -> None:
 
 async def test_a_deadline_passes() -> None:
     """An error frame ends the request; the socket serves the next one."""
-    house = build(Script(pieces=("a", "b"), pause_before=1))
-    socket = await Socket(house.app).open()
+    served_app = build(Script(pieces=("a", "b"), pause_before=1))
+    socket = await Socket(served_app.app).open()
 
     socket.send(chat(deadline_s=0.1) | {"request_id": "d"})
     while "error" not in (frame := await socket.frame()):
         pass
 
     assert (frame["error"]["code"], frame["request_id"]) == ("deadline_exceeded", "d")
-    house.backend.resume()
+    served_app.backend.resume()
     socket.send(chat() | {"request_id": "next"})
     assert await socket.frames_until("done", "next")
     assert await socket.close() == []
 
 
-async def test_missing_id_is_made(house: House) -> None:
+async def test_missing_id_is_made(served_app: ServedApp) -> None:
     """A request without an id gets one, on every frame."""
-    socket = await Socket(house.app).open()
+    socket = await Socket(served_app.app).open()
 
     socket.send(chat())
     first = await socket.frame()
@@ -222,25 +222,25 @@ async def test_missing_id_is_made(house: House) -> None:
 
 async def test_leaving_cancels_everything() -> None:
     """When the socket closes, its requests end."""
-    house = build(_script)
-    socket = await Socket(house.app).open()
+    served_app = build(_script)
+    socket = await Socket(served_app.app).open()
     for number in range(3):
         socket.send(chat("slow") | {"request_id": str(number)})
-    await house.backend.paused.wait()
+    await served_app.backend.paused.wait()
 
     await socket.close()
 
-    assert house.backend.running == set()
-    assert house.services.drain.inside == 0
-    assert house.metric("hostelry_requests_in_flight") == 0
+    assert served_app.backend.running == set()
+    assert served_app.services.drain.inside == 0
+    assert served_app.metric("hostelry_requests_in_flight") == 0
 
 
 @pytest.mark.parametrize("key", [None, "sk-acme-wrong", "sk-closed-0123456789"])
 @pytest.mark.parametrize("denial", [True, False])
-async def test_no_key_no_socket(key: str | None, denial: bool, house: House) -> None:
+async def test_no_key_no_socket(key: str | None, denial: bool, served_app: ServedApp) -> None:
     """The handshake is denied before it is accepted, with the error object where the server can send one."""
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    socket = Socket(house.app, headers=headers, denial=denial)
+    socket = Socket(served_app.app, headers=headers, denial=denial)
 
     message, *rest = await socket.end()
 
@@ -252,14 +252,14 @@ async def test_no_key_no_socket(key: str | None, denial: bool, house: House) -> 
         assert message["type"] == "websocket.close"
 
 
-async def test_no_socket_elsewhere(house: House) -> None:
+async def test_no_socket_elsewhere(served_app: ServedApp) -> None:
     """Other paths deny a WebSocket."""
-    socket = Socket(house.app)
+    socket = Socket(served_app.app)
     socket.task.cancel()
     from tests.gateway.api.asgi import Connection, scope_of
 
     scope = scope_of("/v1/completions", type="websocket", extensions={"websocket.http.response": {}})
-    connection = Connection(house.app, scope)
+    connection = Connection(served_app.app, scope)
     connection.say({"type": "websocket.connect"})
 
     message, *_ = await connection.end()
@@ -269,17 +269,17 @@ async def test_no_socket_elsewhere(house: House) -> None:
 
 async def test_drain_closes_the_socket() -> None:
     """While the server drains, what runs is finished, new requests are refused, then the socket is closed."""
-    house = build(_script)
-    socket = await Socket(house.app).open()
+    served_app = build(_script)
+    socket = await Socket(served_app.app).open()
     socket.send(chat("slow") | {"request_id": "1"})
-    await house.backend.paused.wait()
+    await served_app.backend.paused.wait()
     for _ in range(2):
         await socket.frame()
 
-    house.services.drain.close()
+    served_app.services.drain.close()
     socket.send(chat("quick") | {"request_id": "2"})
     refused = await socket.frame()
-    house.backend.resume()
+    served_app.backend.resume()
     await socket.frames_until("done", "1")
     (closed,) = await socket.end()
 

@@ -12,12 +12,12 @@ from backends.kv import BLOCK_TOKENS
 from backends.models.spec import ModelSpec
 from backends.testing.fake import FakeFaults, FakeRunner
 from gateway.batching.admission import AdmissionOrder, FirstComeFirstServed
-from gateway.batching.kv.blocks import Blocks
-from gateway.batching.kv.prefix_index import Prefixes
-from gateway.batching.kv.slots import Slots
+from gateway.batching.kv.blocks import BlockAllocator
+from gateway.batching.kv.prefix_index import PrefixIndex
+from gateway.batching.kv.slots import SlotAllocator
 from gateway.batching.loop import Loop
 from gateway.batching.messages import Add, Output
-from gateway.batching.scheduler import Limits
+from gateway.batching.scheduler import StepLimits
 from gateway.batching.sequence import Sequence
 
 VOCAB = 64
@@ -60,19 +60,19 @@ def make_loop(
     max_context: int = 256,
     max_logit_rows: int = 8,
     runner: FakeRunner | None = None,
-    prefixes: Prefixes | None = None,
+    prefixes: PrefixIndex | None = None,
     num_spare: int = 0,
 ) -> Loop:
     """With `prefixes` and spare slots, a prefix cache that lasts while everybody runs."""
     return Loop(
         runner or make_runner(faults, num_slots=num_slots + num_spare, max_context=max_context),
-        limits=Limits(
+        limits=StepLimits(
             max_sequences=num_slots,
             max_step_tokens=max_step_tokens,
             max_context=max_context,
             max_logit_rows=max_logit_rows,
         ),
-        rooms=Slots(num_slots=num_slots + num_spare, slot_tokens=max_context, prefixes=prefixes),
+        kv=SlotAllocator(num_slots=num_slots + num_spare, slot_tokens=max_context, prefixes=prefixes),
         order=FirstComeFirstServed(),
         vocab_size=VOCAB,
     )
@@ -96,10 +96,10 @@ def make_paged_loop(
     runner.plan_memory(KVLimit(max_bytes=1 << 30, max_sequences=1, max_context=context, layout="paged"))
     return Loop(
         runner,
-        limits=Limits(
+        limits=StepLimits(
             max_sequences=max_sequences, max_step_tokens=max_step_tokens, max_context=context, max_logit_rows=8
         ),
-        rooms=Blocks(num_blocks=num_blocks, block_tokens=BLOCK_TOKENS, has_prefixes=has_prefixes),
+        kv=BlockAllocator(num_blocks=num_blocks, block_tokens=BLOCK_TOKENS, has_prefixes=has_prefixes),
         order=order or FirstComeFirstServed(),
         vocab_size=VOCAB,
         adapters=adapters,

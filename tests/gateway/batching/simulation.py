@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import msgspec
 
 from gateway.batching.admission import AdmissionOrder
-from gateway.batching.kv.slots import Slots
-from gateway.batching.scheduler import Limits, Scheduler
+from gateway.batching.kv.slots import SlotAllocator
+from gateway.batching.scheduler import Scheduler, StepLimits
 from gateway.batching.sequence import Sequence
 from tests.gateway.batching.making import VOCAB, make_add
 
@@ -34,10 +34,10 @@ class Simulation:
     """Runs jobs to their end, or until a time."""
 
     def __init__(self, order: AdmissionOrder, *, max_sequences: int = 8, max_step_tokens: int = 64) -> None:
-        self._limits = limits = Limits(
+        self._limits = limits = StepLimits(
             max_sequences=max_sequences, max_step_tokens=max_step_tokens, max_context=MAX_CONTEXT
         )
-        self.scheduler = Scheduler(limits, Slots(num_slots=max_sequences, slot_tokens=MAX_CONTEXT), order)
+        self.scheduler = Scheduler(limits, SlotAllocator(num_slots=max_sequences, slot_tokens=MAX_CONTEXT), order)
         self.now = 0.0
         self.served: defaultdict[str, float] = defaultdict(float)
         """Service by tenant, as it is charged: prompt tokens once, output tokens twice; nothing twice."""

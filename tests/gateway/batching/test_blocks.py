@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from backends.testing.fake import FakeFaults
 from gateway.batching.fairness import FairShare
-from gateway.batching.kv.blocks import Blocks
-from gateway.batching.kv.evictable import Resting
+from gateway.batching.kv.blocks import BlockAllocator
+from gateway.batching.kv.evictable import EvictableBlocks
 from gateway.batching.messages import Output
 from gateway.batching.sequence import Sequence
 from tests.gateway.batching.making import (
@@ -32,11 +32,11 @@ def prompting(number: int, prompt: list[int], *, tenant: str = "default") -> Seq
     return Sequence(make_add(number, prompt=prompt, tenant=tenant), arrival=number, vocab_size=VOCAB)
 
 
-def make_blocks(num_blocks: int = 16) -> Blocks:
-    return Blocks(num_blocks=num_blocks, block_tokens=SIZE)
+def make_blocks(num_blocks: int = 16) -> BlockAllocator:
+    return BlockAllocator(num_blocks=num_blocks, block_tokens=SIZE)
 
 
-def compute(blocks: Blocks, one: Sequence) -> int:
+def compute(blocks: BlockAllocator, one: Sequence) -> int:
     """Give it a room and compute all that it knows; returns how many tokens were there."""
     num_cached = blocks.reserve(one)
     one.num_computed = one.num_known
@@ -44,7 +44,7 @@ def compute(blocks: Blocks, one: Sequence) -> int:
     return num_cached
 
 
-def serve(blocks: Blocks, one: Sequence) -> int:
+def serve(blocks: BlockAllocator, one: Sequence) -> int:
     num_cached = compute(blocks, one)
     blocks.release(one)
     blocks.check_integrity()
@@ -57,11 +57,11 @@ def test_a_room_is_as_large_as_its_tokens() -> None:
     one = prompting(1, [1] * 17)
     blocks.reserve(one)
 
-    assert len(blocks.places_of(1)) == 2
+    assert len(blocks.blocks_of(1)) == 2
     assert blocks.grow(one, 32)
-    assert len(blocks.places_of(1)) == 2
+    assert len(blocks.blocks_of(1)) == 2
     assert blocks.grow(one, 33)
-    assert len(blocks.places_of(1)) == 3
+    assert len(blocks.blocks_of(1)) == 3
     blocks.check_integrity()
 
 
@@ -74,9 +74,9 @@ def test_a_common_beginning_is_held_together() -> None:
 
     assert compute(blocks, second) == 32
     assert compute(blocks, third) == 16
-    assert blocks.places_of(2)[:2] == blocks.places_of(1)[:2]
-    assert blocks.places_of(3)[:1] == blocks.places_of(1)[:1]
-    assert blocks.take_reuses() == []
+    assert blocks.blocks_of(2)[:2] == blocks.blocks_of(1)[:2]
+    assert blocks.blocks_of(3)[:1] == blocks.blocks_of(1)[:1]
+    assert blocks.take_copies() == []
     blocks.check_integrity()
 
 
@@ -114,11 +114,11 @@ def test_a_full_house_cannot_reserve() -> None:
     blocks = make_blocks(4)
     blocks.reserve(prompting(1, [1] * 48))
 
-    assert not blocks.can_reserve(prompting(2, [2] * 16)), "the one that runs may need the last block"
+    assert not blocks.can_allocate(prompting(2, [2] * 16)), "the one that runs may need the last block"
     with pytest.raises(ValueError, match="no blocks for 16 tokens: 1 free of 4"):
         blocks.reserve(prompting(2, [2] * 16))
-    assert blocks.can_ever_reserve(64)
-    assert not blocks.can_ever_reserve(65)
+    assert blocks.can_ever_allocate(64)
+    assert not blocks.can_ever_allocate(65)
 
 
 def test_a_second_room_is_refused() -> None:
@@ -138,7 +138,7 @@ def test_growing_fails_without_a_trace() -> None:
     blocks.reserve(second)
 
     assert not blocks.grow(first, 64)
-    assert len(blocks.places_of(1)) == 1
+    assert len(blocks.blocks_of(1)) == 1
     blocks.release(second)
     assert blocks.grow(first, 64)
     blocks.check_integrity()
@@ -181,11 +181,11 @@ class Kept(RuleBasedStateMachine):
     def come(self, tenant: str, kind: int, length: int, is_sound: bool) -> None:
         self.num_added += 1
         one = prompting(self.num_added, [kind] * length, tenant=tenant)
-        if not self.blocks.can_reserve(one):
+        if not self.blocks.can_allocate(one):
             return
         num_cached = self.blocks.reserve(one)
         assert num_cached < one.num_known
-        for number, block in enumerate(self.blocks.places_of(one.id)[: num_cached // SIZE]):
+        for number, block in enumerate(self.blocks.blocks_of(one.id)[: num_cached // SIZE]):
             assert self.memory[block] == (tenant, one.token_ids[: (number + 1) * SIZE])
         self._write(one, num_cached)
         self.held[one.id] = one
@@ -216,15 +216,15 @@ class Kept(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost(self) -> None:
         self.blocks.check_integrity()
-        places = [block for number in self.held for block in self.blocks.places_of(number)]
+        places = [block for number in self.held for block in self.blocks.blocks_of(number)]
         assert self.blocks.num_free == 12 - len(set(places))
 
     def _write(self, one: Sequence, start: int) -> None:
         """Nobody writes into a block that another one holds."""
-        for number, block in enumerate(self.blocks.places_of(one.id)):
+        for number, block in enumerate(self.blocks.blocks_of(one.id)):
             if (number + 1) * SIZE <= start:
                 continue
-            holders = [other for other in self.held if block in self.blocks.places_of(other) and other != one.id]
+            holders = [other for other in self.held if block in self.blocks.blocks_of(other) and other != one.id]
             assert not holders
             self.memory[block] = (one.tenant, one.token_ids[: (number + 1) * SIZE])
 
@@ -239,7 +239,7 @@ TestKept: Any = Kept.TestCase  # Any: hypothesis builds the class at run time
 @given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from("abcd")), max_size=120))
 def test_the_largest_scope_is_known(events: list[tuple[int, str]]) -> None:
     """Whatever comes and goes."""
-    resting = Resting()
+    resting = EvictableBlocks()
     kept: dict[int, str] = {}
     for block, scope in events:
         if block in kept:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from backends.errors import Fatal
 from backends.generation import Sampling
 from backends.testing.fake import FakeFaults
-from gateway.batching.kv.prefix_index import Prefixes
+from gateway.batching.kv.prefix_index import PrefixIndex
 from gateway.batching.messages import Add
 from tests.gateway.batching.making import VOCAB, make_add, make_loop, run_all, solo_tokens, tokens_of
 
@@ -208,7 +208,7 @@ def test_non_finite_row_ends_only_its_sequence() -> None:
 @pytest.mark.parametrize("faults", [None, FakeFaults(capacity_at=(5, 9)), FakeFaults(retryable_at=(4, 8))])
 def test_the_prefix_cache_changes_nothing(max_step_tokens: int, faults: FakeFaults | None) -> None:
     """Prompts that begin alike, of two tenants, get what each gets alone, and tell how much was there already."""
-    prefixes = Prefixes()
+    prefixes = PrefixIndex()
     loop = make_loop(faults, max_step_tokens=max_step_tokens, prefixes=prefixes, num_spare=2)
     shared = [list(range(48)), [9] * 32]
     adds = [
@@ -235,7 +235,7 @@ def test_the_prefix_cache_changes_nothing(max_step_tokens: int, faults: FakeFaul
 
 
 def test_what_became_not_finite_is_not_used_again() -> None:
-    loop = make_loop(FakeFaults(nan_rows={1: 0}), max_step_tokens=64, prefixes=Prefixes())
+    loop = make_loop(FakeFaults(nan_rows={1: 0}), max_step_tokens=64, prefixes=PrefixIndex())
     for number in range(3):
         loop.add(make_add(number, prompt=[*[5] * 32, number], max_tokens=4))
         outputs = run_all(loop)

@@ -5,32 +5,32 @@ from __future__ import annotations
 import pytest
 
 from gateway.batching.admission import FirstComeFirstServed
-from gateway.batching.kv.blocks import Blocks
-from gateway.batching.prefill_budget import LEAST_TOKENS, Pace
-from gateway.batching.scheduler import Limits, Scheduler
+from gateway.batching.kv.blocks import BlockAllocator
+from gateway.batching.prefill_budget import LEAST_TOKENS, PrefillBudget
+from gateway.batching.scheduler import Scheduler, StepLimits
 from gateway.batching.sequence import Sequence
 from tests.gateway.batching.making import VOCAB, make_add
 
 STRETCH = 3.0
 
 
-def run(pace: Pace, *, decode_s: float, token_s: float, steps: int = 50) -> list[float]:
+def run(prefill_budget: PrefillBudget, *, decode_s: float, token_s: float, steps: int = 50) -> list[float]:
     """Seconds of steps in which a long prompt is computed beside eight that decode."""
     taken = []
     for _ in range(steps):
-        num_tokens = pace.prompt_tokens(num_decoding=8)
+        num_tokens = prefill_budget.prompt_tokens(num_decoding=8)
         taken.append(decode_s + num_tokens * token_s)
-        pace.note(taken[-1], num_decoding=8, num_prompt_tokens=num_tokens)
+        prefill_budget.note(taken[-1], num_decoding=8, num_prompt_tokens=num_tokens)
     return taken
 
 
 @pytest.mark.parametrize("token_s", [0.0001, 0.0005, 0.001])
 def test_steps_with_prompts_stay_within_the_stretch(token_s: float) -> None:
     """Once a decode step and the cost of a token are known; and most of what is allowed is used."""
-    pace = Pace(stretch=STRETCH, most_tokens=256)
-    pace.note(0.010, num_decoding=8, num_prompt_tokens=0)
+    prefill_budget = PrefillBudget(stretch=STRETCH, most_tokens=256)
+    prefill_budget.note(0.010, num_decoding=8, num_prompt_tokens=0)
 
-    _, *later = run(pace, decode_s=0.010, token_s=token_s)
+    _, *later = run(prefill_budget, decode_s=0.010, token_s=token_s)
 
     assert max(later) <= STRETCH * 0.010
     assert sum(later) / len(later) >= 0.55 * STRETCH * 0.010
@@ -38,20 +38,20 @@ def test_steps_with_prompts_stay_within_the_stretch(token_s: float) -> None:
 
 def test_prompts_never_starve() -> None:
     """However slow they make a step."""
-    pace = Pace(stretch=STRETCH, most_tokens=256)
-    pace.note(0.001, num_decoding=1, num_prompt_tokens=0)
+    prefill_budget = PrefillBudget(stretch=STRETCH, most_tokens=256)
+    prefill_budget.note(0.001, num_decoding=1, num_prompt_tokens=0)
 
-    run(pace, decode_s=0.001, token_s=1.0)
+    run(prefill_budget, decode_s=0.001, token_s=1.0)
 
-    assert pace.prompt_tokens(num_decoding=1) == LEAST_TOKENS
+    assert prefill_budget.prompt_tokens(num_decoding=1) == LEAST_TOKENS
 
 
 def test_nobody_decodes_nobody_is_late() -> None:
     """A prompt alone gets whole steps; so it does without a limit."""
-    paced, free = Pace(stretch=STRETCH, most_tokens=256), Pace(stretch=0, most_tokens=256)
-    for pace in (paced, free):
-        pace.note(0.001, num_decoding=1, num_prompt_tokens=0)
-        run(pace, decode_s=0.001, token_s=1.0)
+    paced, free = PrefillBudget(stretch=STRETCH, most_tokens=256), PrefillBudget(stretch=0, most_tokens=256)
+    for prefill_budget in (paced, free):
+        prefill_budget.note(0.001, num_decoding=1, num_prompt_tokens=0)
+        run(prefill_budget, decode_s=0.001, token_s=1.0)
 
     assert paced.prompt_tokens(num_decoding=0) == 256
     assert free.prompt_tokens(num_decoding=8) == 256
@@ -59,24 +59,26 @@ def test_nobody_decodes_nobody_is_late() -> None:
 
 def test_the_cost_of_tokens_is_learned_from_prompts_alone() -> None:
     """The first prompt beside a stream is paced already."""
-    pace = Pace(stretch=STRETCH, most_tokens=256)
-    pace.note(0.256, num_decoding=0, num_prompt_tokens=256)
-    pace.note(0.010, num_decoding=1, num_prompt_tokens=0)
+    prefill_budget = PrefillBudget(stretch=STRETCH, most_tokens=256)
+    prefill_budget.note(0.256, num_decoding=0, num_prompt_tokens=256)
+    prefill_budget.note(0.010, num_decoding=1, num_prompt_tokens=0)
 
-    assert pace.prompt_tokens(num_decoding=1) == 8
+    assert prefill_budget.prompt_tokens(num_decoding=1) == 8
 
 
 def test_the_scheduler_asks_for_every_step() -> None:
     """The first step is free, the next one knows what the first one's sequence can bear."""
-    limits = Limits(max_sequences=4, max_step_tokens=64, max_context=256)
-    pace = Pace(stretch=STRETCH, most_tokens=64)
-    scheduler = Scheduler(limits, Blocks(num_blocks=64, block_tokens=16), FirstComeFirstServed(), pace)
+    limits = StepLimits(max_sequences=4, max_step_tokens=64, max_context=256)
+    prefill_budget = PrefillBudget(stretch=STRETCH, most_tokens=64)
+    scheduler = Scheduler(
+        limits, BlockAllocator(num_blocks=64, block_tokens=16), FirstComeFirstServed(), prefill_budget
+    )
     for number, length in ((1, 4), (2, 100)):
         add = make_add(number, prompt=[1] * length)
         scheduler.add(Sequence(add, arrival=number, vocab_size=VOCAB))
     first = {chunk.sequence.id: chunk.num_tokens for chunk in scheduler.plan()}
-    pace.note(0.010, num_decoding=1, num_prompt_tokens=0)
-    pace.note(0.026, num_decoding=1, num_prompt_tokens=16)
+    prefill_budget.note(0.010, num_decoding=1, num_prompt_tokens=0)
+    prefill_budget.note(0.026, num_decoding=1, num_prompt_tokens=16)
 
     second = {chunk.sequence.id: chunk.num_tokens for chunk in scheduler.plan()}
 

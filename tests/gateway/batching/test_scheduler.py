@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gateway.batching.admission import FirstComeFirstServed
-from gateway.batching.kv.slots import Slots
-from gateway.batching.scheduler import Chunk, Limits, Scheduler
+from gateway.batching.kv.slots import SlotAllocator
+from gateway.batching.scheduler import Chunk, Scheduler, StepLimits
 from gateway.batching.sequence import Sequence
 from tests.gateway.batching.making import VOCAB, make_add
 
@@ -19,8 +19,8 @@ MAX_CONTEXT = 64
 
 
 def make_scheduler(*, max_sequences: int = 3, max_step_tokens: int = 8, num_slots: int = 3) -> Scheduler:
-    limits = Limits(max_sequences=max_sequences, max_step_tokens=max_step_tokens, max_context=MAX_CONTEXT)
-    return Scheduler(limits, Slots(num_slots=num_slots, slot_tokens=MAX_CONTEXT), FirstComeFirstServed())
+    limits = StepLimits(max_sequences=max_sequences, max_step_tokens=max_step_tokens, max_context=MAX_CONTEXT)
+    return Scheduler(limits, SlotAllocator(num_slots=num_slots, slot_tokens=MAX_CONTEXT), FirstComeFirstServed())
 
 
 def make_sequence(number: int, *, num_prompt: int, max_tokens: int = 8) -> Sequence:
@@ -109,7 +109,7 @@ def test_preempted_sequence_waits_first_and_starts_anew() -> None:
 def test_limits_that_would_starve_a_decode_are_refused() -> None:
     """Every decoding sequence must fit into every step."""
     with pytest.raises(ValueError, match="max_sequences 9"):
-        Limits(max_sequences=9, max_step_tokens=8, max_context=MAX_CONTEXT)
+        StepLimits(max_sequences=9, max_step_tokens=8, max_context=MAX_CONTEXT)
 
 
 class SchedulerMachine(RuleBasedStateMachine):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.batching.kv.prefix_index import Prefixes
-from gateway.batching.kv.slots import Slots
+from gateway.batching.kv.prefix_index import PrefixIndex
+from gateway.batching.kv.slots import SlotAllocator
 from gateway.batching.sequence import Sequence
 from tests.gateway.batching.making import VOCAB, make_add
 
@@ -23,7 +23,7 @@ def prompting(number: int, prompt: list[int], *, tenant: str = "default") -> Seq
     return Sequence(make_add(number, prompt=prompt, tenant=tenant), arrival=number, vocab_size=VOCAB)
 
 
-def compute(slots: Slots, one: Sequence) -> int:
+def compute(slots: SlotAllocator, one: Sequence) -> int:
     """Give it a slot and compute its prompt; returns how many tokens were there."""
     num_cached = slots.reserve(one)
     one.num_computed = one.num_known
@@ -31,13 +31,13 @@ def compute(slots: Slots, one: Sequence) -> int:
     return num_cached
 
 
-def cached_slots(num_slots: int) -> Slots:
-    return Slots(num_slots=num_slots, slot_tokens=128, prefixes=Prefixes())
+def cached_slots(num_slots: int) -> SlotAllocator:
+    return SlotAllocator(num_slots=num_slots, slot_tokens=128, prefixes=PrefixIndex())
 
 
 def test_lowest_free_slot_comes_first() -> None:
     """A freed low slot is used before a fresh high one."""
-    slots = Slots(num_slots=3, slot_tokens=8)
+    slots = SlotAllocator(num_slots=3, slot_tokens=8)
     for number in (10, 11, 12):
         slots.reserve(sequence(number, 8))
     slots.release(sequence(11, 8))
@@ -45,17 +45,17 @@ def test_lowest_free_slot_comes_first() -> None:
 
     slots.reserve(sequence(13, 1))
 
-    assert slots.places_of(13) == [0]
+    assert slots.blocks_of(13) == [0]
     slots.check_integrity()
 
 
 def test_full_house_cannot_reserve() -> None:
     """Without a free slot the question says no and the deed is refused."""
-    slots = Slots(num_slots=1, slot_tokens=8)
+    slots = SlotAllocator(num_slots=1, slot_tokens=8)
     slots.reserve(sequence(1, 8))
 
-    assert not slots.can_reserve(sequence(2, 1))
-    assert slots.can_ever_reserve(8)
+    assert not slots.can_allocate(sequence(2, 1))
+    assert slots.can_ever_allocate(8)
     with pytest.raises(ValueError, match="no slot"):
         slots.reserve(sequence(2, 1))
     slots.check_integrity()
@@ -63,15 +63,15 @@ def test_full_house_cannot_reserve() -> None:
 
 def test_sequence_that_is_too_long_is_refused() -> None:
     """A slot never holds more tokens than it has room for."""
-    slots = Slots(num_slots=1, slot_tokens=8)
+    slots = SlotAllocator(num_slots=1, slot_tokens=8)
 
-    assert not slots.can_reserve(sequence(1, 9))
-    assert not slots.can_ever_reserve(9)
+    assert not slots.can_allocate(sequence(1, 9))
+    assert not slots.can_ever_allocate(9)
 
 
 def test_second_slot_for_one_sequence_is_refused() -> None:
     """Reserving twice would lose a slot."""
-    slots = Slots(num_slots=2, slot_tokens=8)
+    slots = SlotAllocator(num_slots=2, slot_tokens=8)
     slots.reserve(sequence(1, 1))
 
     with pytest.raises(ValueError, match="already has slot 0"):
@@ -81,12 +81,12 @@ def test_second_slot_for_one_sequence_is_refused() -> None:
 @given(st.lists(st.integers(0, 9), max_size=60))
 def test_nothing_is_lost(numbers: list[int]) -> None:
     """Whatever comes and goes, every slot is free or held exactly once."""
-    slots, held = Slots(num_slots=4, slot_tokens=8), set[int]()
+    slots, held = SlotAllocator(num_slots=4, slot_tokens=8), set[int]()
     for number in numbers:
         if number in held:
             slots.release(sequence(number, 8))
             held.remove(number)
-        elif slots.can_reserve(sequence(number, 8)):
+        elif slots.can_allocate(sequence(number, 8)):
             slots.reserve(sequence(number, 8))
             held.add(number)
         slots.check_integrity()
@@ -104,8 +104,8 @@ def test_what_rests_is_taken_over() -> None:
     again = prompting(2, [*SYSTEM, 1, 2, 4])
 
     assert compute(slots, again) == 32
-    assert [(each.source, each.destination, each.num_tokens) for each in slots.take_reuses()] == [(0, 0, 32)]
-    assert slots.take_reuses() == []
+    assert [(each.source, each.destination, each.num_tokens) for each in slots.take_copies()] == [(0, 0, 32)]
+    assert slots.take_copies() == []
     slots.release(again)
     assert compute(slots, prompting(3, SYSTEM)) == 16
 
@@ -116,7 +116,7 @@ def test_what_runs_is_copied() -> None:
     compute(slots, prompting(1, [*SYSTEM, 1]))
 
     assert [compute(slots, prompting(number, [*SYSTEM, number])) for number in (2, 3)] == [32, 32]
-    assert [(each.source, each.destination) for each in slots.take_reuses()] == [(0, 1), (0, 2)]
+    assert [(each.source, each.destination) for each in slots.take_copies()] == [(0, 1), (0, 2)]
     slots.check_integrity()
 
 
@@ -192,13 +192,13 @@ def test_reuse_is_what_it_claims(events: list[tuple[int, str, int, int, bool]]) 
             slots.release(held.pop(number), is_sound=is_sound)
             continue
         one = prompting(number, [*([kind] * 16 * blocks), number], tenant=tenant)
-        if slots.can_reserve(one):
+        if slots.can_allocate(one):
             num_cached = slots.reserve(one)
-            for reuse in slots.take_reuses():
+            for reuse in slots.take_copies():
                 owner, tokens = memory[reuse.source]
                 assert (owner, tokens[: reuse.num_tokens]) == (tenant, one.token_ids[: reuse.num_tokens])
                 assert reuse.num_tokens == num_cached < one.num_known
-            memory[slots.places_of(number)[0]] = (tenant, list(one.token_ids))
+            memory[slots.blocks_of(number)[0]] = (tenant, list(one.token_ids))
             held[number] = one
             if is_sound:
                 one.num_computed = one.num_known

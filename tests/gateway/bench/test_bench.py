@@ -14,7 +14,7 @@ import pytest
 
 from gateway.bench.kernels import read_bytes_per_s
 from gateway.bench.load import BenchFailed, Shot, Target, Volley, measured_maker, new_session, volley
-from gateway.bench.own_server import House, own_house
+from gateway.bench.own_server import OwnServer, own_server
 from gateway.bench.run import score
 from gateway.demo import model_path
 
@@ -22,8 +22,8 @@ FAKE = ["--backend", "fake"]
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[House]:
-    with own_house(["--model", f"bench={model_path()}", *FAKE]) as running:
+def server() -> Iterator[OwnServer]:
+    with own_server(["--model", f"bench={model_path()}", *FAKE]) as running:
         yield running
 
 
@@ -32,15 +32,15 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_rows_for_every_server_and_count(house: House) -> None:
+def test_rows_for_every_server_and_count(server: OwnServer) -> None:
     """Two servers, two numbers of streams: four rows, with what was asked for in them, and the machine."""
-    other = ["--against", house.target.url, "--against-model", "bench", "--against-key", house.target.key]
+    other = ["--against", server.target.url, "--against-model", "bench", "--against-key", server.target.key]
     done = bench("--streams", "1,3", "--tokens", "8", "--prompt-tokens", "40", "--rounds", "2", "--json", *other)
 
     report = json.loads(done.stdout)
 
     rows = {(row["label"], row["streams"]): row for row in report["rows"]}
-    assert set(rows) == {(label, count) for label in ("hostelry", house.target.url) for count in (1, 3)}
+    assert set(rows) == {(label, count) for label in ("hostelry", server.target.url) for count in (1, 3)}
     assert {row["tokens"] for row in rows.values()} == {8}
     assert all(20 <= row["prompt_tokens"] <= 60 and row["tokens_per_s"] > 0 for row in rows.values())
     assert report["resident_bytes"] > 10e6
@@ -75,11 +75,11 @@ def test_what_cannot_be_measured(arguments: tuple[str, ...], status: int, words:
     assert "Traceback" not in done.stderr
 
 
-async def test_tokens_are_those_that_the_server_bills(house: House) -> None:
+async def test_tokens_are_those_that_the_server_bills(server: OwnServer) -> None:
     """Counted from usage, and the first token comes before the last."""
     async with new_session() as session:
-        maker = await measured_maker(session, house.target)
-        fired = await volley(session, house.target, [maker.prompt(50) for _ in range(3)], tokens=6)
+        maker = await measured_maker(session, server.target)
+        fired = await volley(session, server.target, [maker.prompt(50) for _ in range(3)], tokens=6)
 
     assert [shot.tokens for shot in fired.shots] == [6, 6, 6]
     assert all(0 < shot.first_s <= shot.total_s <= fired.wall_s for shot in fired.shots)
@@ -104,25 +104,25 @@ def test_streams_that_never_overlap_have_no_decode_speed() -> None:
     assert Volley(shots=(first, second), wall_s=0.7).decode_tokens_per_s == 0.0
 
 
-async def test_a_refusal_is_told(house: House) -> None:
+async def test_a_refusal_is_told(server: OwnServer) -> None:
     """The server's own words, not a stack trace."""
-    wrong = Target(label="x", url=house.target.url, model="bench", key="sk-wrong")
+    wrong = Target(label="x", url=server.target.url, model="bench", key="sk-wrong")
     async with new_session() as session:
         with pytest.raises(BenchFailed, match="HTTP 401"):
             await volley(session, wrong, ["hello"], tokens=1)
 
 
-def test_a_score_is_the_mean_over_predicted_tokens(house: House) -> None:
+def test_a_score_is_the_mean_over_predicted_tokens(server: OwnServer) -> None:
     """The fake engine predicts nothing: its perplexity is near that of drawing among peaked noise, and repeats."""
     text = "What is the capital of France? " * 60
 
-    first, again = (asyncio.run(score(house.target, text)) for _ in range(2))
+    first, again = (asyncio.run(score(server.target, text)) for _ in range(2))
 
     assert first == again
     assert first.tokens > 100
     assert first.perplexity == pytest.approx(math.exp(first.nats))
     with pytest.raises(BenchFailed, match="too short"):
-        asyncio.run(score(house.target, ""))
+        asyncio.run(score(server.target, ""))
 
 
 def test_the_ceiling_is_plausible() -> None:
@@ -132,7 +132,7 @@ def test_the_ceiling_is_plausible() -> None:
 
 def test_memory_of_a_process_that_is_gone_is_nothing(tmp_path: Path) -> None:
     """Never a number of another process."""
-    assert House(Target(label="x", url="http://127.0.0.1:9/v1", model="m"), 2**22).resident_bytes() == 0
+    assert OwnServer(Target(label="x", url="http://127.0.0.1:9/v1", model="m"), 2**22).resident_bytes() == 0
 
 
 def test_kernels_are_measured_alone() -> None:

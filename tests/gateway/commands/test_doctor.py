@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.choice import Choice
+from backends.choice import RunnerChoice
 from backends.registry import missing_packages
 from gateway.commands import doctor
 from gateway.commands.doctor import Finding, Level, examine, exit_code
@@ -57,7 +57,7 @@ def test_the_chosen_engine_comes_with_its_device(tmp_path: Path, monkeypatch: py
     """Which of them `auto` stands for, on what device it computes, and why."""
     if missing_packages(runner)[0]:
         pytest.skip(f"runner {runner} is not installed")
-    monkeypatch.setattr(doctor, "choose_runner", lambda: Choice(runner=runner, reason="by design"))
+    monkeypatch.setattr(doctor, "choose_runner", lambda: RunnerChoice(runner=runner, reason="by design"))
 
     found = findings(tmp_path)["backend auto"]
 

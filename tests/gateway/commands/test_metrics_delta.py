@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from gateway.commands.metrics_delta import Reading, parse_scrape, read_between
+from gateway.commands.metrics_delta import MetricsDelta, parse_scrape, read_between
 
 
-class House:
+class ServedApp:
     """The metrics that are read, by hand."""
 
     def __init__(self) -> None:
@@ -38,24 +38,24 @@ class House:
         return generate_latest(self.registry).decode()
 
 
-def reading_of(before: str, after: str) -> Reading:
+def reading_of(before: str, after: str) -> MetricsDelta:
     return read_between(parse_scrape(before, at=10.0), parse_scrape(after, at=12.0))
 
 
 def test_rates_and_quantiles() -> None:
     """Only of what is new, over the two seconds in between."""
-    house = House()
-    house.steps.inc(100)
-    house.first.observe(0.39)
-    before = house.scrape()
-    house.steps.inc(4)
-    house.batched.inc(10)
+    served_app = ServedApp()
+    served_app.steps.inc(100)
+    served_app.first.observe(0.39)
+    before = served_app.scrape()
+    served_app.steps.inc(4)
+    served_app.batched.inc(10)
     for tenant, tokens in (("a", 6), ("b", 40)):
-        house.requests.labels("demo", tenant, "completed").inc(3)
-        house.tokens.labels("demo", tenant).inc(tokens)
+        served_app.requests.labels("demo", tenant, "completed").inc(3)
+        served_app.tokens.labels("demo", tenant).inc(tokens)
     for _ in range(4):
-        house.first.observe(0.15)
-    reading = reading_of(before, house.scrape())
+        served_app.first.observe(0.15)
+    reading = reading_of(before, served_app.scrape())
 
     (model,) = reading.models
     assert (model.model, model.ready, model.running) == ("demo", True, 3)
@@ -67,18 +67,18 @@ def test_rates_and_quantiles() -> None:
 
 def test_the_engine_in_numbers() -> None:
     """Share of memory, prefix hits, refusals of any reason, preemptions, time in the queue and tokens a step."""
-    house = House()
-    house.prefilled.inc(1000)
-    before = house.scrape()
-    house.prefilled.inc(30)
-    house.cached.inc(90)
-    house.preempted.inc(4)
+    served_app = ServedApp()
+    served_app.prefilled.inc(1000)
+    before = served_app.scrape()
+    served_app.prefilled.inc(30)
+    served_app.cached.inc(90)
+    served_app.preempted.inc(4)
     for reason in ("wait_too_long", "tenant_queue_full"):
-        house.refused.labels("demo", reason).inc(3)
-    house.queue.observe(0.15)
+        served_app.refused.labels("demo", reason).inc(3)
+    served_app.queue.observe(0.15)
     for tokens in (2, 4):
-        house.step_tokens.observe(tokens)
-    (model,) = reading_of(before, house.scrape()).models
+        served_app.step_tokens.observe(tokens)
+    (model,) = reading_of(before, served_app.scrape()).models
 
     assert (model.kv_tokens, model.kv_share, model.prefix_hits) == (300, 0.25, 0.75)
     assert (model.refused_per_s, model.preempted_per_s) == (3.0, 2.0)
@@ -88,8 +88,8 @@ def test_the_engine_in_numbers() -> None:
 
 def test_nothing_happened() -> None:
     """No number is made up."""
-    house = House()
-    (model,) = reading_of(house.scrape(), house.scrape()).models
+    served_app = ServedApp()
+    (model,) = reading_of(served_app.scrape(), served_app.scrape()).models
 
     assert (model.sequences_a_step, model.first_token_p95_s, model.requests_per_s) == (None, None, 0.0)
     assert (model.prefix_hits, model.queue_p95_s, model.tokens_a_step, model.refused_per_s) == (None, None, None, 0.0)
@@ -97,7 +97,7 @@ def test_nothing_happened() -> None:
 
 def test_a_server_that_started_anew() -> None:
     """Its counters begin at 0; nothing goes backwards."""
-    old, new = House(), House()
+    old, new = ServedApp(), ServedApp()
     old.steps.inc(50)
     new.steps.inc(8)
     new.batched.inc(8)
@@ -107,8 +107,8 @@ def test_a_server_that_started_anew() -> None:
 
 def test_beyond_the_last_bucket() -> None:
     """The last bound is the best that is known."""
-    house = House()
-    before = house.scrape()
-    house.first.observe(9.0)
+    served_app = ServedApp()
+    before = served_app.scrape()
+    served_app.first.observe(9.0)
 
-    assert reading_of(before, house.scrape()).models[0].first_token_p50_s == 0.4
+    assert reading_of(before, served_app.scrape()).models[0].first_token_p50_s == 0.4

@@ -11,7 +11,7 @@ import pytest
 import respx
 from click.testing import CliRunner, Result
 
-from backends.choice import Choice
+from backends.choice import RunnerChoice
 from backends.errors import UnsupportedModel
 from backends.registry import create_runner
 from backends.testing.models import ModelSizes, make_random_model, write_gguf_of
@@ -143,7 +143,7 @@ def test_a_server_that_refuses(tmp_path: Path, respx_mock: respx.MockRouter) -> 
 
 def test_the_runner_of_this_machine_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is named if it takes every format; else the message names the format and the way out."""
-    monkeypatch.setattr(models, "choose_runner", lambda: Choice(runner="fake", reason="test"))
+    monkeypatch.setattr(models, "choose_runner", lambda: RunnerChoice(runner="fake", reason="test"))
     taken = set(create_runner("fake").capabilities().formats)
 
     assert RUNNER_FOR(taken) == "fake"

@@ -11,7 +11,7 @@ from backends.registry import RunnerUnavailable
 from backends.testing.kit import CASES, run_checks
 from gateway.cli import main
 from gateway.commands import runner
-from gateway.commands.runner import KnownRunner, Report
+from gateway.commands.runner import KitReport, KnownRunner
 from tests.contract.liars_steps import LastRowOnly
 from tests.contract.replay import ReplayRunner
 
@@ -47,7 +47,7 @@ def test_the_report_is_for_programs(made: type[ReplayRunner]) -> None:
     """Standard output holds JSON and nothing else."""
     result = invoke("check", "mine", "--json")
 
-    report = msgspec.json.decode(result.stdout, type=Report)
+    report = msgspec.json.decode(result.stdout, type=KitReport)
     failed = [item.name for item in report.results if item.outcome == "failed"]
     assert failed == ([] if made is ReplayRunner else ["verify-slot", "verify-paged"])
     assert (report.runner, report.passed + report.failed, report.skipped) == ("mine", 4, 1)

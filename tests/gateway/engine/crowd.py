@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from backends.errors import Overloaded
-from gateway.engine.client_side.admission_control import Place, WaitingRoom
+from gateway.engine.client_side.admission_control import AdmissionControl, AdmissionTicket
 from gateway.engine.config import EngineConfig, Scheduling
 
 
@@ -32,7 +32,7 @@ class Crowd:
             ttft_target_s=ttft_target_s,
             scheduling=scheduling,
         )
-        self.room = WaitingRoom(config, now=lambda: self.now_s)
+        self.room = AdmissionControl(config, now=lambda: self.now_s)
         self.now_s = 0.0
         self.held_s = held_s
         self.waits: dict[str, list[float]] = {}
@@ -40,7 +40,7 @@ class Crowd:
         self.refusals: dict[str, list[Overloaded]] = {}
         self._places = places
         self._is_fair = scheduling == "fair"
-        self._queues: dict[str, deque[tuple[float, Place, contextlib.ExitStack]]] = {}
+        self._queues: dict[str, deque[tuple[float, AdmissionTicket, contextlib.ExitStack]]] = {}
         self._weights: dict[str, float] = {}
         self._served: dict[str, float] = {}
         self._ends: list[tuple[float, int, contextlib.ExitStack]] = []

@@ -20,7 +20,7 @@ from gateway.engine.client_side.supervisor import RestartPolicy, StartEngine, Su
 from gateway.engine.config import EngineConfig
 from gateway.engine.messages import Load
 from gateway.engine.worker_side.inline import start_inline
-from gateway.engine.worker_side.loading import CreateRunner
+from gateway.engine.worker_side.loading import RunnerFactory
 
 GREEDY = Sampling(temperature=0.0)
 SOON = RestartPolicy(first_s=0.01, longest_s=0.01)
@@ -56,7 +56,7 @@ def make_add(*, prompt: tuple[int, ...] = (1, 2, 3), max_tokens: int = 8, seed: 
     return Add(id=0, token_ids=prompt, max_tokens=max_tokens, sampling=GREEDY, seed=seed)
 
 
-def faulty(faults: FakeFaults) -> CreateRunner:
+def faulty(faults: FakeFaults) -> RunnerFactory:
     """What the registry would do, with a runner that fails as ordered."""
 
     def create(name: str, *, threads: int, exact: bool, device: str) -> Runner:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.errors import Overloaded, TenantQueueFull, WaitTooLong
-from gateway.engine.client_side.admission_control import WaitingRoom
+from gateway.engine.client_side.admission_control import AdmissionControl
 from gateway.engine.config import EngineConfig, Scheduling
 from tests.gateway.engine.crowd import Crowd
 
@@ -60,7 +60,7 @@ def test_who_runs_does_not_count_as_waiting() -> None:
 
 def test_place_is_free_after_an_error() -> None:
     """Whatever ends a request, its place comes back."""
-    room = WaitingRoom(OPEN, now=lambda: 0.0)
+    room = AdmissionControl(OPEN, now=lambda: 0.0)
     with pytest.raises(KeyError), room.place(num_served=1):
         raise KeyError
 
@@ -71,7 +71,7 @@ def test_place_is_free_after_an_error() -> None:
 
 def test_leaving_twice_is_leaving_once() -> None:
     """An answer that is complete frees its place before its reader has taken it."""
-    room = WaitingRoom(OPEN, now=lambda: 0.0)
+    room = AdmissionControl(OPEN, now=lambda: 0.0)
     with room.place(num_served=1) as first, room.place(num_served=1) as second:
         second.leave()
         second.start()
@@ -160,7 +160,9 @@ def test_a_flood_does_not_refuse_others() -> None:
 def test_who_is_let_in_does_not_hurry_the_queue() -> None:
     """Guests without a request inside come and go past it; whoever stands in it is told how slowly that moves."""
     now_s = 0.0
-    room = WaitingRoom(EngineConfig(max_waiting=100, max_waiting_per_tenant=100, ttft_target_s=5.0), now=lambda: now_s)
+    room = AdmissionControl(
+        EngineConfig(max_waiting=100, max_waiting_per_tenant=100, ttft_target_s=5.0), now=lambda: now_s
+    )
     with contextlib.ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(room.place(tenant="greedy", num_served=2))
@@ -192,7 +194,7 @@ def test_the_part_of_a_tenant_is_by_weight(weight: float) -> None:
 def test_memory_that_is_short_makes_a_queue() -> None:
     """There are places, but the engine cannot fill them: the prediction holds, the counts do not."""
     now_s = 0.0
-    room = WaitingRoom(EngineConfig(max_waiting=1, max_waiting_per_tenant=1, ttft_target_s=2.0), now=lambda: now_s)
+    room = AdmissionControl(EngineConfig(max_waiting=1, max_waiting_per_tenant=1, ttft_target_s=2.0), now=lambda: now_s)
     with contextlib.ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(room.place(num_served=8, is_short=True))
@@ -216,7 +218,7 @@ def test_counts_hold_whatever_happens(scheduling: Scheduling, moves: list[Move])
     """In any order of arrivals, starts and ends the config hold, a stranger gets in, and the room empties."""
     now_s, places = 0.0, 3
     config = EngineConfig(max_waiting=8, max_waiting_per_tenant=4, ttft_target_s=6.0, scheduling=scheduling)
-    room = WaitingRoom(config, now=lambda: now_s)
+    room = AdmissionControl(config, now=lambda: now_s)
     inside = []
     for kind, number, amount in moves:
         if kind == "wait":

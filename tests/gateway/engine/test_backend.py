@@ -332,15 +332,15 @@ async def test_steps_are_tallied(model_path: Path) -> None:
     """One entry a step: its time, sequences and tokens; one a request for the time in the queue."""
     async with running_backend(make_load(model_path), start=inline()) as backend:
         await asyncio.gather(*(collect(backend, make_request(max_tokens=5)) for _ in range(3)))
-        stats, tallies = backend.stats(), backend.tallies
+        stats, step_histograms = backend.stats(), backend.step_histograms
 
     assert stats is not None
-    for tally in (tallies.step_seconds, tallies.step_sequences, tallies.step_tokens):
+    for tally in (step_histograms.step_seconds, step_histograms.step_sequences, step_histograms.step_tokens):
         assert tally.buckets()[-1] == ("+Inf", stats.steps)
-    assert tallies.step_sequences.total == stats.batched_sequences
-    assert tallies.step_tokens.total == 3 * 3 + 3 * 5
-    assert tallies.step_seconds.total == pytest.approx(stats.step_time_s)
-    assert tallies.queue_seconds.buckets()[-1] == ("+Inf", 3.0)
+    assert step_histograms.step_sequences.total == stats.batched_sequences
+    assert step_histograms.step_tokens.total == 3 * 3 + 3 * 5
+    assert step_histograms.step_seconds.total == pytest.approx(stats.step_time_s)
+    assert step_histograms.queue_seconds.buckets()[-1] == ("+Inf", 3.0)
 
 
 async def test_broken_row_fails_with_its_code(model_path: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from gateway.batching.messages import Add, Output
-from gateway.engine.client_side.open_requests import Ledger
+from gateway.engine.client_side.open_requests import OpenRequests
 from gateway.engine.messages import Abort, ToEngine
 from tests.gateway.engine.making import make_add, read_to_end, tokens_of
 
 
-def make_ledger() -> Ledger:
-    return Ledger(now=lambda: 0.0)
+def make_ledger() -> OpenRequests:
+    return OpenRequests(now=lambda: 0.0)
 
 
 async def test_outputs_reach_their_own_request() -> None:
@@ -102,7 +102,7 @@ async def test_a_request_expires_once() -> None:
 async def test_silence_counts_only_while_something_is_owed() -> None:
     """An idle engine may be silent for ever."""
     now_s = 0.0
-    ledger = Ledger(now=lambda: now_s)
+    ledger = OpenRequests(now=lambda: now_s)
     ledger.engine_is_up(lambda _: None)
     now_s = 100.0
 

@@ -10,7 +10,7 @@ from backends.generation import Delta, Done, Event, Failed, Usage
 from backends.text.load import load_tokenizer
 from backends.text.tokenizer import Tokenizer
 from gateway.batching.messages import Output
-from gateway.engine.client_side.output_decoder import Transcript
+from gateway.engine.client_side.output_decoder import OutputDecoder
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +25,12 @@ def ids(tokenizer: Tokenizer, text: bytes) -> list[int]:
 
 
 def run(tokenizer: Tokenizer, tokens: list[int], *, stops: tuple[str, ...] = (), reason: str = "length") -> list[Event]:
-    transcript = Transcript(tokenizer, prompt_ids=range(5), stops=stops)
+    decoder = OutputDecoder(tokenizer, prompt_ids=range(5), stops=stops)
     events: list[Event] = []
     for place, token in enumerate(tokens, start=1):
         last = place == len(tokens)
-        events += transcript.take([Output(1, (token,), finish_reason=reason if last else None)])
-        if transcript.is_finished:
+        events += decoder.take([Output(1, (token,), finish_reason=reason if last else None)])
+        if decoder.is_finished:
             break
     return events
 
@@ -56,32 +56,32 @@ def test_end_shows_what_was_held_back(tokenizer: Tokenizer) -> None:
 
 def test_tokens_after_a_stop_string_are_not_counted(tokenizer: Tokenizer) -> None:
     """What came in the same message but after the stop string was never offered."""
-    transcript = Transcript(tokenizer, prompt_ids=range(5), stops=("b",))
+    decoder = OutputDecoder(tokenizer, prompt_ids=range(5), stops=("b",))
 
-    events = transcript.take([Output(1, tuple(ids(tokenizer, b"abcdef")))])
+    events = decoder.take([Output(1, tuple(ids(tokenizer, b"abcdef")))])
 
     assert events == [
         Delta("a", tuple(ids(tokenizer, b"ab"))),
         Done("stop", Usage(prompt_tokens=5, completion_tokens=2)),
     ]
-    assert transcript.is_finished
+    assert decoder.is_finished
 
 
 def test_several_outputs_are_one_delta(tokenizer: Tokenizer) -> None:
     """A slow reader gets fewer, larger deltas."""
-    transcript = Transcript(tokenizer, prompt_ids=range(5), stops=())
+    decoder = OutputDecoder(tokenizer, prompt_ids=range(5), stops=())
 
-    events = transcript.take([Output(1, (token,)) for token in ids(tokenizer, b"abc")])
+    events = decoder.take([Output(1, (token,)) for token in ids(tokenizer, b"abc")])
 
     assert [event.text for event in events if isinstance(event, Delta)] == ["abc"]
 
 
 def test_error_follows_what_was_said(tokenizer: Tokenizer) -> None:
     """Code and message are told apart; the usage counts what was offered."""
-    transcript = Transcript(tokenizer, prompt_ids=range(5), stops=())
+    decoder = OutputDecoder(tokenizer, prompt_ids=range(5), stops=())
     (token,) = ids(tokenizer, b"a")
 
-    events = transcript.take([Output(1, (token,)), Output(1, (), error="engine_failed: it: died")])
+    events = decoder.take([Output(1, (token,)), Output(1, (), error="engine_failed: it: died")])
 
     assert events == [
         Delta("a", (token,)),

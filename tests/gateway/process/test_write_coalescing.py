@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from gateway.process.write_coalescing import Corked
+from gateway.process.write_coalescing import CoalescingTransport
 
 
 class Transport:
@@ -27,8 +27,8 @@ class Transport:
         self.done.append("paused")
 
 
-def corked(transport: Transport) -> Corked:
-    return Corked(cast("asyncio.Transport", transport))
+def corked(transport: Transport) -> CoalescingTransport:
+    return CoalescingTransport(cast("asyncio.Transport", transport))
 
 
 async def test_writes_of_one_turn_leave_in_one() -> None:

@@ -27,7 +27,7 @@ class Clock:
         return self.now
 
 
-class House:
+class ServedApp:
     """Budgets of one tenant at a time that stands still."""
 
     def __init__(self, *, tokens: int | None = None, month: int | None = None, cost: float | None = None) -> None:
@@ -55,120 +55,120 @@ class House:
 
 def test_a_reservation_counts_until_it_is_settled() -> None:
     """Then only what was used does."""
-    house = House(tokens=100)
-    held = house.reserve(80)
+    served_app = ServedApp(tokens=100)
+    held = served_app.reserve(80)
     with pytest.raises(RateLimited, match="requests that run hold what is left"):
-        house.reserve(30)
-    house.budgets.settle(held, Amount(10))
-    house.reserve(90)
+        served_app.reserve(30)
+    served_app.budgets.settle(held, Amount(10))
+    served_app.reserve(90)
 
-    assert house.left == 0
+    assert served_app.left == 0
 
 
 def test_a_spent_budget_says_when_it_returns() -> None:
     """With the numbers, and the seconds until midnight."""
-    house = House(tokens=100)
-    house.spend(95)
+    served_app = ServedApp(tokens=100)
+    served_app.spend(95)
 
     with pytest.raises(
         QuotaExceeded, match=r"used 95 tokens of its budget of 100 tokens for this day, .* 2026-02-28T00:"
     ):
-        house.reserve(6)
+        served_app.reserve(6)
     with pytest.raises(QuotaExceeded) as caught:
-        house.reserve(101)
+        served_app.reserve(101)
     assert caught.value.retry_after_s == NIGHT_S
-    house.spend(5)
+    served_app.spend(5)
 
 
 def test_money() -> None:
     """Is shown in the operator's currency."""
-    house = House(cost=0.5)
-    house.spend(10**6, 400_000_000)
+    served_app = ServedApp(cost=0.5)
+    served_app.spend(10**6, 400_000_000)
 
     with pytest.raises(QuotaExceeded, match=r"used 0\.4 of its budget of 0\.5 .* may take 0\.2"):
-        house.reserve(1, 200_000_000)
+        served_app.reserve(1, 200_000_000)
 
 
 def test_days_and_months_begin_anew() -> None:
     """At midnight UTC; what still runs is charged to the day in which it ends."""
-    house = House(tokens=100, month=150)
-    house.spend(60)
-    held = house.reserve(40)
-    house.clock.now += NIGHT_S
-    assert house.left == 50  # of the month; of the day 60, since a request still runs
-    house.budgets.settle(held, Amount(40))
-    assert house.left == 50
-    house.clock.now += DAY_S
+    served_app = ServedApp(tokens=100, month=150)
+    served_app.spend(60)
+    held = served_app.reserve(40)
+    served_app.clock.now += NIGHT_S
+    assert served_app.left == 50  # of the month; of the day 60, since a request still runs
+    served_app.budgets.settle(held, Amount(40))
+    assert served_app.left == 50
+    served_app.clock.now += DAY_S
 
-    assert datetime.fromtimestamp(house.clock.now, UTC).month == 3
-    assert house.left == 100
+    assert datetime.fromtimestamp(served_app.clock.now, UTC).month == 3
+    assert served_app.left == 100
 
 
 def test_what_moves_to_the_store_counts_once() -> None:
     """While it is on its way, when it arrived, and when the store failed."""
-    house = House(tokens=100)
-    house.spend(30)
-    house.budgets.begin_drain()
-    house.spend(20)
-    assert house.left == 50
-    house.drained(30)
-    assert house.left == 50
-    house.budgets.begin_drain()
-    house.spend(5)
-    house.budgets.begin_drain()  # the first attempt failed
-    assert house.left == 45
-    house.drained(55 + 15)  # another gateway spent fifteen
+    served_app = ServedApp(tokens=100)
+    served_app.spend(30)
+    served_app.budgets.begin_drain()
+    served_app.spend(20)
+    assert served_app.left == 50
+    served_app.drained(30)
+    assert served_app.left == 50
+    served_app.budgets.begin_drain()
+    served_app.spend(5)
+    served_app.budgets.begin_drain()  # the first attempt failed
+    assert served_app.left == 45
+    served_app.drained(55 + 15)  # another gateway spent fifteen
 
-    assert house.left == 30
+    assert served_app.left == 30
 
 
 def test_a_share_of_what_is_left() -> None:
     """Another gateway grants the rest; nobody is told that the budget is used up."""
-    house = House(tokens=100)
-    house.shares.take_over(Granted(WHOLE // 2, {}))
-    house.spend(50)
+    served_app = ServedApp(tokens=100)
+    served_app.shares.take_over(Granted(WHOLE // 2, {}))
+    served_app.spend(50)
 
     with pytest.raises(RateLimited):
-        house.reserve(1)
-    assert house.shares.take_wanted() == {"tenant a"}
-    house.shares.take_over(Granted(WHOLE // 2, {"tenant a": WHOLE}))
-    house.spend(50)
+        served_app.reserve(1)
+    assert served_app.shares.take_wanted() == {"tenant a"}
+    served_app.shares.take_over(Granted(WHOLE // 2, {"tenant a": WHOLE}))
+    served_app.spend(50)
     with pytest.raises(QuotaExceeded):
-        house.reserve(1)
+        served_app.reserve(1)
 
 
 def test_what_the_store_tells_first() -> None:
     """Of budgets that are new; those in use stay as they are, and yesterday's does not count."""
-    house = House(tokens=100)
+    served_app = ServedApp(tokens=100)
     today = span_of("day", NOON).begins
     old = Spent(subject="tenant a", period="day", begins=today - DAY_S, amount=Amount(99))
     new = Spent(subject="tenant b", period="day", begins=today, amount=Amount(70))
-    other = Subject("tenant b", house.subjects[0].limits, "tenant b")
-    unknown = house.budgets.unknown([*house.subjects, other])
-    house.budgets.learn(unknown, [old, new])
-    house.spend(10)
-    house.budgets.learn([*house.subjects, other], [])
+    other = Subject("tenant b", served_app.subjects[0].limits, "tenant b")
+    unknown = served_app.budgets.unknown([*served_app.subjects, other])
+    served_app.budgets.learn(unknown, [old, new])
+    served_app.spend(10)
+    served_app.budgets.learn([*served_app.subjects, other], [])
 
-    assert unknown == [*house.subjects, other]
-    assert house.budgets.unknown([*house.subjects, other]) == []
-    assert house.left == 90
-    assert house.budgets.left([other], "tokens") == 30
+    assert unknown == [*served_app.subjects, other]
+    assert served_app.budgets.unknown([*served_app.subjects, other]) == []
+    assert served_app.left == 90
+    assert served_app.budgets.left([other], "tokens") == 30
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), max_size=60), st.integers(1, 300))
 def test_never_exceeded(requests: list[tuple[int, int]], limit: int) -> None:
     """Whatever is asked for at once: what was spent and what is reserved stay within the budget."""
-    house = House(tokens=limit)
+    served_app = ServedApp(tokens=limit)
     running: list[tuple[list[HeldBudget], int]] = []
     spent = 0
     for wanted, used in requests:
         try:
-            running.append((house.reserve(wanted), min(wanted, used)))
+            running.append((served_app.reserve(wanted), min(wanted, used)))
         except (QuotaExceeded, RateLimited):
             assert spent + sum(held[0].amount for held, _ in running) + wanted > limit
         if len(running) > 3:
             held, amount = running.pop(0)
-            house.budgets.settle(held, Amount(amount))
+            served_app.budgets.settle(held, Amount(amount))
             spent += amount
 
         assert spent + sum(each[0].amount for each, _ in running) <= limit

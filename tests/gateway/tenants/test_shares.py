@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.errors import RateLimited, ShareTooSmall
 from gateway.tenants.identity import Caller, Key, Tenant
 from gateway.tenants.limits.limits import Limiter
-from gateway.tenants.peers.share_rules import WANTED_S, Part, Peer, Standing, stand
+from gateway.tenants.peers.share_rules import WANTED_S, Peer, QuotaShare, QuotaShares, stand
 from gateway.tenants.peers.shares import WHOLE, Granted, Shares
 from gateway.tenants.policy import Limits, Policy
 
@@ -24,7 +24,7 @@ class Street:
     def __init__(self, *names: str) -> None:
         self.now = 0.0
         self.used = dict.fromkeys(names, 0)
-        self.said: dict[str, tuple[Standing, float]] = {}
+        self.said: dict[str, tuple[QuotaShares, float]] = {}
 
     def speak(self, name: str, *, wants: bool = False) -> None:
         peers = [Peer(other, said.default) for other, (said, _) in self.said.items()]
@@ -49,8 +49,8 @@ class Street:
         said = self.said[name][0]
         return said.parts[SUBJECT].share if SUBJECT in said.parts else said.default
 
-    def _aged(self, part: Part, at: float) -> Part:
-        return Part(
+    def _aged(self, part: QuotaShare, at: float) -> QuotaShare:
+        return QuotaShare(
             subject=part.subject,
             gateway=part.gateway,
             share=part.share,

@@ -2,14 +2,14 @@ from itertools import pairwise
 
 from tokenizers import Tokenizer
 
-from tools.demo_model.checkpoint import Shape, Weights
+from tools.demo_model.checkpoint import CheckpointWeights, ModelShape
 from tools.demo_model.corpus import Corpus
 from tools.demo_model.facts import load_facts
 from tools.demo_model.network import to_weights
-from tools.demo_model.train import IGNORED, Recipe, batches, learning_rate, train
+from tools.demo_model.train import IGNORED, TrainingRecipe, batches, learning_rate, train
 
-TINY = Recipe(
-    shape=Shape(hidden=64, layers=1, ffn=64, heads=2, kv_heads=1, head_dim=32),
+TINY = TrainingRecipe(
+    shape=ModelShape(hidden=64, layers=1, ffn=64, heads=2, kv_heads=1, head_dim=32),
     steps=6,
     learning_rate=1e-2,
     tokens_per_step=400,
@@ -17,7 +17,7 @@ TINY = Recipe(
 )
 
 
-def run(tokenizer: Tokenizer, lines: list[str]) -> Weights:
+def run(tokenizer: Tokenizer, lines: list[str]) -> CheckpointWeights:
     return to_weights(train(TINY, tokenizer, Corpus(load_facts(), 2), report=lines.append))
 
 
@@ -45,7 +45,7 @@ def test_loss_counts_answers_only(tokenizer: Tokenizer) -> None:
 
 
 def test_learning_rate_rises_then_falls() -> None:
-    recipe = Recipe(shape=TINY.shape, steps=50, learning_rate=1.0, warm_up=10)
+    recipe = TrainingRecipe(shape=TINY.shape, steps=50, learning_rate=1.0, warm_up=10)
 
     rates = [learning_rate(recipe, step) for step in range(50)]
 

@@ -8,34 +8,34 @@ import numpy as np
 from backends.api import AdapterWeights
 from backends.errors import CapacityExceeded
 from backends.testing.kit import contract
-from backends.testing.kit.bench import Bench
+from backends.testing.kit.bench import KitBench
 from backends.testing.kit.check import Check
 from backends.testing.kit.expect import CheckSkipped, expect_error, expect_quiet
 from backends.testing.kit.reference import Reference
 from backends.testing.kit.samples import random_adapter, random_tokens
-from backends.testing.kit.subject import Part, Sequence, Subject
+from backends.testing.kit.subject import KitPart, KitSequence, KitSubject
 
 _FLOATS = ("F32", "F16", "BF16")
 
 
-def check_lora_rows(bench: Bench) -> None:
+def check_lora_rows(bench: KitBench) -> None:
     subject = bench.subject()
     adapted = _put_all(subject)
     sequences = [subject.open(), *(subject.open(lora=slot, reference=adapted[slot]) for slot in adapted)]
     for rounds in range(3):
         order = np.random.default_rng(rounds).permutation(len(sequences))
-        parts = [Part(sequences[place], random_tokens(_length(subject, rounds, place), seed=290)) for place in order]
+        parts = [KitPart(sequences[place], random_tokens(_length(subject, rounds, place), seed=290)) for place in order]
         subject.confirm(*parts, what="a step whose rows have different adapters or none", sentence=contract.ADAPTER)
 
 
-def _length(subject: Subject, rounds: int, place: int) -> int:
+def _length(subject: KitSubject, rounds: int, place: int) -> int:
     """Prompts first, then one token each; of equal length where steps cannot be ragged."""
     if rounds:
         return 1
     return 5 + 3 * int(place) if subject.runner.capabilities().ragged_steps else 9
 
 
-def _put_all(subject: Subject, *, most: int = 3) -> dict[int, Reference]:
+def _put_all(subject: KitSubject, *, most: int = 3) -> dict[int, Reference]:
     """Adapters of different ranks in the first slots and the last; slot → what it should compute."""
     capabilities = subject.runner.capabilities()
     slots = sorted({*range(min(most, capabilities.lora_slots)), capabilities.lora_slots - 1})[-most:]
@@ -48,34 +48,34 @@ def _put_all(subject: Subject, *, most: int = 3) -> dict[int, Reference]:
     return adapted
 
 
-def _adapter(subject: Subject, *, rank: int, seed: int) -> AdapterWeights:
+def _adapter(subject: KitSubject, *, rank: int, seed: int) -> AdapterWeights:
     return random_adapter(subject.info.lora_shapes, rank=rank, seed=seed)
 
 
-def check_lora_targets(bench: Bench) -> None:
+def check_lora_targets(bench: KitBench) -> None:
     subject = bench.subject()
     for index, target in enumerate(subject.runner.capabilities().lora_targets):
         shapes = {name: shape for name, shape in subject.info.lora_shapes.items() if name.endswith(f".{target}")}
         adapter = random_adapter(shapes, rank=min(3, subject.runner.capabilities().lora_max_rank), seed=310 + index)
         subject.runner.put_adapter(0, adapter)
         sequence = subject.open(lora=0, reference=subject.reference.adapted(adapter))
-        part = Part(sequence, random_tokens(7, seed=311))
+        part = KitPart(sequence, random_tokens(7, seed=311))
         subject.confirm(part, what=f"an adapter of {target} alone", sentence=contract.LORA_TARGETS)
         subject.close(sequence)
 
 
-def check_lora_replaced(bench: Bench) -> None:
+def check_lora_replaced(bench: KitBench) -> None:
     subject = bench.subject()
     max_rank = subject.runner.capabilities().lora_max_rank
     tokens = random_tokens(8, seed=320)
     subject.runner.put_adapter(0, _adapter(subject, rank=max_rank, seed=321))
-    subject.run(Part(subject.open(lora=0), tokens))
+    subject.run(KitPart(subject.open(lora=0), tokens))
     narrow = _first_layer(_adapter(subject, rank=1, seed=322))
     subject.runner.put_adapter(0, narrow)
     _confirm_adapter(subject, 0, narrow, what="an adapter that replaced a wider one")
     for when in ("drop_adapter", "drop_adapter of an empty slot"):
         expect_quiet(lambda: subject.runner.drop_adapter(0), when=when, contract=contract.DROP_ADAPTER)
-    subject.confirm(Part(subject.open(), tokens), what="the base after an adapter was dropped")
+    subject.confirm(KitPart(subject.open(), tokens), what="the base after an adapter was dropped")
     subject.runner.put_adapter(0, narrow)
     _confirm_adapter(subject, 0, narrow, what="an adapter that was dropped and put again")
 
@@ -86,14 +86,14 @@ def _first_layer(adapter: AdapterWeights) -> AdapterWeights:
     return msgspec.structs.replace(adapter, matrices=matrices)
 
 
-def _confirm_adapter(subject: Subject, slot: int, adapter: AdapterWeights, *, what: str) -> None:
+def _confirm_adapter(subject: KitSubject, slot: int, adapter: AdapterWeights, *, what: str) -> None:
     sequence = subject.open(lora=slot, reference=subject.reference.adapted(adapter))
     for tokens in (random_tokens(8, seed=320), [46]):
-        subject.confirm(Part(sequence, tokens), what=what, sentence=contract.PUT_ADAPTER)
+        subject.confirm(KitPart(sequence, tokens), what=what, sentence=contract.PUT_ADAPTER)
     subject.close(sequence)
 
 
-def check_lora_refused(bench: Bench) -> None:
+def check_lora_refused(bench: KitBench) -> None:
     subject = bench.subject()
     capabilities = subject.runner.capabilities()
     good = _adapter(subject, rank=1, seed=330)
@@ -114,7 +114,7 @@ def check_lora_refused(bench: Bench) -> None:
     _confirm_adapter(subject, 0, good, what="an adapter put after others were refused")
 
 
-def _refused(subject: Subject, slot: int, adapter: AdapterWeights, *, when: str) -> None:
+def _refused(subject: KitSubject, slot: int, adapter: AdapterWeights, *, when: str) -> None:
     expect_error(
         CapacityExceeded,
         lambda: subject.runner.put_adapter(slot, adapter),
@@ -123,7 +123,7 @@ def _refused(subject: Subject, slot: int, adapter: AdapterWeights, *, when: str)
     )
 
 
-def check_lora_misfits(bench: Bench) -> None:
+def check_lora_misfits(bench: KitBench) -> None:
     subject = bench.subject()
     good, last = _adapter(subject, rank=1, seed=370), subject.runner.capabilities().lora_slots - 1
     subject.runner.put_adapter(0, good)
@@ -149,16 +149,16 @@ def _misfits(good: AdapterWeights) -> dict[str, AdapterWeights]:
     return {what: msgspec.structs.replace(good, matrices={**good.matrices, name: pair}) for what, pair in pairs.items()}
 
 
-def check_lora_undeclared(bench: Bench) -> None:
+def check_lora_undeclared(bench: KitBench) -> None:
     if bench.capabilities.lora_slots:
         raise CheckSkipped("the runner declares LoRA")
     subject = bench.subject()
     adapter = random_adapter({"layers.0.q": (256, 128)}, rank=1, seed=340)
     _refused(subject, 0, adapter, when="an adapter, where no slots are declared")
-    subject.confirm(Part(subject.open(), random_tokens(5, seed=341)), what="a prefill after an adapter was refused")
+    subject.confirm(KitPart(subject.open(), random_tokens(5, seed=341)), what="a prefill after an adapter was refused")
 
 
-def check_lora_suspended(bench: Bench) -> None:
+def check_lora_suspended(bench: KitBench) -> None:
     subject = bench.subject()
     adapter = _adapter(subject, rank=2 if subject.runner.capabilities().lora_max_rank > 1 else 1, seed=350)
     subject.runner.put_adapter(0, adapter)
@@ -168,16 +168,16 @@ def check_lora_suspended(bench: Bench) -> None:
     _confirm_adapter(subject, 0, adapter, what="an adapter after suspend and resume")
 
 
-def check_lora_formats(bench: Bench) -> None:
+def check_lora_formats(bench: KitBench) -> None:
     for form in bench.capabilities.lora_formats:
         is_exact = form in _FLOATS
         tolerance = bench.tolerances.logits if is_exact else bench.tolerances.quantized
         subject = bench.subject(bench.samples.stored_as(form), tolerance=tolerance)
         adapted = _put_all(subject, most=2)
-        sequences: list[Sequence] = [subject.open()]
+        sequences: list[KitSequence] = [subject.open()]
         sequences += [subject.open(lora=slot, reference=reference) for slot, reference in adapted.items()]
         for tokens in (random_tokens(9, seed=360), [47]):
-            parts = [Part(sequence, tokens) for sequence in sequences]
+            parts = [KitPart(sequence, tokens) for sequence in sequences]
             subject.confirm(*parts, what=f"adapters beside {form} weights", sentence=contract.LORA_FORMATS)
 
 

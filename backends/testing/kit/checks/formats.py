@@ -7,11 +7,11 @@ from collections.abc import Callable
 from backends.api import LoadableModel
 from backends.errors import Fatal, UnsupportedModel
 from backends.testing.kit import contract
-from backends.testing.kit.bench import Bench
+from backends.testing.kit.bench import KitBench
 from backends.testing.kit.check import Check
 from backends.testing.kit.expect import CheckSkipped, expect_error
 from backends.testing.kit.samples import in_format, random_tokens
-from backends.testing.kit.subject import Part, Subject
+from backends.testing.kit.subject import KitPart, KitSubject
 from backends.weights.formats import FORMATS
 from backends.weights.tensor import StoredTensor
 
@@ -20,10 +20,10 @@ _UNKNOWN = "X9_K"
 """A format that nobody has."""
 
 
-def check_format(form: str) -> Callable[[Bench], None]:
+def check_format(form: str) -> Callable[[KitBench], None]:
     """The check of one format, with and without exact arithmetic."""
 
-    def check(bench: Bench) -> None:
+    def check(bench: KitBench) -> None:
         if form not in bench.capabilities.formats:
             raise CheckSkipped(f"the runner does not declare {form}")
         reference = bench.samples.stored_as(form)
@@ -34,23 +34,23 @@ def check_format(form: str) -> Callable[[Bench], None]:
     return check
 
 
-def _tolerance(bench: Bench, form: str, *, exact: bool) -> float:
+def _tolerance(bench: KitBench, form: str, *, exact: bool) -> float:
     if form in _FLOATS:
         return bench.tolerances.logits
     return bench.tolerances.exact if exact else bench.tolerances.quantized
 
 
-def _confirm_steps(subject: Subject, *, what: str) -> None:
+def _confirm_steps(subject: KitSubject, *, what: str) -> None:
     """Products of one row, a few, and many take different paths through most libraries."""
     sequences = [subject.open() for _ in range(4)]
     for length, sequence in zip((1, 5, 17, 40), sequences, strict=True):
-        part = Part(sequence, random_tokens(length, seed=270 + length))
+        part = KitPart(sequence, random_tokens(length, seed=270 + length))
         subject.confirm(part, what=f"{what}, a prefill of {length}", sentence=contract.AS_STORED)
-    parts = [Part(sequence, [31 + index]) for index, sequence in enumerate(sequences)]
+    parts = [KitPart(sequence, [31 + index]) for index, sequence in enumerate(sequences)]
     subject.confirm(*parts, what=f"{what}, a batch of 4", sentence=contract.AS_STORED)
 
 
-def check_format_refused(bench: Bench) -> None:
+def check_format_refused(bench: KitBench) -> None:
     declared = bench.capabilities.formats
     model = bench.samples.stored_as("F32").model
     for form in (form for form in FORMATS if form not in declared):
@@ -58,7 +58,7 @@ def check_format_refused(bench: Bench) -> None:
     _refused(bench, _unknown(model), _UNKNOWN)
 
 
-def _refused(bench: Bench, model: LoadableModel, form: str) -> None:
+def _refused(bench: KitBench, model: LoadableModel, form: str) -> None:
     runner = bench.runner()
     expect_error(
         UnsupportedModel,

@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 from backends.testing.kit import contract
-from backends.testing.kit.bench import Bench
+from backends.testing.kit.bench import KitBench
 from backends.testing.kit.check import Check
 from backends.testing.kit.expect import CheckSkipped, expect
 from backends.testing.kit.samples import random_tokens
-from backends.testing.kit.subject import Part, Sequence, Subject
+from backends.testing.kit.subject import KitPart, KitSequence, KitSubject
 
 _STEPS = 2_000
 _WARM_AFTER = 400
@@ -20,7 +20,7 @@ _ALLOWED_BYTES = 4_000_000
 _STATM = Path("/proc/self/statm")
 
 
-def check_growth(bench: Bench) -> None:
+def check_growth(bench: KitBench) -> None:
     if not _STATM.exists():
         raise CheckSkipped("the resident size of a process is read from /proc, which is not there")
     subject = bench.subject()
@@ -40,15 +40,15 @@ def check_growth(bench: Bench) -> None:
     )
 
 
-def _step(subject: Subject, sequences: list[Sequence], index: int) -> None:
+def _step(subject: KitSubject, sequences: list[KitSequence], index: int) -> None:
     """A decode step of three; now and then, one of them ends and another begins."""
-    parts = [Part(sequence, [20 + index % 200]) for sequence in sequences]
+    parts = [KitPart(sequence, [20 + index % 200]) for sequence in sequences]
     if index % 25 == 0:
         ending = index // 25 % 3
         subject.close(sequences[ending])
         sequences[ending] = subject.open()
-        subject.run(Part(sequences[ending], random_tokens(6, seed=370)))
-        parts[ending] = Part(sequences[ending], [21])
+        subject.run(KitPart(sequences[ending], random_tokens(6, seed=370)))
+        parts[ending] = KitPart(sequences[ending], [21])
     subject.run(*parts)
 
 

@@ -9,18 +9,18 @@ import numpy as np
 from backends.api import Runner, Step
 from backends.errors import Fatal
 from backends.testing.kit import contract
-from backends.testing.kit.bench import Bench
+from backends.testing.kit.bench import KitBench
 from backends.testing.kit.check import Check
 from backends.testing.kit.expect import expect, expect_error, expect_quiet
 from backends.testing.kit.reference import Reference
 from backends.testing.kit.samples import random_tokens
-from backends.testing.kit.subject import Part, Subject
+from backends.testing.kit.subject import KitPart, KitSubject
 
 _DIFFERENT = 1e-2
 """Relative error above which logits do not come from the same KV."""
 
 
-def check_order(bench: Bench) -> None:
+def check_order(bench: KitBench) -> None:
     step = _first_step(bench)
     runner = bench.runner()
     _all_fatal(_calls(runner, step, bench) | {"copy_blocks": lambda: runner.copy_blocks([(0, 0)])}, when="before load")
@@ -37,7 +37,7 @@ def check_order(bench: Bench) -> None:
     _all_fatal(_calls(runner, step, bench), when="after close")
 
 
-def _calls(runner: Runner, step: Step, bench: Bench) -> dict[str, Callable[[], object]]:
+def _calls(runner: Runner, step: Step, bench: KitBench) -> dict[str, Callable[[], object]]:
     return _stepping(runner, step) | {"plan_memory": lambda: runner.plan_memory(bench.limit())}
 
 
@@ -50,49 +50,53 @@ def _all_fatal(calls: dict[str, Callable[[], object]], *, when: str) -> None:
         expect_error(Fatal, call, when=f"{name} {when}", contract=contract.ORDER)
 
 
-def _first_step(bench: Bench) -> Step:
+def _first_step(bench: KitBench) -> Step:
     subject = bench.subject()
     subject.plan_memory(bench.limit())  # the same that the check itself plans
-    return subject.step(Part(subject.open(), random_tokens(4, seed=3)))
+    return subject.step(KitPart(subject.open(), random_tokens(4, seed=3)))
 
 
-def check_close(bench: Bench) -> None:
+def check_close(bench: KitBench) -> None:
     unused = bench.runner()
     expect_quiet(unused.close, when="close before load", contract=contract.CLOSE)
     subject = bench.subject()
-    subject.run(Part(subject.open(), random_tokens(5, seed=4)))
+    subject.run(KitPart(subject.open(), random_tokens(5, seed=4)))
     for _ in range(2):
         expect_quiet(subject.runner.close, when="close after a step, or again", contract=contract.CLOSE)
     subject.runner.load(bench.samples.base.model, lambda _: None)
     bench.plan(subject)
     subject.confirm(
-        Part(subject.open(), random_tokens(5, seed=4)), what="a prefill after close and load", sentence=contract.CLOSE
+        KitPart(subject.open(), random_tokens(5, seed=4)),
+        what="a prefill after close and load",
+        sentence=contract.CLOSE,
     )
 
 
-def check_warmup(bench: Bench) -> None:
+def check_warmup(bench: KitBench) -> None:
     """In every slot or block, since nobody knows where the warm-up has been."""
     subject = bench.subject()
     for index in range(min(6, subject.plan.num_blocks)):
         sequence = subject.open()
         for tokens in ([50 + index], [60 + index], random_tokens(3, seed=12 + index)):
             what = "the first steps after the warm-up"
-            subject.confirm(Part(sequence, tokens), what=what, sentence=contract.WARMUP)
+            subject.confirm(KitPart(sequence, tokens), what=what, sentence=contract.WARMUP)
 
 
-def check_suspend(bench: Bench) -> None:
+def check_suspend(bench: KitBench) -> None:
     subject = bench.subject()
     sequence = subject.open()
     tokens = random_tokens(24, seed=6)
-    subject.confirm(Part(sequence, tokens), what="a prefill")
+    subject.confirm(KitPart(sequence, tokens), what="a prefill")
     subject.runner.suspend()
     subject.runner.resume()
-    _expect_lost(subject, Part(sequence, [tokens[0]]))
+    _expect_lost(subject, KitPart(sequence, [tokens[0]]))
     subject.forget()
-    subject.confirm(Part(subject.open(), tokens), what="a prefill after suspend and resume", sentence=contract.SUSPEND)
+    subject.confirm(
+        KitPart(subject.open(), tokens), what="a prefill after suspend and resume", sentence=contract.SUSPEND
+    )
 
 
-def _expect_lost(subject: Subject, part: Part) -> None:
+def _expect_lost(subject: KitSubject, part: KitPart) -> None:
     """Continue a sequence whose KV was lost: the answer must not be that of a sequence which still has it."""
     found = subject.run(part)
     reference: Reference = subject.reference

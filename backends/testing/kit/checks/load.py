@@ -10,17 +10,17 @@ from backends.errors import Fatal
 from backends.loading import open_model
 from backends.models.shapes import expected_shapes
 from backends.testing.kit import contract
-from backends.testing.kit.bench import Bench, Layout
+from backends.testing.kit.bench import KitBench, KitLayout
 from backends.testing.kit.check import Check
 from backends.testing.kit.expect import expect, expect_error
 from backends.testing.kit.samples import random_tokens
-from backends.testing.kit.subject import Part, Subject
+from backends.testing.kit.subject import KitPart, KitSubject
 from backends.weights.formats import FORMATS
 
 _LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
-def check_capabilities(bench: Bench) -> None:
+def check_capabilities(bench: KitBench) -> None:
     runner = bench.runner()
     before = runner.capabilities()
     _well_formed(before)
@@ -33,7 +33,7 @@ def check_capabilities(bench: Bench) -> None:
 def _well_formed(capabilities: RunnerCapabilities) -> None:
     layouts = capabilities.kv_layouts
     expect(
-        bool(layouts) and set(layouts) <= set(get_args(Layout)) and len(set(layouts)) == len(layouts),
+        bool(layouts) and set(layouts) <= set(get_args(KitLayout)) and len(set(layouts)) == len(layouts),
         expected="KV layouts out of slot and paged, at least one",
         found=layouts,
         contract=contract.UNDECLARED,
@@ -82,7 +82,7 @@ def _well_formed_lora(capabilities: RunnerCapabilities) -> None:
     )
 
 
-def check_load(bench: Bench) -> None:
+def check_load(bench: KitBench) -> None:
     seen: list[float] = []
     runner = bench.runner()
     model = bench.samples.base.model
@@ -110,7 +110,7 @@ def check_load(bench: Bench) -> None:
     _check_lora_shapes(info.lora_shapes, bench)
 
 
-def _check_lora_shapes(found: dict[str, tuple[int, int]], bench: Bench) -> None:
+def _check_lora_shapes(found: dict[str, tuple[int, int]], bench: KitBench) -> None:
     targets = bench.capabilities.lora_targets
     shapes = expected_shapes(bench.samples.base.model.spec)
     linears = {name: shape for name, shape in shapes.items() if len(shape) == 2}
@@ -123,7 +123,7 @@ def _check_lora_shapes(found: dict[str, tuple[int, int]], bench: Bench) -> None:
     )
 
 
-def check_stats(bench: Bench) -> None:
+def check_stats(bench: KitBench) -> None:
     subject = bench.subject()
     for _ in range(2):
         stats = subject.runner.stats()
@@ -133,10 +133,10 @@ def check_stats(bench: Bench) -> None:
             found=stats,
             contract=contract.STATS,
         )
-        subject.confirm(Part(subject.open(), random_tokens(5, seed=1)), what="a prefill after stats")
+        subject.confirm(KitPart(subject.open(), random_tokens(5, seed=1)), what="a prefill after stats")
 
 
-def check_files_gone(bench: Bench) -> None:
+def check_files_gone(bench: KitBench) -> None:
     """On systems that let a mapped file be deleted; elsewhere the deletion itself says so."""
     folder = bench.samples.copy_of_base("to be deleted")
     runner = bench.runner()
@@ -145,14 +145,14 @@ def check_files_gone(bench: Bench) -> None:
         shutil.rmtree(folder)
     except PermissionError as error:
         expect(False, expected="files that may be deleted", found=error, contract=contract.FILES)
-    subject = Subject(runner, bench.samples.base, info, tolerance=bench.tolerances.logits)
+    subject = KitSubject(runner, bench.samples.base, info, tolerance=bench.tolerances.logits)
     bench.plan(subject)
-    subject.confirm(Part(subject.open(), random_tokens(9, seed=2)), what="a prefill", sentence=contract.FILES)
+    subject.confirm(KitPart(subject.open(), random_tokens(9, seed=2)), what="a prefill", sentence=contract.FILES)
 
 
-def check_load_again(bench: Bench) -> None:
+def check_load_again(bench: KitBench) -> None:
     subject = bench.subject(bench.samples.other)
-    step = subject.step(Part(subject.open(), [11, 12, 13]))
+    step = subject.step(KitPart(subject.open(), [11, 12, 13]))
     subject.runner.collect(subject.runner.submit(step))
     info = subject.runner.load(bench.samples.base.model, lambda _: None)
     expect_error(
@@ -161,10 +161,12 @@ def check_load_again(bench: Bench) -> None:
         when="submit after another load, before plan_memory",
         contract=contract.REPLACES,
     )
-    again = Subject(subject.runner, bench.samples.base, info, tolerance=bench.tolerances.logits)
+    again = KitSubject(subject.runner, bench.samples.base, info, tolerance=bench.tolerances.logits)
     bench.plan(again)
     again.confirm(
-        Part(again.open(), random_tokens(17, seed=5)), what="a prefill of the second model", sentence=contract.REPLACES
+        KitPart(again.open(), random_tokens(17, seed=5)),
+        what="a prefill of the second model",
+        sentence=contract.REPLACES,
     )
 
 

@@ -11,17 +11,17 @@ from backends.api import KVLimit, KVPlan
 from backends.errors import CapacityExceeded, RunnerError
 from backends.models.spec import ModelSpec
 from backends.testing.kit import contract
-from backends.testing.kit.bench import Bench, Layout
+from backends.testing.kit.bench import KitBench, KitLayout
 from backends.testing.kit.check import Check
 from backends.testing.kit.expect import CheckSkipped, expect, expect_error
 from backends.testing.kit.samples import random_tokens
-from backends.testing.kit.subject import Part, Subject
+from backends.testing.kit.subject import KitPart, KitSubject
 
 _FEWEST_BITS = 2
 """Of one key or value element; whoever claims less does not count all of them."""
 
 
-def check_plan_limits(bench: Bench) -> None:
+def check_plan_limits(bench: KitBench) -> None:
     subject = bench.subject()
     spec = subject.reference.model.spec
     one = bench.limit(num_sequences=1, context=64)
@@ -74,37 +74,37 @@ def _within(plan: KVPlan, limit: KVLimit, spec: ModelSpec) -> None:
     )
 
 
-def check_plan_used(bench: Bench) -> None:
+def check_plan_used(bench: KitBench) -> None:
     """Fill every block that was planned, then look whether all sequences are still right."""
     subject = bench.subject(num_sequences=3)
     sequences = [subject.open() for _ in range(_num_sequences(subject))]
     for index, sequence in enumerate(sequences):
-        subject.run(Part(sequence, random_tokens(subject.context - 1, seed=20 + index)))
+        subject.run(KitPart(sequence, random_tokens(subject.context - 1, seed=20 + index)))
     for sequence in sequences:
         subject.confirm(
-            Part(sequence, [33]), what="the last token that fits, with all KV in use", sentence=contract.PLAN
+            KitPart(sequence, [33]), what="the last token that fits, with all KV in use", sentence=contract.PLAN
         )
 
 
-def _num_sequences(subject: Subject) -> int:
+def _num_sequences(subject: KitSubject) -> int:
     blocks_of_one = -(-subject.context // subject.plan.block_tokens)
     return subject.plan.num_blocks // blocks_of_one
 
 
-def check_plan_again(bench: Bench) -> None:
+def check_plan_again(bench: KitBench) -> None:
     subject = bench.subject(num_sequences=2)
-    subject.run(Part(subject.open(), random_tokens(30, seed=7)))
+    subject.run(KitPart(subject.open(), random_tokens(30, seed=7)))
     bench.plan(subject, num_sequences=4, context=128)
     _confirm_prefills(subject, num_sequences=3, length=100)
 
 
-def _confirm_prefills(subject: Subject, *, num_sequences: int, length: int) -> None:
+def _confirm_prefills(subject: KitSubject, *, num_sequences: int, length: int) -> None:
     for index in range(num_sequences):
-        part = Part(subject.open(), random_tokens(min(length, subject.context), seed=30 + index))
+        part = KitPart(subject.open(), random_tokens(min(length, subject.context), seed=30 + index))
         subject.confirm(part, what="a prefill after a second plan", sentence=contract.WITHIN_LIMIT)
 
 
-def check_plan_refused(bench: Bench) -> None:
+def check_plan_refused(bench: KitBench) -> None:
     subject = bench.subject()
     limit = bench.limit(max_bytes=1)
     error = expect_error(
@@ -120,11 +120,11 @@ def check_plan_refused(bench: Bench) -> None:
         contract=contract.NOT_EVEN_ONE,
     )
     bench.plan(subject)
-    subject.confirm(Part(subject.open(), random_tokens(6, seed=8)), what="a prefill after a plan that was refused")
+    subject.confirm(KitPart(subject.open(), random_tokens(6, seed=8)), what="a prefill after a plan that was refused")
 
 
-def check_layout_refused(bench: Bench) -> None:
-    undeclared = [layout for layout in get_args(Layout) if layout not in bench.capabilities.kv_layouts]
+def check_layout_refused(bench: KitBench) -> None:
+    undeclared = [layout for layout in get_args(KitLayout) if layout not in bench.capabilities.kv_layouts]
     if not undeclared:
         raise CheckSkipped("the runner declares every KV layout")
     subject = bench.subject()
@@ -137,23 +137,25 @@ def check_layout_refused(bench: Bench) -> None:
     )
 
 
-def check_overlong(bench: Bench) -> None:
+def check_overlong(bench: KitBench) -> None:
     subject = bench.subject()
     neighbour, sequence = subject.open(), subject.open()
-    subject.run(Part(neighbour, random_tokens(11, seed=9)))
+    subject.run(KitPart(neighbour, random_tokens(11, seed=9)))
     room = -(-subject.context // subject.plan.block_tokens) * subject.plan.block_tokens
-    subject.confirm(Part(sequence, random_tokens(subject.context, seed=10)), what="a sequence as long as planned")
-    too_long = Part(sequence, random_tokens(room - subject.context + 1, seed=11))
-    step = subject.step(too_long, Part(neighbour, [40] * len(too_long.tokens)))
+    subject.confirm(KitPart(sequence, random_tokens(subject.context, seed=10)), what="a sequence as long as planned")
+    too_long = KitPart(sequence, random_tokens(room - subject.context + 1, seed=11))
+    step = subject.step(too_long, KitPart(neighbour, [40] * len(too_long.tokens)))
     expect_error(
         CapacityExceeded,
         lambda: subject.runner.collect(subject.runner.submit(step)),
         when=f"a sequence of {room + 1} tokens where {subject.context} were planned",
         contract=contract.TOO_LONG,
     )
-    subject.confirm(Part(neighbour, [41]), what="a neighbour of a sequence that was too long", sentence=contract.INTACT)
+    subject.confirm(
+        KitPart(neighbour, [41]), what="a neighbour of a sequence that was too long", sentence=contract.INTACT
+    )
     subject.rewind(sequence, subject.context - 1)
-    subject.confirm(Part(sequence, [42]), what="a sequence that had become too long", sentence=contract.TOO_LONG)
+    subject.confirm(KitPart(sequence, [42]), what="a sequence that had become too long", sentence=contract.TOO_LONG)
 
 
 CHECKS = (

@@ -12,12 +12,12 @@ import numpy.typing as npt
 from backends.api import RunnerCapabilities, Step
 from backends.errors import Fatal
 from backends.testing.kit import contract
-from backends.testing.kit.bench import Bench
+from backends.testing.kit.bench import KitBench
 from backends.testing.kit.check import Check
 from backends.testing.kit.checks.sampling import greedy_rows
 from backends.testing.kit.expect import expect_error
 from backends.testing.kit.samples import random_tokens
-from backends.testing.kit.subject import Part, Sequence, Subject
+from backends.testing.kit.subject import KitPart, KitSequence, KitSubject
 
 _Array = TypeVar("_Array", npt.NDArray[np.int32], npt.NDArray[np.int64])
 
@@ -25,39 +25,41 @@ _REWRITTEN = 4
 """Tokens from which a broken step would overwrite its sequences: if it writes at all, they are lost."""
 
 
-def check_broken_steps(bench: Bench) -> None:
+def check_broken_steps(bench: KitBench) -> None:
     subject = bench.subject()
     sequences = [subject.open() for _ in range(3)]
     for index, sequence in enumerate(sequences):
-        subject.run(Part(sequence, random_tokens(9 + index, seed=210 + index)))
+        subject.run(KitPart(sequence, random_tokens(9 + index, seed=210 + index)))
     for fault, step in _broken(_overwriting(subject, sequences[:2]), subject).items():
         expect_error(Fatal, partial(_run, subject, step), when=fault, contract=contract.BROKEN)
         _confirm_intact(subject, sequences, fault=fault)
 
 
-def _run(subject: Subject, step: Step) -> object:
+def _run(subject: KitSubject, step: Step) -> object:
     return subject.runner.collect(subject.runner.submit(step))
 
 
-def _confirm_intact(subject: Subject, sequences: list[Sequence], *, fault: str) -> None:
+def _confirm_intact(subject: KitSubject, sequences: list[KitSequence], *, fault: str) -> None:
     for sequence in sequences:
         length = len(sequence)
-        subject.confirm(Part(sequence, [82]), what=f"a sequence after {fault} was refused", sentence=contract.TOO_LONG)
+        subject.confirm(
+            KitPart(sequence, [82]), what=f"a sequence after {fault} was refused", sentence=contract.TOO_LONG
+        )
         subject.rewind(sequence, length)
 
 
-def _overwriting(subject: Subject, sequences: list[Sequence]) -> Step:
+def _overwriting(subject: KitSubject, sequences: list[KitSequence]) -> Step:
     """A sound step that writes three tokens of each sequence anew, from the `_REWRITTEN`-th on."""
     kept = [list(sequence.tokens) for sequence in sequences]
     for sequence in sequences:
         del sequence.tokens[_REWRITTEN:]
-    step = subject.step(*(Part(sequence, [90, 91, 92]) for sequence in sequences))
+    step = subject.step(*(KitPart(sequence, [90, 91, 92]) for sequence in sequences))
     for sequence, tokens in zip(sequences, kept, strict=True):
         sequence.tokens[:] = tokens
     return step
 
 
-def _broken(step: Step, subject: Subject) -> dict[str, Step]:
+def _broken(step: Step, subject: KitSubject) -> dict[str, Step]:
     """What is wrong → the step with this one fault."""
     capabilities = subject.runner.capabilities()
     broken = _broken_shapes(step) | _broken_places(step) | _broken_values(step, subject, capabilities)
@@ -89,7 +91,7 @@ def _broken_places(step: Step) -> dict[str, Step]:
     }
 
 
-def _broken_values(step: Step, subject: Subject, capabilities: RunnerCapabilities) -> dict[str, Step]:
+def _broken_values(step: Step, subject: KitSubject, capabilities: RunnerCapabilities) -> dict[str, Step]:
     vocab_size, slots = subject.info.vocab_size, capabilities.lora_slots
     broken = {
         "a token id beyond the vocabulary": msgspec.structs.replace(
@@ -105,7 +107,7 @@ def _broken_values(step: Step, subject: Subject, capabilities: RunnerCapabilitie
     return broken
 
 
-def _broken_slots(step: Step, subject: Subject) -> dict[str, Step]:
+def _broken_slots(step: Step, subject: KitSubject) -> dict[str, Step]:
     return {
         "a slot beyond the plan": msgspec.structs.replace(step, slot=_changed(step.slot, 1, subject.plan.num_blocks)),
         "a negative slot": msgspec.structs.replace(step, slot=_changed(step.slot, 1, -1)),
@@ -113,7 +115,7 @@ def _broken_slots(step: Step, subject: Subject) -> dict[str, Step]:
     }
 
 
-def _broken_blocks(step: Step, subject: Subject) -> dict[str, Step]:
+def _broken_blocks(step: Step, subject: KitSubject) -> dict[str, Step]:
     table, slot_map = step.block_table, step.slot_map
     assert table is not None
     assert slot_map is not None

@@ -9,11 +9,11 @@ import numpy.typing as npt
 from backends.api import F32, I64, RowSampling, Step
 from backends.errors import Fatal
 from backends.testing.kit import contract
-from backends.testing.kit.bench import Bench
+from backends.testing.kit.bench import KitBench
 from backends.testing.kit.check import Check
 from backends.testing.kit.expect import expect, expect_error
 from backends.testing.kit.samples import POISON, random_tokens
-from backends.testing.kit.subject import Part, Sequence, Subject
+from backends.testing.kit.subject import KitPart, KitSequence, KitSubject
 
 F64 = npt.NDArray[np.float64]
 
@@ -29,10 +29,10 @@ class RowChoice(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float = 1.0
 
 
-def check_sampling(bench: Bench) -> None:
+def check_sampling(bench: KitBench) -> None:
     subject = bench.subject()
     sequences = _prefilled(subject, 5)
-    step = subject.step(*(Part(sequence, [20 + index]) for index, sequence in enumerate(sequences)))
+    step = subject.step(*(KitPart(sequence, [20 + index]) for index, sequence in enumerate(sequences)))
     logits = subject.collect(subject.runner.submit(step), num_rows=len(sequences))
     for seed in _SEEDS:
         choices = [_choice(row, kind=(seed + index) % 6, seed=seed) for index, row in enumerate(logits)]
@@ -46,10 +46,10 @@ def check_sampling(bench: Bench) -> None:
         )
 
 
-def _prefilled(subject: Subject, count: int) -> list[Sequence]:
+def _prefilled(subject: KitSubject, count: int) -> list[KitSequence]:
     sequences = [subject.open() for _ in range(count)]
     for index, sequence in enumerate(sequences):
-        subject.run(Part(sequence, random_tokens(4 + 5 * index, seed=260 + index), rows=0))
+        subject.run(KitPart(sequence, random_tokens(4 + 5 * index, seed=260 + index), rows=0))
     return sequences
 
 
@@ -120,7 +120,7 @@ def greedy_rows(count: int) -> RowSampling:
     return sampling_of([RowChoice(temperature=0.0)] * count, np.full(count, 0.5))
 
 
-def pick(subject: Subject, step: Step, sampling: RowSampling) -> I64:
+def pick(subject: KitSubject, step: Step, sampling: RowSampling) -> I64:
     """int64 `[R]`: what the runner picks; the step may be run again."""
     result = subject.runner.collect(subject.runner.submit(msgspec.structs.replace(step, sampling=sampling)))
     num_rows = len(step.logit_rows)
@@ -141,11 +141,11 @@ def pick(subject: Subject, step: Step, sampling: RowSampling) -> I64:
     return token_ids.copy()
 
 
-def check_sampling_ties(bench: Bench) -> None:
+def check_sampling_ties(bench: KitBench) -> None:
     """Against the runner's own logits, which tie wherever its products do not depend on the place of a column."""
     subject = bench.subject(model=bench.samples.twinned)
     sequences = _prefilled(subject, 5)
-    step = subject.step(*(Part(sequence, [20 + index]) for index, sequence in enumerate(sequences)))
+    step = subject.step(*(KitPart(sequence, [20 + index]) for index, sequence in enumerate(sequences)))
     wanted = subject.collect(subject.runner.submit(step), num_rows=len(sequences)).argmax(axis=1)
     picked = pick(subject, step, greedy_rows(len(sequences)))
     expect(
@@ -156,11 +156,11 @@ def check_sampling_ties(bench: Bench) -> None:
     )
 
 
-def check_sampling_not_finite(bench: Bench) -> None:
+def check_sampling_not_finite(bench: KitBench) -> None:
     subject = bench.subject(model=bench.samples.poisoned)
     clean, ill = _prefilled(subject, 2)
-    part = Part(clean, [85])
-    step = subject.step(Part(ill, [POISON]), part)
+    part = KitPart(clean, [85])
+    step = subject.step(KitPart(ill, [POISON]), part)
     subject.advance(part)
     best = int(clean.reference.rows(clean.tokens, 1)[0].argmax())
     for choice in (RowChoice(temperature=0.0), RowChoice(top_k=1)):
@@ -173,17 +173,17 @@ def check_sampling_not_finite(bench: Bench) -> None:
         )
 
 
-def check_sampling_chain(bench: Bench) -> None:
+def check_sampling_chain(bench: KitBench) -> None:
     """Negative ids name rows of the step before, which need not have been collected."""
     subject = bench.subject()
     sequences = _prefilled(subject, 3)
-    first = subject.step(*(Part(sequence, [30 + index]) for index, sequence in enumerate(sequences)))
-    subject.advance(*(Part(sequence, [30 + index]) for index, sequence in enumerate(sequences)))
+    first = subject.step(*(KitPart(sequence, [30 + index]) for index, sequence in enumerate(sequences)))
+    subject.advance(*(KitPart(sequence, [30 + index]) for index, sequence in enumerate(sequences)))
     wanted = [int(sequence.reference.rows(sequence.tokens, 1)[0].argmax()) for sequence in sequences]
     for order in ((0, 1, 2), (2, 0, 1)):
-        second = subject.step(*(Part(sequence, [-1 - row]) for sequence, row in zip(sequences, order, strict=True)))
+        second = subject.step(*(KitPart(sequence, [-1 - row]) for sequence, row in zip(sequences, order, strict=True)))
         logits = _chained(subject, msgspec.structs.replace(first, sampling=greedy_rows(3)), second)
-        parts = [Part(sequence, [wanted[row]]) for sequence, row in zip(sequences, order, strict=True)]
+        parts = [KitPart(sequence, [wanted[row]]) for sequence, row in zip(sequences, order, strict=True)]
         subject.advance(*parts)
         what = f"tokens named as rows {order} of the step before"
         subject.compare(logits, *parts, what=what, sentence=contract.REFERENCE_TO_ROW)
@@ -192,7 +192,7 @@ def check_sampling_chain(bench: Bench) -> None:
     _refuse_unknown_rows(subject, sequences, first)
 
 
-def _chained(subject: Subject, first: Step, second: Step) -> F32:
+def _chained(subject: KitSubject, first: Step, second: Step) -> F32:
     ticket = subject.runner.submit(first)
     if subject.runner.capabilities().async_depth == 1:
         subject.runner.collect(ticket)
@@ -202,8 +202,8 @@ def _chained(subject: Subject, first: Step, second: Step) -> F32:
     return subject.collect(after, num_rows=len(second.logit_rows))
 
 
-def _refuse_unknown_rows(subject: Subject, sequences: list[Sequence], first: Step) -> None:
-    beyond = subject.step(*(Part(sequence, [-1 - len(sequences)]) for sequence in sequences))
+def _refuse_unknown_rows(subject: KitSubject, sequences: list[KitSequence], first: Step) -> None:
+    beyond = subject.step(*(KitPart(sequence, [-1 - len(sequences)]) for sequence in sequences))
     pick(subject, first, greedy_rows(3))
     expect_error(
         Fatal,
@@ -211,7 +211,7 @@ def _refuse_unknown_rows(subject: Subject, sequences: list[Sequence], first: Ste
         when="a token id that names a row beyond those of the step before",
         contract=contract.REFERENCE_TO_ROW,
     )
-    parts = [Part(sequence, [86]) for sequence in sequences]
+    parts = [KitPart(sequence, [86]) for sequence in sequences]
     subject.confirm(*parts, what="a step after one that was refused", sentence=contract.INTACT)
 
 

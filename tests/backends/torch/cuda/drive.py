@@ -13,9 +13,9 @@ from torch import Tensor
 from backends.api import I32, KVPlan, LoadableModel, Step
 from backends.runner_base import flat_indices
 from backends.torch.cuda.executor import CudaExecutor
-from backends.torch.cuda.graphs import Body, Record, record_cuda
+from backends.torch.cuda.graphs import GraphBody, Record, record_cuda
 from backends.torch.cuda.weights import take_over
-from backends.torch.weights import Weights
+from backends.torch.weights import TorchWeights
 
 SLOTS, CONTEXT, BLOCK = 6, 64, 16
 TABLES = np.random.default_rng(5).permutation(SLOTS * CONTEXT // BLOCK).reshape(SLOTS, -1).astype(np.int32)
@@ -44,7 +44,7 @@ def make_executor(
     model: LoadableModel, device: torch.device, *, layout: Layout = "paged", record: Record | None = None
 ) -> CudaExecutor:
     """Its KV is NaN: whatever is read without having been written shows."""
-    weights = take_over(Weights(model, exact=False, device=device, progress=lambda _: None))
+    weights = take_over(TorchWeights(model, exact=False, device=device, progress=lambda _: None))
     executor = CudaExecutor(model.spec, weights, plan(layout), max_context=CONTEXT, device=device, record=record)
     for tensor in executor.keys_and_values:
         tensor.fill_(float("nan"))
@@ -56,7 +56,7 @@ def recorder(device: torch.device) -> Record:
     return record_cuda() if device.type == "cuda" else _record_on_cpu
 
 
-def _record_on_cpu(body: Body) -> tuple[Tensor, Callable[[], object]]:
+def _record_on_cpu(body: GraphBody) -> tuple[Tensor, Callable[[], object]]:
     output = torch.full_like(body(), float("nan"))
     return output, lambda: output.copy_(body())
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from backends.torch.cuda.dequant_matmul import times
-from backends.torch.matrix import Matrix
+from backends.torch.matrix import TorchMatrix
 from backends.weights.formats import FORMATS
 from backends.weights.tensor import decode
 from tests.backends.random_blocks import random_tensor
@@ -22,7 +22,7 @@ def test_products_of_every_format(name: str, tokens: int, device: torch.device) 
     tensor = random_tensor(name, rows=37, columns=768)
     x = np.random.default_rng(tokens).standard_normal((tokens, 768)).astype(np.float32)
 
-    y = times(torch.from_numpy(x).to(device), Matrix([tensor], device))
+    y = times(torch.from_numpy(x).to(device), TorchMatrix([tensor], device))
 
     expected = x.astype(np.float64) @ decode(tensor).astype(np.float64).T
     np.testing.assert_allclose(y.cpu().numpy(), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
@@ -34,7 +34,7 @@ def test_every_value_is_the_decoded_one(name: str, device: torch.device) -> None
     tensor = random_tensor(name, rows=16, columns=256)
     values = decode(tensor)
 
-    found = times(torch.eye(256, device=device), Matrix([tensor], device))
+    found = times(torch.eye(256, device=device), TorchMatrix([tensor], device))
 
     np.testing.assert_allclose(found.cpu().numpy().T, values, rtol=3e-7, atol=1e-7 * np.abs(values).max())
 
@@ -45,7 +45,7 @@ def test_activations_of_half_width(tokens: int, device: torch.device) -> None:
     tensor = random_tensor("Q4_K", rows=32, columns=256)
     x = torch.randn(tokens, 256, device=device).half()
 
-    y = times(x, Matrix([tensor], device))
+    y = times(x, TorchMatrix([tensor], device))
 
     expected = x.float().cpu().numpy() @ decode(tensor).T
     assert y.dtype == torch.float16
@@ -54,6 +54,6 @@ def test_activations_of_half_width(tokens: int, device: torch.device) -> None:
 
 def test_no_tokens_give_no_rows(device: torch.device) -> None:
     """The empty step."""
-    matrix = Matrix([random_tensor("Q8_0", rows=32, columns=64)], device)
+    matrix = TorchMatrix([random_tensor("Q8_0", rows=32, columns=64)], device)
 
     assert times(torch.empty(0, 64, device=device), matrix).shape == (0, 32)

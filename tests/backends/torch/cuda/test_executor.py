@@ -17,7 +17,7 @@ from backends.testing.oracle import Oracle
 from backends.torch import create_runner
 from backends.torch.cuda.executor import CudaExecutor
 from backends.torch.cuda.weights import take_over
-from backends.torch.weights import Weights
+from backends.torch.weights import TorchWeights
 from tests.backends.torch.cuda.drive import Layout, Part, make_executor, recorder, run, step_of
 
 SIZES = ModelSizes(
@@ -138,7 +138,7 @@ def test_the_runner_decodes_on_it(model: LoadableModel, device: torch.device, mo
     """Two sequences, prompt by prompt and then token by token over recorded steps: the oracle's own continuation."""
 
     def choose(
-        spec: ModelSpec, weights: Weights, plan: KVPlan, *, max_context: int, device: torch.device
+        spec: ModelSpec, weights: TorchWeights, plan: KVPlan, *, max_context: int, device: torch.device
     ) -> CudaExecutor:
         taken, record = take_over(weights), recorder(device)
         return CudaExecutor(spec, taken, plan, max_context=max_context, device=device, record=record)

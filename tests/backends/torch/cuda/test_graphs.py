@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backends.torch.cuda.graphs import BUCKETS, Body, DecodeGraphs, bucket_of, is_decode
+from backends.torch.cuda.graphs import BUCKETS, DecodeGraphs, GraphBody, bucket_of, is_decode
 from backends.torch.cuda.inputs import DeviceStep
 from tests.backends.torch.cuda.drive import CONTEXT, Part, plan, step_of
 
@@ -23,7 +23,7 @@ class Recorder:
     def __init__(self) -> None:
         self.num_recordings = self.num_replays = 0
 
-    def __call__(self, body: Body) -> tuple[Tensor, Callable[[], object]]:
+    def __call__(self, body: GraphBody) -> tuple[Tensor, Callable[[], object]]:
         self.num_recordings += 1
         output = body()
 

@@ -11,9 +11,9 @@ import torch
 from backends.api import LoadableModel
 from backends.loading import open_model
 from backends.testing.models import Dtype, ModelSizes, make_random_model, write_gguf_of
-from backends.torch.cuda.weights import CudaWeights, Decoded, Dense, Quantized, activation_type, take_over
-from backends.torch.matrix import Matrix
-from backends.torch.weights import Weights
+from backends.torch.cuda.weights import CudaWeights, DecodedProduct, Dense, Quantized, activation_type, take_over
+from backends.torch.matrix import TorchMatrix
+from backends.torch.weights import TorchWeights
 from backends.weights.formats import FORMATS
 from backends.weights.tensor import StoredTensor, decode
 
@@ -69,7 +69,7 @@ def test_quantized_matrices_stay_blocks(tmp_path: Path) -> None:
 def test_a_float32_matrix_among_bfloat16_ones() -> None:
     """A router, say: it is multiplied as float32, and only a product that is asked for exactly stays so."""
     values = np.random.default_rng(0).standard_normal((8, 64), dtype=np.float32)
-    part = Decoded(Matrix([StoredTensor("router", "F32", (8, 64), FORMATS["F32"].encode(values))], CPU))
+    part = DecodedProduct(TorchMatrix([StoredTensor("router", "F32", (8, 64), FORMATS["F32"].encode(values))], CPU))
     x = torch.randn(2, 64).bfloat16()
 
     exact, rounded = part.exactly(x), part.times(x)
@@ -84,6 +84,6 @@ def test_logits_of_no_row() -> None:
     assert Dense(torch.ones(8, 4, dtype=torch.bfloat16)).exactly(torch.ones(0, 4, dtype=torch.bfloat16)).shape == (0, 8)
 
 
-def _take(model: LoadableModel) -> tuple[Weights, CudaWeights]:
-    weights = Weights(model, exact=False, device=CPU, progress=lambda _: None)
+def _take(model: LoadableModel) -> tuple[TorchWeights, CudaWeights]:
+    weights = TorchWeights(model, exact=False, device=CPU, progress=lambda _: None)
     return weights, take_over(weights)

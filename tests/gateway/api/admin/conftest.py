@@ -9,19 +9,19 @@ import httpx
 import pytest
 
 from gateway.tenants.service import open_tenancy
-from tests.gateway.api.conftest import TENANTS, House, build, client_of
+from tests.gateway.api.conftest import TENANTS, ServedApp, build, client_of
 
 ADMIN_KEY = "sk-admin-0123456789-0123456789"
 
 
 @pytest.fixture
-async def staffed(tmp_path: Path) -> AsyncIterator[House]:
+async def staffed(tmp_path: Path) -> AsyncIterator[ServedApp]:
     """The tenants of the file, and an office to change them."""
     async with open_tenancy(TENANTS, url=None, data_dir=tmp_path, admin_key=ADMIN_KEY) as tenancy:
-        yield build(directory=tenancy.directory, office=tenancy.office)
+        yield build(directory=tenancy.directory, tenant_admin=tenancy.tenant_admin)
 
 
 @pytest.fixture
-async def operator(staffed: House) -> AsyncIterator[httpx.AsyncClient]:
+async def operator(staffed: ServedApp) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(staffed, key=ADMIN_KEY) as client:
         yield client

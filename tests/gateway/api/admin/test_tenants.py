@@ -10,7 +10,7 @@ import pytest
 from gateway.api.openapi.admin_operations import ADMIN_OPERATIONS
 from tests.gateway.api.admin.conftest import ADMIN_KEY
 from tests.gateway.api.asgi import KEY
-from tests.gateway.api.conftest import House, chat, client_of
+from tests.gateway.api.conftest import ServedApp, chat, client_of
 
 TENANTS, KEYS = "/admin/v1/tenants", "/admin/v1/keys"
 
@@ -21,12 +21,12 @@ async def made(operator: httpx.AsyncClient, path: str, **body: object) -> Any:  
     return response.json()
 
 
-async def status_of(house: House, key: str) -> int:
-    async with client_of(house, key=key) as client:
+async def status_of(served_app: ServedApp, key: str) -> int:
+    async with client_of(served_app, key=key) as client:
         return (await client.post("/v1/chat/completions", json=chat())).status_code
 
 
-async def test_from_tenant_to_answer(staffed: House, operator: httpx.AsyncClient) -> None:
+async def test_from_tenant_to_answer(staffed: ServedApp, operator: httpx.AsyncClient) -> None:
     """A tenant, its key, a request, and no more once the key is revoked."""
     tenant = await made(
         operator, TENANTS, name="guest", limits={"requests_per_minute": 60}, max_output_tokens=2, models=["demo"]
@@ -36,8 +36,8 @@ async def test_from_tenant_to_answer(staffed: House, operator: httpx.AsyncClient
     assert tenant["limits"] == {"requests_per_minute": 60}
     assert (tenant["max_output_tokens"], tenant["origin"], tenant["disabled"]) == (2, "api", False)
     assert await status_of(staffed, key["key"]) == 200
-    async with client_of(staffed, key=key["key"]) as guest:
-        assert [model["id"] for model in (await guest.get("/v1/models")).json()["data"]] == ["demo"]
+    async with client_of(staffed, key=key["key"]) as tenant_client:
+        assert [model["id"] for model in (await tenant_client.get("/v1/models")).json()["data"]] == ["demo"]
     assert (await operator.delete(f"{KEYS}/{key['id']}")).json() == {"id": key["id"], "deleted": True}
     assert await status_of(staffed, key["key"]) == 401
 
@@ -68,7 +68,7 @@ async def test_patch_merges(operator: httpx.AsyncClient) -> None:
     assert (await operator.get(f"{TENANTS}/guest")).json() == response.json()
 
 
-async def test_disabled_at_once(staffed: House, operator: httpx.AsyncClient) -> None:
+async def test_disabled_at_once(staffed: ServedApp, operator: httpx.AsyncClient) -> None:
     """And enabled again."""
     await made(operator, TENANTS, name="guest")
     key = (await made(operator, KEYS, tenant="guest"))["key"]
@@ -81,20 +81,21 @@ async def test_disabled_at_once(staffed: House, operator: httpx.AsyncClient) -> 
     assert seen == [403, 200]
 
 
-async def test_aliases(staffed: House, operator: httpx.AsyncClient) -> None:
+async def test_aliases(staffed: ServedApp, operator: httpx.AsyncClient) -> None:
     """A name of the tenant's own stands for a model, for this tenant only."""
     await made(operator, TENANTS, name="guest", aliases={"gpt-4o": "demo"})
     key = (await made(operator, KEYS, tenant="guest"))["key"]
-    async with client_of(staffed, key=key) as guest, client_of(staffed, key=KEY) as other:
+    async with client_of(staffed, key=key) as tenant_client, client_of(staffed, key=KEY) as other:
         answers = [
-            await client.post("/v1/chat/completions", json=chat() | {"model": "gpt-4o"}) for client in (guest, other)
+            await client.post("/v1/chat/completions", json=chat() | {"model": "gpt-4o"})
+            for client in (tenant_client, other)
         ]
 
     assert [answer.status_code for answer in answers] == [200, 404]
     assert answers[0].json()["model"] == "gpt-4o"
 
 
-async def test_rotation(staffed: House, operator: httpx.AsyncClient) -> None:
+async def test_rotation(staffed: ServedApp, operator: httpx.AsyncClient) -> None:
     """Without overlap the old key ends at once."""
     await made(operator, TENANTS, name="guest")
     old = await made(operator, KEYS, tenant="guest")
@@ -133,7 +134,9 @@ ROUTES = [
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-async def test_nobody_without_the_scope(staffed: House, operator: httpx.AsyncClient, method: str, path: str) -> None:
+async def test_nobody_without_the_scope(
+    staffed: ServedApp, operator: httpx.AsyncClient, method: str, path: str
+) -> None:
     """No key 401, a tenant's key 403; one that may read may not write."""
     reader = await made(
         operator, KEYS, tenant=(await made(operator, TENANTS, name="staff"))["id"], scopes=["admin:read"]
@@ -148,7 +151,7 @@ async def test_nobody_without_the_scope(staffed: House, operator: httpx.AsyncCli
     assert (answers[2].status_code == 403) == (method != "GET")
 
 
-async def test_operators_do_not_infer(staffed: House) -> None:
+async def test_operators_do_not_infer(staffed: ServedApp) -> None:
     """The admin key opens no model."""
     assert await status_of(staffed, ADMIN_KEY) == 403
 

@@ -19,18 +19,18 @@ from gateway.routing import Models, ServedAdapter, ServedModel
 from gateway.tenants.service import open_tenancy
 from tests.gateway.api.admin.conftest import ADMIN_KEY
 from tests.gateway.api.asgi import Connection, scope_of
-from tests.gateway.api.conftest import TENANTS, House, build, chat, client_of
+from tests.gateway.api.conftest import TENANTS, ServedApp, build, chat, client_of
 from tests.gateway.clock import Clock
 
 USAGE = "/admin/v1/usage"
 CHAT = "/v1/chat/completions"
 
 
-class Inn:
+class AdminApp:
     """A house with a store, a guest and the operator."""
 
-    def __init__(self, house: House, guest: httpx.AsyncClient, operator: httpx.AsyncClient) -> None:
-        self.house, self.guest, self.operator = house, guest, operator
+    def __init__(self, served_app: ServedApp, tenant_client: httpx.AsyncClient, operator: httpx.AsyncClient) -> None:
+        self.served_app, self.tenant_client, self.operator = served_app, tenant_client, operator
 
     async def usage(self, path: str = USAGE, **query: Any) -> Any:  # Any: JSON
         response = await self.operator.get(path, params=query)
@@ -49,23 +49,27 @@ def opened(tmp_path: Path) -> Opened:
     """Opens an inn over a script."""
 
     @asynccontextmanager
-    async def open_inn(script: Script | None = None, **settings: Any) -> AsyncGenerator[Inn]:
+    async def open_admin_app(script: Script | None = None, **settings: Any) -> AsyncGenerator[AdminApp]:
         async with open_tenancy(TENANTS, url=None, data_dir=tmp_path, admin_key=ADMIN_KEY) as tenancy:
-            known = {"directory": tenancy.directory, "office": tenancy.office, "bookkeeper": tenancy.bookkeeper}
-            house = build(script, **(known | settings))
-            async with client_of(house) as guest, client_of(house, key=ADMIN_KEY) as operator:
-                yield Inn(house, guest, operator)
+            known = {
+                "directory": tenancy.directory,
+                "tenant_admin": tenancy.tenant_admin,
+                "usage_recorder": tenancy.usage_recorder,
+            }
+            served_app = build(script, **(known | settings))
+            async with client_of(served_app) as tenant_client, client_of(served_app, key=ADMIN_KEY) as operator:
+                yield AdminApp(served_app, tenant_client, operator)
 
-    return open_inn
+    return open_admin_app
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_answer_is_written_down(opened: Opened, stream: bool) -> None:
     """With the ids of answer and request, and the tokens that the client was told."""
-    async with opened() as inn:
-        answer = await inn.guest.post(CHAT, json=chat(stream=stream), headers={"x-request-id": "mine"})
-        (row,) = await inn.rows()
-        (by_name,) = await inn.usage(group_by="tenant,model")
+    async with opened() as admin_app:
+        answer = await admin_app.tenant_client.post(CHAT, json=chat(stream=stream), headers={"x-request-id": "mine"})
+        (row,) = await admin_app.rows()
+        (by_name,) = await admin_app.usage(group_by="tenant,model")
 
     assert row["id"] in answer.text
     assert (row["request_id"], row["model"], row["state"]) == ("mine", "demo", "completed")
@@ -78,14 +82,14 @@ async def test_an_answer_is_written_down(opened: Opened, stream: bool) -> None:
 async def test_a_row_starts_at_arrival(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """What reading the body took belongs to the request."""
     clock = Clock(monkeypatch)
-    async with opened() as inn:
-        connection = Connection(inn.house.app, scope_of(CHAT))
+    async with opened() as admin_app:
+        connection = Connection(admin_app.served_app.app, scope_of(CHAT))
         await asyncio.sleep(0)
 
         clock.now += 60
         connection.say({"type": "http.request", "body": json.dumps(chat()).encode(), "more_body": False})
         await connection.end()
-        (row,) = await inn.rows()
+        (row,) = await admin_app.rows()
 
     assert 60 <= row["ended_at"] - row["started_at"] < 65
 
@@ -93,11 +97,11 @@ async def test_a_row_starts_at_arrival(opened: Opened, monkeypatch: pytest.Monke
 async def test_an_adapter_is_written_down(opened: Opened) -> None:
     """Under its whole name, so that its part of a model's usage can be seen."""
     served = ServedModel(name="demo", backend=FakeBackend(adapters=True), adapters=(ServedAdapter("law"),))
-    async with opened(models=Models([served])) as inn:
+    async with opened(models=Models([served])) as admin_app:
         for model in ("demo", "demo:law"):
-            await inn.guest.post(CHAT, json=chat(model=model))
-        rows = await inn.rows()
-        sums = await inn.usage(group_by="model")
+            await admin_app.tenant_client.post(CHAT, json=chat(model=model))
+        rows = await admin_app.rows()
+        sums = await admin_app.usage(group_by="model")
 
     assert {row["model"] for row in rows} == {"demo", "demo:law"}
     assert {each["model"]: each["requests"] for each in sums} == {"demo": 1, "demo:law": 1}
@@ -105,41 +109,41 @@ async def test_an_adapter_is_written_down(opened: Opened) -> None:
 
 async def test_refusals_are_not(opened: Opened) -> None:
     """What never ran has no row: a bad body, an unknown model, an engine that is full."""
-    async with opened(Script(refusal=Overloaded("full", retry_after_s=1))) as inn:
+    async with opened(Script(refusal=Overloaded("full", retry_after_s=1))) as admin_app:
         for body in ({}, chat(model="nothing"), chat()):
-            assert (await inn.guest.post(CHAT, json=body)).status_code >= 400
+            assert (await admin_app.tenant_client.post(CHAT, json=body)).status_code >= 400
 
-        assert await inn.rows() == []
-        assert await inn.usage() == []
+        assert await admin_app.rows() == []
+        assert await admin_app.usage() == []
 
 
 @pytest.mark.parametrize(("code", "state"), [("engine_failed", "engine_failed"), ("server_shutdown", "shutdown")])
 async def test_failures_are(opened: Opened, code: str, state: str) -> None:
     """With what was offered before the end."""
-    async with opened(Script(failure=(code, "gone"))) as inn:
-        await inn.guest.post(CHAT, json=chat())
-        (row,) = await inn.rows()
+    async with opened(Script(failure=(code, "gone"))) as admin_app:
+        await admin_app.tenant_client.post(CHAT, json=chat())
+        (row,) = await admin_app.rows()
 
     assert (row["state"], row["prompt_tokens"]) == (state, 7)
 
 
 async def test_a_client_that_left(opened: Opened) -> None:
     """Counts for what it had been given."""
-    async with opened(Script(pieces=("a", "b", "c"), pause_before=2)) as inn:
-        task = asyncio.create_task(inn.guest.post(CHAT, json=chat(stream=True)))
-        await inn.house.backend.paused.wait()
+    async with opened(Script(pieces=("a", "b", "c"), pause_before=2)) as admin_app:
+        task = asyncio.create_task(admin_app.tenant_client.post(CHAT, json=chat(stream=True)))
+        await admin_app.served_app.backend.paused.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        (row,) = await inn.rows()
+        (row,) = await admin_app.rows()
 
     assert (row["state"], row["prompt_tokens"], row["completion_tokens"]) == ("client_cancelled", 7, 2)
 
 
 async def test_several_choices_are_one_request(opened: Opened) -> None:
     """The prompt once, every completion."""
-    async with opened() as inn:
-        answer = await inn.guest.post(CHAT, json=chat(n=3))
-        (row,) = await inn.rows()
+    async with opened() as admin_app:
+        answer = await admin_app.tenant_client.post(CHAT, json=chat(n=3))
+        (row,) = await admin_app.rows()
 
     assert row["completion_tokens"] == answer.json()["usage"]["completion_tokens"] == 6
     assert row["prompt_tokens"] == 7
@@ -147,21 +151,21 @@ async def test_several_choices_are_one_request(opened: Opened) -> None:
 
 async def test_a_request_id_said_twice(opened: Opened) -> None:
     """Is two requests: what the client calls them decides nothing."""
-    async with opened() as inn:
+    async with opened() as admin_app:
         for _ in range(2):
-            await inn.guest.post(CHAT, json=chat(), headers={"x-request-id": "again"})
+            await admin_app.tenant_client.post(CHAT, json=chat(), headers={"x-request-id": "again"})
 
-        assert len(await inn.rows()) == 2
+        assert len(await admin_app.rows()) == 2
 
 
 async def test_csv(opened: Opened) -> None:
     """The same rows, under their names."""
-    async with opened() as inn:
+    async with opened() as admin_app:
         for _ in range(3):
-            await inn.guest.post(CHAT, json=chat())
-        first = await inn.operator.get(f"{USAGE}/requests", params={"format": "csv", "limit": 2})
-        sums = await inn.operator.get(USAGE, params={"format": "csv", "group_by": "tenant"})
-        rows = await inn.rows()
+            await admin_app.tenant_client.post(CHAT, json=chat())
+        first = await admin_app.operator.get(f"{USAGE}/requests", params={"format": "csv", "limit": 2})
+        sums = await admin_app.operator.get(USAGE, params={"format": "csv", "group_by": "tenant"})
+        rows = await admin_app.rows()
 
     lines = list(csv.DictReader(first.text.splitlines()))
     assert [line["id"] for line in lines] == [row["id"] for row in rows[:2]]
@@ -175,14 +179,14 @@ async def test_what_cannot_be_written_down(opened: Opened, monkeypatch: pytest.M
     def refuse(file: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    async with opened() as inn:
+    async with opened() as admin_app:
         monkeypatch.setattr("gateway.tenants.usage.journal.os.write", refuse)
-        first = await inn.guest.post(CHAT, json=chat())
-        second = await inn.guest.post(CHAT, json=chat())
+        first = await admin_app.tenant_client.post(CHAT, json=chat())
+        second = await admin_app.tenant_client.post(CHAT, json=chat())
         monkeypatch.undo()
-        inn.house.services.bookkeeper.journal.retry()
-        third = await inn.guest.post(CHAT, json=chat())
-        rows = await inn.rows()
+        admin_app.served_app.services.usage_recorder.journal.retry()
+        third = await admin_app.tenant_client.post(CHAT, json=chat())
+        rows = await admin_app.rows()
 
     assert [answer.status_code for answer in (first, second, third)] == [200, 503, 200]
     assert second.json()["error"]["code"] == "usage_store_unavailable"
@@ -204,5 +208,5 @@ async def test_what_cannot_be_written_down(opened: Opened, monkeypatch: pytest.M
 )
 async def test_bad_questions(opened: Opened, query: dict[str, object], status: int) -> None:
     """Are answered with what is wrong."""
-    async with opened() as inn:
-        assert (await inn.operator.get(USAGE, params=query)).status_code == status
+    async with opened() as admin_app:
+        assert (await admin_app.operator.get(USAGE, params=query)).status_code == status

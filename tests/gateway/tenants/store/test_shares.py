@@ -13,7 +13,7 @@ from gateway.tenants.peers.shares import WHOLE
 from gateway.tenants.policy import Limits, Policy
 from gateway.tenants.store.database import Database
 from gateway.tenants.tasks.background import beside
-from gateway.tenants.tasks.peers import Neighbours
+from gateway.tenants.tasks.peers import PeerSync
 
 LIMIT = 40
 CALLER = Caller(
@@ -27,7 +27,7 @@ class Gate:
 
     def __init__(self, database: Database) -> None:
         self.limiter = Limiter()
-        self.neighbours = Neighbours(database, self.limiter)
+        self.peer_sync = PeerSync(database, self.limiter)
 
     async def ask(self, count: int) -> int:
         """How many of so many requests in a row may run."""
@@ -47,7 +47,7 @@ async def gates(database: Database) -> list[Gate]:
     gates = [Gate(database) for _ in range(3)]
     for _ in range(3):
         for gate in gates:
-            await gate.neighbours.meet()
+            await gate.peer_sync.meet()
     return gates
 
 
@@ -58,7 +58,7 @@ async def test_equal_parts(gates: list[Gate]) -> None:
 
 async def test_the_limit_holds_over_all(gates: list[Gate]) -> None:
     """However unequally they are asked, all together grant the limit, also all of it by one."""
-    async with beside(*(gate.neighbours.run for gate in gates)):
+    async with beside(*(gate.peer_sync.run for gate in gates)):
         alone = await gates[0].ask(LIMIT * 2)
         others = await asyncio.gather(gates[1].ask(2), gates[2].ask(2))
 
@@ -68,14 +68,14 @@ async def test_the_limit_holds_over_all(gates: list[Gate]) -> None:
 
 async def test_one_that_leaves(gates: list[Gate], database: Database) -> None:
     """The others have its part at once; of one that only falls silent, when it counts as dead."""
-    await gates[2].neighbours.leave()
-    await gates[0].neighbours.meet()
-    await gates[1].neighbours.meet()
+    await gates[2].peer_sync.leave()
+    await gates[0].peer_sync.meet()
+    await gates[1].peer_sync.meet()
     left = [gate.limiter.shares.of("anybody") for gate in gates[:2]]
     async with asyncio.timeout(60):
         while not gates[0].limiter.shares.are_whole:
             await asyncio.sleep(0.1)
-            await gates[0].neighbours.meet()
+            await gates[0].peer_sync.meet()
 
     assert left == [WHOLE // 2] * 2
     assert gates[0].limiter.shares.are_whole

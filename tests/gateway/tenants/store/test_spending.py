@@ -21,7 +21,7 @@ from gateway.tenants.store.spending import forget_spending, read_spending
 from gateway.tenants.store.tenants import create_tenant
 from gateway.tenants.store.transaction import change
 from gateway.tenants.store.usage import record_usage
-from gateway.tenants.tasks.recorder import Bookkeeper
+from gateway.tenants.tasks.recorder import UsageRecorder
 from gateway.tenants.tasks.refresh import Refresher
 from gateway.tenants.usage.journal import Journal
 from tests.gateway.tenants.store.conftest import ACTOR
@@ -85,7 +85,7 @@ async def test_a_gateway_begins_with_what_was_spent(database: Database, tmp_path
     crashed.append(entry(2, tenant_id=tenant.id, ended_at=now))
     crashed.close()
     limiter = Limiter()
-    await Bookkeeper(Journal(tmp_path), database, limiter).open()
+    await UsageRecorder(Journal(tmp_path), database, limiter).open()
     await Refresher(database, Directory(), limiter).refresh()
 
     assert limiter.room(caller(tenant.id), "demo", FREE) == 100 - 2 * 13
@@ -95,7 +95,7 @@ async def test_gateways_see_what_the_others_spent(database: Database, tmp_path: 
     """As soon as both have drained."""
     limiters = [Limiter(), Limiter()]
     keepers = [
-        Bookkeeper(Journal(tmp_path / str(number)), database, limiter) for number, limiter in enumerate(limiters)
+        UsageRecorder(Journal(tmp_path / str(number)), database, limiter) for number, limiter in enumerate(limiters)
     ]
     for number, (limiter, keeper) in enumerate(zip(limiters, keepers, strict=True)):
         reservation = limiter.enter(caller("ten_a"), "demo")

@@ -18,15 +18,15 @@ from gateway.tenants.limits.limits import Limiter
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreUnavailable, UnknownEntry
 from gateway.tenants.store.tables import UsageHourRow, UsageRow
-from gateway.tenants.store.usage import Span, list_usage, record_usage, sum_usage
+from gateway.tenants.store.usage import UsageSpan, list_usage, record_usage, sum_usage
 from gateway.tenants.tasks import retention as retention_module
 from gateway.tenants.tasks.background import beside
-from gateway.tenants.tasks.recorder import Bookkeeper
+from gateway.tenants.tasks.recorder import UsageRecorder
 from gateway.tenants.tasks.retention import DAY_S, Retention
 from gateway.tenants.usage.journal import Journal
 from tests.gateway.tenants.usage.making import entry
 
-EVERYTHING = Span()
+EVERYTHING = UsageSpan()
 
 
 async def test_sums_by_group(database: Database) -> None:
@@ -46,7 +46,7 @@ async def test_sums_by_group(database: Database) -> None:
         whole = await sum_usage(session, EVERYTHING, [])
         by_tenant = await sum_usage(session, EVERYTHING, ["tenant"])
         crossed = await sum_usage(session, EVERYTHING, ["tenant", "model"])
-        of_one = await sum_usage(session, Span(tenant_id="ten_1", start=7200, end=18000), ["hour"])
+        of_one = await sum_usage(session, UsageSpan(tenant_id="ten_1", start=7200, end=18000), ["hour"])
 
     assert [(each.requests, each.prompt_tokens, each.completion_tokens) for each in whole] == [(12, 120, 66)]
     assert [(each.tenant, each.requests, each.completion_tokens) for each in by_tenant] == [
@@ -114,13 +114,13 @@ async def test_pages_of_requests(database: Database) -> None:
 
 async def test_the_journal_reaches_the_store(database: Database, tmp_path: Path) -> None:
     """Once, also when a gateway died between the commit and the removal of its file."""
-    bookkeeper = Bookkeeper(Journal(tmp_path), database, Limiter())
+    usage_recorder = UsageRecorder(Journal(tmp_path), database, Limiter())
     for number in range(5):
-        bookkeeper.record(entry(number))
+        usage_recorder.record(entry(number))
     written = _files(tmp_path)[0].read_bytes()
-    await bookkeeper.drain()
+    await usage_recorder.drain()
     (tmp_path / "left-over.journal").write_bytes(written)
-    await bookkeeper.drain()
+    await usage_recorder.drain()
 
     async with database.session() as session:
         (total,) = await sum_usage(session, EVERYTHING, [])
@@ -130,18 +130,18 @@ async def test_the_journal_reaches_the_store(database: Database, tmp_path: Path)
 
 async def test_a_store_that_is_away(database: Database, tmp_path: Path) -> None:
     """Requests are still written down, and nothing is lost when it returns."""
-    bookkeeper = Bookkeeper(Journal(tmp_path), database, Limiter())
+    usage_recorder = UsageRecorder(Journal(tmp_path), database, Limiter())
     async with database.session() as session:
         await session.execute(_rename("usage", "gone"))
-    bookkeeper.record(entry(1))
+    usage_recorder.record(entry(1))
     with pytest.raises(StoreUnavailable):
-        await bookkeeper.drain()
-    bookkeeper.admit()
-    bookkeeper.record(entry(2))
+        await usage_recorder.drain()
+    usage_recorder.admit()
+    usage_recorder.record(entry(2))
     async with database.session() as session:
         await session.execute(_rename("gone", "usage"))
 
-    await bookkeeper.aclose()
+    await usage_recorder.aclose()
 
     async with database.session() as session:
         (total,) = await sum_usage(session, EVERYTHING, [])
@@ -154,29 +154,29 @@ async def test_what_cannot_be_written_down_is_not_served(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until it can."""
-    bookkeeper = Bookkeeper(Journal(tmp_path), database, Limiter())
+    usage_recorder = UsageRecorder(Journal(tmp_path), database, Limiter())
 
     def refuse(file: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("gateway.tenants.usage.journal.os.write", refuse)
-    bookkeeper.record(entry(1))
+    usage_recorder.record(entry(1))
     with pytest.raises(UsageUnavailable, match="nothing is served"):
-        bookkeeper.admit()
+        usage_recorder.admit()
     monkeypatch.undo()
-    async with beside(bookkeeper.run), asyncio.timeout(60):
-        while bookkeeper.journal.is_broken:  # noqa: ASYNC110  a journal has no event for it
+    async with beside(usage_recorder.run), asyncio.timeout(60):
+        while usage_recorder.journal.is_broken:  # noqa: ASYNC110  a journal has no event for it
             await asyncio.sleep(0.01)
 
-    bookkeeper.admit()
-    await bookkeeper.drain()
+    usage_recorder.admit()
+    await usage_recorder.drain()
     async with database.session() as session:
         assert [each.id for each in await list_usage(session, EVERYTHING, after="", limit=9)] == ["chatcmpl-1"]
 
 
 async def test_a_slow_disk(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked for while the journal is on its way to the disk is complete none the less."""
-    bookkeeper = Bookkeeper(Journal(tmp_path), database, Limiter())
+    usage_recorder = UsageRecorder(Journal(tmp_path), database, Limiter())
     begun, go_on = threading.Event(), threading.Event()
 
     def slow(file: int) -> None:
@@ -186,10 +186,10 @@ async def test_a_slow_disk(database: Database, tmp_path: Path, monkeypatch: pyte
         os.close(held)
 
     monkeypatch.setattr("gateway.tenants.usage.journal.os.fsync", slow)
-    bookkeeper.record(entry(1))
-    async with beside(bookkeeper.run):
+    usage_recorder.record(entry(1))
+    async with beside(usage_recorder.run):
         await asyncio.to_thread(begun.wait)
-        asked = asyncio.create_task(bookkeeper.drain())
+        asked = asyncio.create_task(usage_recorder.drain())
         await asyncio.sleep(0)
         go_on.set()
         await asked

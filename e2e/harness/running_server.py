@@ -74,7 +74,7 @@ disabled = true
 """
 
 
-def house_arguments(folder: Path, models: dict[str, Path], *, runner: str) -> list[str]:
+def server_arguments(folder: Path, models: dict[str, Path], *, runner: str) -> list[str]:
     """Flags that serve `models` to the four tenants and the operator on a free port."""
     config = folder / "hostelry.toml"
     config.write_text(f"[server]\nmax_wrong_keys_per_minute = 0\n\n{tenants_toml()}", encoding="utf-8")
