@@ -14,7 +14,7 @@ from backends.errors import CapacityExceeded, Fatal, Retryable
 from gateway.batching.adapter_slots import AdapterSlots
 from gateway.batching.admission import AdmissionOrder
 from gateway.batching.kv.allocator import KVAllocator
-from gateway.batching.messages import Add, EngineStats, Output
+from gateway.batching.messages import Add, EngineStats, Failure, Output
 from gateway.batching.prefill_budget import PrefillBudget
 from gateway.batching.sampling.on_device import picked, row_sampling
 from gateway.batching.sampling.prompt_logprobs import take_scores
@@ -35,8 +35,6 @@ class InFlightStep(msgspec.Struct, frozen=True, kw_only=True):
     started: float
     has_picked: bool
     """The runner picks the tokens."""
-    can_be_followed: bool
-    """The next step may be submitted before anybody knows the tokens of this one."""
 
     @property
     def rows(self) -> dict[int, int]:
@@ -66,7 +64,7 @@ class Loop:
         self._runner_samples = capabilities.device_sampling and capabilities.async_depth > 1
         # Slots are copied and cut between steps, and adapters come and go, so none may be out then.
         self._may_be_ahead = self._runner_samples and kv.block_tokens is not None and not adapters
-        self._flights: deque[InFlightStep] = deque()
+        self._in_flight: deque[InFlightStep] = deque()
         self._limits = limits
         self._kv = kv
         self._vocab_size = vocab_size
@@ -82,11 +80,11 @@ class Loop:
         self._num_failures = 0
         """Steps in a row that were to be run once more."""
         self._step_time_s = 0.0
-        self._landed = 0.0
+        self._collected_at = 0.0
 
     @property
     def has_work(self) -> bool:
-        return self._scheduler.has_work or bool(self._flights)
+        return self._scheduler.has_work or bool(self._in_flight)
 
     def step(self) -> list[Output]:
         """Submit the next step and commit those that nothing can follow; returns what they produced, possibly nothing.
@@ -94,21 +92,25 @@ class Loop:
         Call it only while `has_work`. Running out of memory shrinks the batch and is seen by nobody else. Raises
         `Fatal` when the runner is unusable.
         """
+        outputs: list[Output] = []
         try:
-            return self._advance()
+            chunks = self._scheduler.plan()
+            num_ahead = self._execute(chunks)
+            while len(self._in_flight) > num_ahead:
+                outputs += self._commit(self._in_flight.popleft())
         except CapacityExceeded as error:
             self._take_back()
-            return self._shrink(error)
+            outputs += self._shrink(error)
         except Retryable as error:
             self._take_back()
             self._note_failure(error)
-            return []
+        return outputs
 
     def add(self, add: Add) -> Output | None:
         """Let a sequence wait for its turn, or return the `Output` that refuses it."""
         problem = self._problem_of(add)
         if problem is not None:
-            return Output(add.id, (), error=f"invalid_request: {problem}")
+            return Output(add.id, (), error=Failure("invalid_request", problem))
         self._num_arrived += 1
         self._scheduler.add(Sequence(add, arrival=self._num_arrived, vocab_size=self._vocab_size))
         return None
@@ -137,69 +139,68 @@ class Loop:
         """Raise `RuntimeError` if a room is lost, doubled or held by nobody."""
         self._scheduler.check_integrity()
 
-    def _advance(self) -> list[Output]:
-        """Where tokens stay on the device, one step is out while the next is planned and submitted behind it."""
-        flight = self._take_off()
-        if flight is not None:
-            self._flights.append(flight)
-        num_staying = 1 if flight is not None and flight.can_be_followed else 0
-        outputs: list[Output] = []
-        while len(self._flights) > num_staying:
-            outputs += self._land(self._flights.popleft())
-        return outputs
+    def _execute(self, chunks: list[Chunk]) -> int:
+        """Submit a step. Returns how many submitted steps may stay in flight while the next one is planned: 0 or 1.
 
-    def _take_off(self) -> InFlightStep | None:
-        """Plan and submit a step; None if all that is left to do is out already."""
-        plan = self._scheduler.plan()
-        if not plan:
-            return None
-        sampling = row_sampling(plan) if self._runner_samples else None
-        rows_before = self._flights[-1].rows if self._flights else None
-        step = assemble(plan, self._kv, self._adapter_slots, sampling, rows_before=rows_before)
+        One may where its tokens stay on the device, so that the next one can be submitted behind it.
+        """
+        if not chunks:  # all that is left to do was submitted already
+            return 0
+        sampling = row_sampling(chunks) if self._runner_samples else None
+        rows_before = self._in_flight[-1].rows if self._in_flight else None
+        step = assemble(chunks, self._kv, self._adapter_slots, sampling, rows_before=rows_before)
         started = time.perf_counter()
         self._place_adapters()
-        self._reuse()
+        self._copy_prefixes()
         ticket = self._runner.submit(step)
-        return InFlightStep(
-            chunks=plan,
-            ticket=ticket,
-            num_rows=len(step.logit_rows),
-            started=started,
-            has_picked=sampling is not None,
-            can_be_followed=sampling is not None and self._may_be_ahead,
+        self._in_flight.append(
+            InFlightStep(
+                chunks=chunks,
+                ticket=ticket,
+                num_rows=len(step.logit_rows),
+                started=started,
+                has_picked=sampling is not None,
+            )
         )
+        return 1 if sampling is not None and self._may_be_ahead else 0
 
-    def _land(self, flight: InFlightStep) -> list[Output]:
-        """Wait for a step and commit it. A failed one left KV only behind what is computed."""
-        result = self._runner.collect(flight.ticket)
-        self._note_time(flight)
+    def _commit(self, step: InFlightStep) -> list[Output]:
+        """Wait for a step, and append what it gave to its sequences. A failed step left KV only behind `computed`."""
+        result = self._runner.collect(step.ticket)
+        self._note_time(step)
         self._num_failures = 0
-        return self._commit(flight.chunks, self._sampled(flight, result))
+        tokens = iter(self._sampled(step, result))
+        pairs = [(chunk, next(tokens) if chunk.samples else None) for chunk in step.chunks]
+        current = [(chunk, token) for chunk, token in pairs if self._scheduler.is_current(chunk)]
+        self._num_steps += 1
+        self._num_batched += len(current)
+        outputs = [self._commit_one(chunk, token) for chunk, token in current]
+        return [output for output in outputs if output is not None]
 
-    def _sampled(self, flight: InFlightStep, result: StepResult) -> list[Sampled]:
+    def _sampled(self, step: InFlightStep, result: StepResult) -> list[Sampled]:
         """What the chunks that sample get, in plan order."""
-        if flight.has_picked:
-            return picked(result, num_rows=flight.num_rows, vocab_size=self._vocab_size)
-        logits = take_scores(flight.chunks, self._checked(result.logits, flight.num_rows))
-        return sample(logits, [chunk.sequence for chunk in flight.chunks if chunk.samples]) if len(logits) else []
+        if step.has_picked:
+            return picked(result, num_rows=step.num_rows, vocab_size=self._vocab_size)
+        logits = take_scores(step.chunks, self._checked(result.logits, step.num_rows))
+        return sample(logits, [chunk.sequence for chunk in step.chunks if chunk.samples]) if len(logits) else []
 
-    def _note_time(self, flight: InFlightStep) -> None:
+    def _note_time(self, step: InFlightStep) -> None:
         """Of a step behind another one, from the end of that one."""
         now = time.perf_counter()
-        seconds = now - max(flight.started, self._landed)
-        self._landed = now
+        seconds = now - max(step.started, self._collected_at)
+        self._collected_at = now
         self._step_time_s += seconds
-        num_prompt_tokens = sum(chunk.num_prompt_tokens for chunk in flight.chunks)
-        num_decoding = sum(chunk.num_tokens for chunk in flight.chunks) - num_prompt_tokens
+        num_prompt_tokens = sum(chunk.num_prompt_tokens for chunk in step.chunks)
+        num_decoding = sum(chunk.num_tokens for chunk in step.chunks) - num_prompt_tokens
         self._prefill_budget.note(seconds, num_decoding=num_decoding, num_prompt_tokens=num_prompt_tokens)
 
-    def _reuse(self) -> None:
+    def _copy_prefixes(self) -> None:
         """Bring what the prefix cache had to where the admitted sequences are."""
-        for reuse in self._kv.take_copies():
+        for copy in self._kv.take_copies():
             try:
-                if reuse.source != reuse.destination:
-                    self._runner.copy_blocks([(reuse.source, reuse.destination)], reuse.num_tokens)
-                self._runner.truncate(reuse.destination, reuse.num_tokens)
+                if copy.source != copy.destination:
+                    self._runner.copy_blocks([(copy.source, copy.destination)], copy.num_tokens)
+                self._runner.truncate(copy.destination, copy.num_tokens)
             except (CapacityExceeded, Retryable) as error:
                 raise Fatal(f"cached keys and values could not be copied: {error}") from error
 
@@ -213,9 +214,9 @@ class Loop:
 
     def _take_back(self) -> None:
         """A step failed, so those behind it are worth nothing either; all are planned again."""
-        for flight in self._flights:
-            flight.ticket.cancel()
-        self._flights.clear()
+        for step in self._in_flight:
+            step.ticket.cancel()
+        self._in_flight.clear()
         self._scheduler.take_back()
 
     def _note_failure(self, error: Retryable) -> None:
@@ -228,15 +229,6 @@ class Loop:
         if logits.shape != wanted:
             raise Fatal(f"the runner returned logits of shape {logits.shape}, expected {wanted}")
         return logits
-
-    def _commit(self, chunks: list[Chunk], sampled: list[Sampled]) -> list[Output]:
-        tokens = iter(sampled)
-        landed = [(chunk, next(tokens) if chunk.samples else None) for chunk in chunks]
-        current = [(chunk, token) for chunk, token in landed if self._scheduler.is_current(chunk)]
-        self._num_steps += 1
-        self._num_batched += len(current)
-        outputs = [self._commit_one(chunk, token) for chunk, token in current]
-        return [output for output in outputs if output is not None]
 
     def _commit_one(self, chunk: Chunk, sampled: Sampled | None) -> Output | None:
         self._scheduler.computed(chunk)
@@ -274,7 +266,7 @@ class Loop:
         self._scheduler.finish(sequence)
         return Output(sequence.id, (), finish_reason="length", prompt_logprobs=scores, queued_s=sequence.queued_s)
 
-    def _fail(self, sequence: Sequence, error: str) -> Output:
+    def _fail(self, sequence: Sequence, error: Failure) -> Output:
         """Its keys and values may be what is wrong, so nobody gets them."""
         self._scheduler.finish(sequence, is_sound=False)
         return Output(sequence.id, (), error=error)
@@ -291,7 +283,7 @@ class Loop:
         if victim.num_lonely_failures < _MAX_LONELY_FAILURES:
             return []
         self._scheduler.remove(victim.id)
-        return [Output(victim.id, (), error=f"engine_overloaded: {error}")]
+        return [Output(victim.id, (), error=Failure("engine_overloaded", str(error)))]
 
     def _problem_of(self, add: Add) -> str | None:
         if not add.token_ids:

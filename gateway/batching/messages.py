@@ -27,6 +27,16 @@ class Add(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=Tr
     """Seconds within which the whole answer is wanted, from when it was sent; the gateway aborts what is late."""
 
 
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """Why a sequence ended without a finish reason: a code of the API, and a sentence for the caller."""
+
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
 class Logprob(msgspec.Struct, frozen=True, array_like=True):
     """Log-probability of the sampled token and of the best alternatives, best first."""
 
@@ -44,7 +54,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
     token_ids: tuple[int, ...]
     logprobs: tuple[Logprob, ...] = ()
     finish_reason: str | None = None
-    error: str | None = None
+    error: Failure | None = None
     cached_tokens: int = 0
     prompt_logprobs: tuple[Logprob, ...] = ()
     """Of the prompt's tokens from the second on, all at once, with the first output."""

@@ -27,42 +27,44 @@ class StepLimits(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"max_sequences {self.max_sequences} is not within 1 to {self.max_step_tokens}")
 
 
-class Chunk(msgspec.Struct, frozen=True):
-    """The next `num_tokens` unplanned tokens of a sequence, beginning at position `start`."""
+class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+    """The next unplanned tokens of a sequence, positions `start` to `end`. Everything is decided when it is planned."""
 
     sequence: Sequence
     start: int
-    num_tokens: int
-    reaches_end: bool
-    """Of all that was expected to be known when it was planned."""
+    end: int
+    num_prompt_tokens: int
+    samples: bool
+    """Whether its last logits give the next token."""
+    ends_scoring: bool
+    """Whether nothing is left to do for a sequence that only scores its prompt."""
+    scored: range
+    """Positions whose logits score the prompt token that follows; after a preemption, the rest of them."""
     num_preemptions: int
     """Of the sequence, when it was planned; what is computed for it means nothing after the next one."""
 
     @property
-    def end(self) -> int:
-        return self.start + self.num_tokens
+    def num_tokens(self) -> int:
+        return self.end - self.start
 
-    @property
-    def samples(self) -> bool:
-        """Whether its logits give the next token."""
-        return self.reaches_end and not self.sequence.only_scores
 
-    @property
-    def ends_scoring(self) -> bool:
-        """Whether nothing is left to do for a sequence that only scores its prompt."""
-        return self.reaches_end and self.sequence.only_scores
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        return max(0, min(self.end, self.sequence.num_prompt) - self.start)
-
-    @property
-    def scored(self) -> range:
-        """Positions whose logits score the prompt token that follows; after a preemption, the rest of them."""
-        if not self.sequence.is_scoring:
-            return range(0)
-        first = max(self.start, len(self.sequence.prompt_scores))
-        return range(first, min(self.end, self.sequence.num_prompt - 1))
+def make_chunk(sequence: Sequence, num_tokens: int, *, reaches_end: bool) -> Chunk:
+    """The next `num_tokens` tokens of a sequence; `reaches_end` of all that is expected to be known."""
+    start = sequence.num_planned
+    end = start + num_tokens
+    scored = range(0)
+    if sequence.is_scoring:
+        scored = range(max(start, len(sequence.prompt_scores)), min(end, sequence.num_prompt - 1))
+    return Chunk(
+        sequence=sequence,
+        start=start,
+        end=end,
+        num_prompt_tokens=max(0, min(end, sequence.num_prompt) - start),
+        samples=reaches_end and not sequence.only_scores,
+        ends_scoring=reaches_end and sequence.only_scores,
+        scored=scored,
+        num_preemptions=sequence.num_preemptions,
+    )
 
 
 class StepPlan:
@@ -217,7 +219,7 @@ class Scheduler:
         end = start + num_tokens
         if num_tokens <= 0 or not self._has_memory(sequence, end, plan):
             return
-        chunk = Chunk(sequence, start, num_tokens, num_tokens == num_pending, sequence.num_preemptions)
+        chunk = make_chunk(sequence, num_tokens, reaches_end=num_tokens == num_pending)
         plan.add(chunk)
         sequence.num_planned = end
         sequence.num_in_flight += chunk.samples

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.generation import Sampling
-from gateway.batching.messages import Logprob
+from gateway.batching.messages import Failure, Logprob
 from gateway.batching.sampling.nucleus import draw, uniform
 from gateway.batching.sampling.prompt_logprobs import logprob_of
 from gateway.batching.sequence import Sequence
@@ -18,8 +18,8 @@ F32 = npt.NDArray[np.float32]
 
 _GREEDY_BELOW = 1e-5
 """Temperatures below this cannot be told from greedy in float32."""
-NOT_FINITE = "engine_failed: non-finite logits"
-_ALL_BANNED = "engine_failed: logit_bias leaves no token"
+NOT_FINITE = Failure("engine_failed", "non-finite logits")
+_ALL_BANNED = Failure("engine_failed", "logit_bias leaves no token")
 
 
 class Sampled(msgspec.Struct, frozen=True):
@@ -27,7 +27,7 @@ class Sampled(msgspec.Struct, frozen=True):
 
     token_id: int
     logprob: Logprob | None = None
-    error: str | None = None
+    error: Failure | None = None
 
 
 def is_greedy(sampling: Sampling) -> bool:

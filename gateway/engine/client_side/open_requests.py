@@ -9,11 +9,11 @@ from collections.abc import Callable
 import msgspec
 
 from backends.errors import DeadlineExceeded
-from gateway.batching.messages import Add, Output
+from gateway.batching.messages import Add, Failure, Output
 from gateway.engine.messages import Abort, ToEngine
 
 Send = Callable[[ToEngine], None]
-_TOO_LATE = f"{DeadlineExceeded.code}: the answer was not complete when the deadline of the request passed"
+_TOO_LATE = Failure(DeadlineExceeded.code, "the answer was not complete when the deadline of the request passed")
 
 
 class OutputStream:
@@ -59,7 +59,7 @@ class OpenRequests:
         self._open: dict[int, OutputStream] = {}
         self._send: Send | None = None
         self._last_sign_s = 0.0
-        self._end = ""
+        self._end: Failure | None = None
 
     @property
     def num_open(self) -> int:
@@ -76,7 +76,7 @@ class OpenRequests:
             self._last_sign_s = self._now()
         stream = OutputStream(self, msgspec.structs.replace(add, id=next(self._ids)))
         self._open[stream.add.id] = stream
-        if self._end:
+        if self._end is not None:
             self._fail(stream, self._end)
         else:
             self._send_now(stream)
@@ -116,7 +116,7 @@ class OpenRequests:
         for stream in self._open.values():
             self._send_now(stream)
 
-    def engine_is_down(self, error: str) -> None:
+    def engine_is_down(self, error: Failure) -> None:
         """Fail the requests that have shown something or were replayed before; keep the others for a replay."""
         self._send = None
         for stream in list(self._open.values()):
@@ -125,7 +125,7 @@ class OpenRequests:
             stream.was_replayed = stream.is_sent
             stream.is_sent = False
 
-    def fail_all(self, error: str) -> None:
+    def fail_all(self, error: Failure) -> None:
         """No engine will come back."""
         self._send, self._end = None, error
         for stream in list(self._open.values()):
@@ -136,6 +136,6 @@ class OpenRequests:
             self._send(stream.add)
             stream.is_sent = True
 
-    def _fail(self, stream: OutputStream, error: str) -> None:
+    def _fail(self, stream: OutputStream, error: Failure) -> None:
         del self._open[stream.add.id]
         stream.put(Output(stream.add.id, (), error=error))

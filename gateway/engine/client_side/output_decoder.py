@@ -72,7 +72,7 @@ class OutputDecoder:
                 return self._done("stop")
         self._num_tokens += len(output.token_ids) - len(shown)
         if output.error is not None:
-            return self._failed(output.error)
+            return Failed(output.error.code, output.error.message, self.usage)
         if output.finish_reason is None:
             return None
         return self._done(self._flush("stop" if output.finish_reason == "stop" else "length"))
@@ -107,10 +107,6 @@ class OutputDecoder:
 
     def _done(self, reason: Literal["stop", "length"]) -> Done:
         return Done(reason, self.usage)
-
-    def _failed(self, error: str) -> Failed:
-        code, _, message = error.partition(": ")
-        return Failed(code, message, self.usage)
 
     def _with_bytes(self, token_id: int, logprob: Logprob) -> TokenLogprob:
         spell = self._tokenizer.token_bytes

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from backends.errors import ModelError
-from gateway.batching.messages import Add, EngineStats
+from gateway.batching.messages import Add, EngineStats, Failure
 from gateway.engine.client_side.connection import EngineConnection
 from gateway.engine.client_side.open_requests import OpenRequests, OutputStream
 from gateway.engine.client_side.step_histograms import StepHistograms
@@ -42,7 +42,7 @@ class RestartClock:
 
     def delay_after_death(self) -> float | None:
         """Note a death. Returns seconds to wait before the next start, or None to give up."""
-        policy, now = self._policy, time.monotonic()
+        policy, now = self._policy, self._now()
         self._deaths.append(now)
         recent = sum(now - death <= policy.window_s for death in self._deaths)
         if recent >= policy.most:
@@ -268,11 +268,11 @@ class Supervisor:
     def _lose_engine(self, told: str) -> None:
         """Answer at once, before the process is reaped."""
         self.state = EngineState(phase="restarting", detail=told or "the engine process ended")
-        self._open_requests.engine_is_down(f"engine_failed: {told or 'the engine process ended unexpectedly'}")
+        self._open_requests.engine_is_down(Failure("engine_failed", told or "the engine process ended unexpectedly"))
 
     def _end(self, phase: Literal["failed", "closed"], code: str, detail: str) -> None:
         if phase == "failed":
             _log.error("engine %s: %s", self._name, detail)
         self.state = EngineState(phase=phase, detail=detail)
         self._decided.set()
-        self._open_requests.fail_all(f"{code}: {detail}")
+        self._open_requests.fail_all(Failure(code, detail))

@@ -12,7 +12,7 @@ from backends.api import AdapterWeights, RunnerCapabilities, Step, Ticket
 from backends.testing.fake import FakeRunner
 from gateway.batching.adapter_slots import AdapterSlots
 from gateway.batching.loop import Loop
-from gateway.batching.messages import Add, Output
+from gateway.batching.messages import Add, Failure, Output
 from tests.gateway.batching.making import make_add, make_paged_loop, run_all, solo_tokens, tokens_of
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -115,7 +115,7 @@ def test_an_unknown_adapter_is_refused() -> None:
     refusal = loop.add(adapted(1, "z"))
 
     assert refusal is not None
-    assert refusal.error == "invalid_request: this engine has no adapter z"
+    assert refusal.error == Failure("invalid_request", "this engine has no adapter z")
 
 
 def test_held_adapters_stay() -> None:

@@ -13,7 +13,7 @@ from backends.testing.fake import FakeFaults
 from gateway.batching.fairness import FairShare
 from gateway.batching.kv.blocks import BlockAllocator
 from gateway.batching.kv.evictable import EvictableBlocks
-from gateway.batching.messages import Output
+from gateway.batching.messages import Failure, Output
 from gateway.batching.sequence import Sequence
 from tests.gateway.batching.making import (
     VOCAB,
@@ -310,4 +310,4 @@ def test_a_sequence_that_never_fits_is_refused() -> None:
     refusal = loop.add(make_add(1, prompt=[1] * 40, max_tokens=40))
 
     assert refusal is not None
-    assert refusal.error == "invalid_request: 40 prompt and 40 new tokens exceed 64"
+    assert refusal.error == Failure("invalid_request", "40 prompt and 40 new tokens exceed 64")

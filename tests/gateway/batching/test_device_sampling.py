@@ -15,7 +15,7 @@ from backends.errors import Fatal, RunnerError
 from backends.generation import Sampling
 from backends.testing.fake import FakeFaults, FakeRunner
 from gateway.batching.loop import Loop
-from gateway.batching.messages import Output
+from gateway.batching.messages import Failure, Output
 from gateway.batching.sampling.nucleus import draw
 from tests.gateway.batching.making import (
     GREEDY,
@@ -165,7 +165,7 @@ def test_a_row_that_is_not_finite_ends_its_sequence() -> None:
 
     outputs = run_wishes(loop)
 
-    assert [output.error for output in outputs if output.error] == ["engine_failed: non-finite logits"]
+    assert [output.error for output in outputs if output.error] == [Failure("engine_failed", "non-finite logits")]
 
 
 def test_a_runner_that_picks_nonsense_is_fatal() -> None:
@@ -288,3 +288,20 @@ def test_whatever_comes_and_goes_ahead(events: list[tuple[int, int, bool]], num_
         expected = solo_tokens(make_add(number, max_tokens=10 + kind, sampling=WISHES[kind % len(WISHES)]))
         found = tokens_of(outputs, number)
         assert found == (expected[: len(found)] if number in aborted else expected)
+
+
+@pytest.mark.parametrize("faults", [FakeFaults(retryable_at=(2,)), FakeFaults(capacity_at=(2,))])
+def test_a_failed_step_loses_nothing_of_the_step_before(faults: FakeFaults) -> None:
+    """Both are collected in one call, and only the second one fails: the token of the first one is sent."""
+    biased = Sampling(temperature=0.0, logit_bias={5: 1.0})
+    first, second = make_add(1, prompt=[1, 2, 3]), make_add(2, prompt=[4], sampling=biased)
+    loop = make_paged_loop(PickingRunner(faults))
+    assert loop.add(first) is None
+    outputs = loop.step()
+    assert not outputs  # the first step is in flight
+    assert loop.add(second) is None
+
+    outputs += run_all(loop)
+
+    assert tokens_of(outputs, 1) == solo_tokens(first)
+    assert tokens_of(outputs, 2) == solo_tokens(second)

@@ -10,7 +10,7 @@ from backends.errors import Fatal
 from backends.generation import Sampling
 from backends.testing.fake import FakeFaults
 from gateway.batching.kv.prefix_index import PrefixIndex
-from gateway.batching.messages import Add
+from gateway.batching.messages import Add, Failure
 from tests.gateway.batching.making import VOCAB, make_add, make_loop, run_all, solo_tokens, tokens_of
 
 SAMPLED = Sampling(temperature=0.9, top_p=0.95)
@@ -88,8 +88,8 @@ def test_impossible_sequence_is_refused(add: Add, problem: str) -> None:
 
     assert refusal is not None
     assert refusal.error is not None
-    assert refusal.error.startswith("invalid_request: ")
-    assert problem in refusal.error
+    assert refusal.error.code == "invalid_request"
+    assert problem in refusal.error.message
     assert not loop.has_work
 
 
@@ -185,7 +185,7 @@ def test_sequence_that_never_fits_gets_the_error() -> None:
 
     assert [(output.id, output.token_ids) for output in failed] == [(1, ())]
     assert failed[0].error is not None
-    assert failed[0].error.startswith("engine_overloaded: ")
+    assert failed[0].error.code == "engine_overloaded"
     assert tokens_of(served, 2) == solo_tokens(make_add(2))
 
 
@@ -199,7 +199,7 @@ def test_non_finite_row_ends_only_its_sequence() -> None:
     outputs = run_all(loop)
 
     ends = {output.id: output for output in outputs if output.error or output.finish_reason}
-    assert ends[0].error == "engine_failed: non-finite logits"
+    assert ends[0].error == Failure("engine_failed", "non-finite logits")
     assert ends[1].finish_reason == "length"
     assert tokens_of(outputs, 1) == solo_tokens(adds[1])
 
@@ -290,4 +290,4 @@ def test_any_mixture_of_faults_keeps_the_books(
         if ends[0].error is None:
             assert tokens_of(outputs, number) == solo_tokens(add)
         else:
-            assert ends[0].error.startswith("engine_overloaded: ")
+            assert ends[0].error.code == "engine_overloaded"

@@ -11,7 +11,7 @@ from backends.api import F32
 from backends.testing.fake import FakeFaults
 from backends.testing.greedy import step_of
 from gateway.batching.loop import Loop
-from gateway.batching.messages import Logprob, Output
+from gateway.batching.messages import Failure, Logprob, Output
 from tests.gateway.batching.making import VOCAB, make_add, make_loop, make_runner, run_all, solo_tokens, tokens_of
 
 PROMPT = [int(token) for token in np.random.default_rng(5).integers(0, VOCAB, 37)]
@@ -99,5 +99,5 @@ def test_a_row_that_is_not_finite_ends_the_sequence() -> None:
 
     outputs = score_alone(loop)
 
-    assert [output.error for output in outputs] == ["engine_failed: non-finite logits"]
+    assert [output.error for output in outputs] == [Failure("engine_failed", "non-finite logits")]
     assert not any(math.isnan(score.logprob) for output in outputs for score in output.prompt_logprobs)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.generation import Sampling
+from gateway.batching.messages import Failure
 from gateway.batching.penalties import Adjustments, are_needed
 from gateway.batching.sampling.nucleus import draw, largest, uniform
 from gateway.batching.sampling.sample import sample
@@ -129,7 +130,7 @@ def test_row_with_a_non_finite_logit_ends_in_an_error(bad: float) -> None:
 
     first, second = sample(logits, [make_sequence(0), make_sequence(1)])
 
-    assert first.error == "engine_failed: non-finite logits"
+    assert first.error == Failure("engine_failed", "non-finite logits")
     assert (second.token_id, second.error) == (9, None)
 
 
@@ -137,7 +138,7 @@ def test_row_of_minus_infinity_ends_in_an_error() -> None:
     """No finite logit is no answer."""
     (only,) = sample(np.full((1, VOCAB), -np.inf, dtype=np.float32), [make_sequence(0)])
 
-    assert only.error == "engine_failed: non-finite logits"
+    assert only.error == Failure("engine_failed", "non-finite logits")
 
 
 def test_banned_token_never_comes() -> None:
@@ -158,7 +159,7 @@ def test_banning_everything_is_an_error() -> None:
 
     (only,) = sample(np.zeros((1, VOCAB), dtype=np.float32), [make_sequence(0, sampling=Sampling(logit_bias=banned))])
 
-    assert only.error == "engine_failed: logit_bias leaves no token"
+    assert only.error == Failure("engine_failed", "logit_bias leaves no token")
 
 
 def test_bias_of_a_hundred_forces_a_token() -> None:

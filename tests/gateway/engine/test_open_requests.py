@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.batching.messages import Add, Output
+from gateway.batching.messages import Add, Failure, Output
 from gateway.engine.client_side.open_requests import OpenRequests
 from gateway.engine.messages import Abort, ToEngine
 from tests.gateway.engine.making import make_add, read_to_end, tokens_of
@@ -30,13 +30,13 @@ async def test_unstarted_request_is_replayed_once() -> None:
     ledger, first, second = make_ledger(), list[ToEngine](), list[ToEngine]()
     ledger.engine_is_up(first.append)
     stream = ledger.submit(make_add())
-    ledger.engine_is_down("engine_failed: one")
+    ledger.engine_is_down(Failure("engine_failed", "one"))
     ledger.engine_is_up(second.append)
 
-    ledger.engine_is_down("engine_failed: two")
+    ledger.engine_is_down(Failure("engine_failed", "two"))
 
     assert first == second == [stream.add]
-    assert [output.error for output in await read_to_end(stream)] == ["engine_failed: two"]
+    assert [output.error for output in await read_to_end(stream)] == [Failure("engine_failed", "two")]
     assert ledger.num_open == 0
 
 
@@ -47,19 +47,19 @@ async def test_request_that_has_shown_something_fails_at_once() -> None:
     stream = ledger.submit(make_add())
     ledger.deliver((Output(stream.add.id, (5,)),))
 
-    ledger.engine_is_down("engine_failed: dead")
+    ledger.engine_is_down(Failure("engine_failed", "dead"))
 
-    assert [output.error for output in await read_to_end(stream)] == [None, "engine_failed: dead"]
+    assert [output.error for output in await read_to_end(stream)] == [None, Failure("engine_failed", "dead")]
 
 
 async def test_request_that_was_never_sent_keeps_its_replay() -> None:
     """Waiting for an engine is not a try."""
     ledger, sent = make_ledger(), list[ToEngine]()
     stream = ledger.submit(make_add())
-    ledger.engine_is_down("engine_failed: dead while loading")
+    ledger.engine_is_down(Failure("engine_failed", "dead while loading"))
     ledger.engine_is_up(sent.append)
 
-    ledger.engine_is_down("engine_failed: dead")
+    ledger.engine_is_down(Failure("engine_failed", "dead"))
 
     assert sent == [stream.add]
     assert ledger.num_open == 1
@@ -94,7 +94,8 @@ async def test_a_request_expires_once() -> None:
     late.close()
 
     (output,) = await late.get()
-    assert (output.error or "").startswith("deadline_exceeded: ")
+    assert output.error is not None
+    assert output.error.code == "deadline_exceeded"
     assert [message for message in sent if not isinstance(message, Add)] == [Abort(late.add.id)]
     assert [each.finish_reason for each in await ended.get()] == ["length"]
 
@@ -117,10 +118,10 @@ async def test_silence_counts_only_while_something_is_owed() -> None:
 async def test_nobody_waits_for_an_engine_that_will_not_come() -> None:
     """A request that comes after the end gets its one last output at once."""
     ledger = make_ledger()
-    ledger.fail_all("server_shutdown: closed")
+    ledger.fail_all(Failure("server_shutdown", "closed"))
 
     stream = ledger.submit(make_add())
 
     (output,) = await stream.get()
-    assert output.error == "server_shutdown: closed"
+    assert output.error == Failure("server_shutdown", "closed")
     assert ledger.num_open == 0

@@ -9,7 +9,7 @@ import pytest
 from backends.generation import Delta, Done, Event, Failed, Usage
 from backends.text.load import load_tokenizer
 from backends.text.tokenizer import Tokenizer
-from gateway.batching.messages import Output
+from gateway.batching.messages import Failure, Output
 from gateway.engine.client_side.output_decoder import OutputDecoder
 
 
@@ -81,7 +81,7 @@ def test_error_follows_what_was_said(tokenizer: Tokenizer) -> None:
     decoder = OutputDecoder(tokenizer, prompt_ids=range(5), stops=())
     (token,) = ids(tokenizer, b"a")
 
-    events = decoder.take([Output(1, (token,)), Output(1, (), error="engine_failed: it: died")])
+    events = decoder.take([Output(1, (token,)), Output(1, (), error=Failure("engine_failed", "it: died"))])
 
     assert events == [
         Delta("a", (token,)),

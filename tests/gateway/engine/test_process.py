@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from backends.errors import ModelError
+from gateway.batching.messages import Failure
 from gateway.engine.client_side.supervisor import RestartPolicy, Supervisor
 from tests.gateway.engine.making import (
     FOREVER,
@@ -71,7 +72,7 @@ async def test_killed_engine_fails_started_requests_and_comes_back(model_path: P
 
         assert told_s < start_s
         assert outputs[-1].error is not None
-        assert outputs[-1].error.startswith("engine_failed: ")
+        assert outputs[-1].error.code == "engine_failed"
         assert tokens_of(await read_to_end(client.submit(make_add()))) == expected
         assert client.num_restarts == 1
 
@@ -112,7 +113,9 @@ async def test_frozen_engine_is_closed_by_force(model_path: Path) -> None:
         frozen.suspend()
         stream = client.submit(make_add())
 
-    assert [output.error for output in await read_to_end(stream)] == ["server_shutdown: the server is shutting down"]
+    assert [output.error for output in await read_to_end(stream)] == [
+        Failure("server_shutdown", "the server is shutting down")
+    ]
     assert not frozen.is_running()
 
 
@@ -130,7 +133,7 @@ async def test_engine_that_keeps_dying_is_given_up(model_path: Path) -> None:
         outputs = await read_to_end(stream)
 
         assert outputs[-1].error is not None
-        assert outputs[-1].error.startswith("engine_failed: ")
+        assert outputs[-1].error.code == "engine_failed"
         await client.ended()
         assert client.state.phase == "failed"
         assert "died too often" in client.state.detail

@@ -63,8 +63,8 @@ def _this_task() -> asyncio.Task[Any]:  # Any: of the work
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Background work is always in the midst of a turn."""
-    for place in ("refresh.INTERVAL_S", "neighbours.MEETING_S", "usage.bookkeeper.SYNC_S"):
-        monkeypatch.setattr(f"gateway.tenants.{place}", 0.0)
+    for place in ("refresh.INTERVAL_S", "peers.MEETING_S", "recorder.SYNC_S"):
+        monkeypatch.setattr(f"gateway.tenants.tasks.{place}", 0.0)
 
 
 async def cancelled_everywhere(work: Work) -> int:
