@@ -56,7 +56,6 @@ class BackendCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     chat: bool
     """There is a chat template; without one, only text and token prompts are served."""
     adapters: bool = False
-    embeddings: bool = False
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,7 +177,6 @@ class KVPlan(msgspec.Struct, frozen=True, kw_only=True):
     num_blocks: int
     block_tokens: int
     bytes_per_block: int
-    adapter_bytes: int = 0
     dtype: str = ""
     """Of keys and values, for people."""
 

@@ -58,6 +58,18 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     logprobs: int | None = None
 
 
+class Share(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which tenant a request belongs to, what part of an engine is due to it, and with whom it shares prefixes."""
+
+    tenant: str = "default"
+    weight: float = 1.0
+    """Of the tenant, relative to others that wait for the same engine."""
+    priority: int = 0
+    """A bounded lead over other tenants; higher is sooner."""
+    prefix_scope: str = ""
+    """Requests of one scope may share what is computed for their prompts; empty, those of the tenant."""
+
+
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One completion to generate. `max_tokens=None` means "until the context is full"; `max_context` makes it smaller
     than the model's own.
@@ -72,16 +84,10 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
-    tenant: str = "default"
+    share: Share = Share()
     adapter: str | None = None
     prompt_logprobs: int | None = None
     max_context: int | None = None
-    weight: float = 1.0
-    """Of the tenant, when it shares an engine with others."""
-    priority: int = 0
-    """A bounded lead over other tenants; higher is sooner."""
-    prefix_scope: str = ""
-    """Requests of one scope may share what is computed for their prompts; empty, those of the tenant."""
     deadline_at: float | None = None
     """When the whole answer must be there, on the clock of `time.monotonic`; None is whenever it is."""
 

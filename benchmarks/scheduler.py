@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 
-from backends.generation import Sampling
+from backends.generation import Sampling, Share
 from backends.kv import BLOCK_TOKENS
 from benchmarks.record import Bar, Numbers, at_most, tables, write_result
 from gateway.batching.admission import AdmissionOrder, FirstComeFirstServed
@@ -85,7 +85,14 @@ def _commit(scheduler: Scheduler, plan: list[Chunk]) -> None:
 
 
 def _sequence(number: int, *, tenant: str) -> Sequence:
-    add = Add(id=number, token_ids=(1, 2), max_tokens=CONTEXT - 2, sampling=Sampling(), seed=number, tenant=tenant)
+    add = Add(
+        id=number,
+        token_ids=(1, 2),
+        max_tokens=CONTEXT - 2,
+        sampling=Sampling(),
+        seed=number,
+        share=Share(tenant=tenant),
+    )
     return Sequence(add, arrival=number, vocab_size=10)
 
 

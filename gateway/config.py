@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args
 import msgspec
 from msgspec import Meta
 
+from adapters.ref import AdapterRef
 from gateway.engine.config import EngineConfig
 from gateway.errors import ConfigError
 from gateway.tenants.auth.wrong_keys import DEFAULT_PER_MINUTE
@@ -53,16 +54,12 @@ class ModelConfig(EngineConfig, frozen=True, kw_only=True, forbid_unknown_fields
         return EngineConfig(**{name: getattr(self, name) for name in fields})
 
 
-class AdapterConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class AdapterConfig(AdapterRef, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[[adapters]]`: a LoRA adapter beside a served model. `path` is a PEFT folder, relative to the file's own."""
 
     name: Name
-    """What follows the colon in `model: "base:name"`."""
-    base: str
-    """Name of the served model that it was trained for."""
-    path: str
     tenants: tuple[Name, ...] = ()
-    """Who may use it; empty is every tenant that may use its base. For others it does not exist."""
+    """For tenants that are not named, the adapter does not exist."""
 
 
 class UsageConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 import msgspec
 
+from adapters.ref import AdapterRef
 from backends.api import Backend
 from gateway.batching.messages import EngineStats
 from gateway.engine.client_side.step_histograms import StepHistograms
@@ -15,16 +16,6 @@ from gateway.engine.messages import Ready
 from gateway.errors import ModelNotFound, ModelNotReady
 from gateway.tenants.identity import Tenant
 from gateway.tenants.limits.prices import FREE, Price
-
-
-class ServedAdapter(msgspec.Struct, frozen=True):
-    """An adapter of a model; no `tenants` are all that may use the model."""
-
-    name: str
-    tenants: tuple[str, ...] = ()
-
-    def is_for(self, tenant: Tenant) -> bool:
-        return not self.tenants or tenant.name in self.tenants
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,11 +29,11 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     facts: Callable[[], Ready | None] | None = None
     step_histograms: StepHistograms | None = None
     price: Price = FREE
-    adapters: tuple[ServedAdapter, ...] = ()
+    adapters: tuple[AdapterRef, ...] = ()
 
     def adapters_for(self, tenant: Tenant) -> list[str]:
         """Names of the adapters that this tenant may use, if it may use the model."""
-        return [adapter.name for adapter in self.adapters if adapter.is_for(tenant)]
+        return [adapter.name for adapter in self.adapters if not adapter.tenants or tenant.name in adapter.tenants]
 
     def has_adapter(self, name: str, tenant: Tenant) -> bool:
         """Whether its engine answers with it. Valid once the backend is ready."""

@@ -18,14 +18,14 @@ from backends.errors import BackendError
 from gateway import __version__
 from gateway.config import AdapterConfig, Config, ModelConfig
 from gateway.engine.backend import EngineBackend, start_engine_backend
-from gateway.engine.messages import AdapterFile, Load
+from gateway.engine.messages import Load
 from gateway.errors import ConfigError
 from gateway.models.hub import DownloadProgress, resolve_model
 from gateway.process.drain import Drain
 from gateway.process.gc_tuning import importing, spare_what_is_there
 from gateway.process.listener import PortInUse, bind, url_of
 from gateway.process.terminal import LoadProgress, announce_ready, configure_logs, console, machine_facts
-from gateway.routing import Models, ServedAdapter, ServedModel
+from gateway.routing import Models, ServedModel
 from gateway.tenants.store.errors import StoreCorrupt, StoreError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run(config: Config, *, source: str | None, data_dir: Path, key_hint: str, ad
 
 async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key_hint: str, admin_key: str) -> int:
     url = url_of(listener)
-    models, stop = Models(), Shutdown()
+    models, stop = Models(expected=[model.name or model.path for model in config.models]), Shutdown()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_engines(models))
         loading = await stack.enter_async_context(_in_a_task(_load_all(config, models, data_dir=data_dir)))
@@ -199,7 +199,7 @@ async def _start(
         model_path=str(path),
         runner=config.backend,
         engine=config.engine,
-        adapters=tuple(AdapterFile(adapter.name, adapter.path) for adapter in adapters),
+        adapters=adapters,
     )
     backend = await start_engine_backend(load, name=name)
     served = ServedModel(
@@ -209,7 +209,7 @@ async def _start(
         facts=lambda: backend.facts,
         step_histograms=backend.step_histograms,
         price=config.price,
-        adapters=tuple(ServedAdapter(adapter.name, adapter.tenants) for adapter in adapters),
+        adapters=adapters,
     )
     models.add(served)
     return backend

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from backends.generation import ChatPrompt, GenerateRequest, Message, Prompt, Sampling, TextPrompt, TokenPrompt
+from backends.generation import ChatPrompt, GenerateRequest, Message, Prompt, Sampling, Share, TextPrompt, TokenPrompt
 from gateway.api.schemas.bounds import MAX_PROMPTS
 from gateway.api.schemas.chat import ChatCompletionRequest, ChatMessage
 from gateway.api.schemas.completions import CompletionRequest
@@ -174,6 +174,13 @@ def _choices(
     stop = _stop(wire)
     age_s = time.perf_counter() - arrived_s
     deadline_at = None if wire.deadline_s is None else time.monotonic() + wire.deadline_s - age_s
+    tenant = caller.tenant
+    share = Share(
+        tenant=tenant.name,
+        weight=tenant.policy.weight,
+        priority=tenant.policy.priority,
+        prefix_scope=tenant.prefix_scope,
+    )
     return tuple(
         GenerateRequest(
             request_id=request_id if len(prompts) * n == 1 else f"{request_id}-{index * n + choice}",
@@ -183,11 +190,8 @@ def _choices(
             max_context=bounds.max_context,
             stop=stop,
             ignore_eos=bool(wire.ignore_eos),
-            tenant=caller.tenant.name,
+            share=share,
             adapter=adapter,
-            weight=caller.tenant.policy.weight,
-            priority=caller.tenant.policy.priority,
-            prefix_scope=caller.tenant.prefix_scope,
             prompt_logprobs=prompt_logprobs,
             deadline_at=deadline_at,
         )

@@ -168,15 +168,15 @@ class FairShare:
         return places * tenant.weight / self._total_weight
 
     def _enter(self, sequence: Sequence) -> TenantQueue:
-        tenant = self._tenants.get(sequence.tenant)
+        tenant = self._tenants.get(sequence.share.tenant)
         if tenant is None:
-            tenant = self._tenants[sequence.tenant] = TenantQueue()
+            tenant = self._tenants[sequence.share.tenant] = TenantQueue()
         if tenant.is_active:
             self._total_weight -= tenant.weight
         else:
             tenant.counter = max(tenant.counter, self._least())
             tenant.has_come = True
-        tenant.weight, tenant.priority = sequence.weight, sequence.priority
+        tenant.weight, tenant.priority = sequence.share.weight, sequence.share.priority
         self._total_weight += tenant.weight
         return tenant
 

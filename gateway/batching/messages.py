@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from backends.generation import Sampling
+from backends.generation import Sampling, Share
 
 
 class Add(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=True):
@@ -16,13 +16,9 @@ class Add(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=Tr
     sampling: Sampling
     seed: int
     stop_token_ids: tuple[int, ...] = ()
-    tenant: str = "default"
-    weight: float = 1.0
-    priority: int = 0
+    share: Share = Share()
     adapter: str | None = None
     prompt_logprobs: int | None = None
-    prefix_scope: str = ""
-    """Who shares what is computed for the prompt; empty, the tenant alone."""
     deadline_s: float | None = None
     """Seconds within which the whole answer is wanted, from when it was sent; the gateway aborts what is late."""
 

@@ -24,10 +24,8 @@ class Sequence:
 
     def __init__(self, add: Add, *, arrival: int, vocab_size: int) -> None:
         self.id = add.id
-        self.tenant = add.tenant
-        self.weight = add.weight
-        self.priority = add.priority
-        self.scope = add.prefix_scope or f"tenant {add.tenant}"
+        self.share = add.share
+        self.prefix_scope = add.share.prefix_scope or f"tenant {add.share.tenant}"
         """Who may share what is computed for its tokens."""
         self.adapter = add.adapter
         self.arrival = arrival

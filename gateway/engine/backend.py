@@ -183,8 +183,8 @@ class EngineBackend:
 
     def _place(self, request: GenerateRequest, facts: Ready) -> AbstractContextManager[AdmissionTicket]:
         return self._room.place(
-            tenant=request.tenant,
-            weight=request.weight,
+            tenant=request.share.tenant,
+            weight=request.share.weight,
             num_served=facts.max_sequences,
             is_short=_is_short_of_memory(self._supervisor.stats, facts),
         )

@@ -9,18 +9,12 @@ import struct
 
 import msgspec
 
+from adapters.ref import AdapterRef
 from gateway.batching.messages import Add, EngineStats, Output
 from gateway.engine.config import EngineConfig
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
-
-
-class AdapterFile(msgspec.Struct, frozen=True):
-    """A LoRA adapter to read beside the model."""
-
-    name: str
-    path: str
 
 
 class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
@@ -30,7 +24,7 @@ class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
     runner: str
     """Name of the runner, or `auto`."""
     engine: EngineConfig
-    adapters: tuple[AdapterFile, ...] = ()
+    adapters: tuple[AdapterRef, ...] = ()
 
 
 class Abort(msgspec.Struct, frozen=True, tag="abort"):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adapters import read_peft
+from adapters.peft import read_peft
 from backends.loading import open_model
 from backends.models.shapes import lora_shapes
 from backends.testing.models import FamilyName, ModelSizes, make_random_model, write_gguf_of

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from adapters.ref import AdapterRef
 from backends.api import Health
 from backends.testing.backend import FakeBackend
 from gateway.errors import ModelNotFound, ModelNotReady
-from gateway.routing import Models, Route, ServedAdapter, ServedModel
+from gateway.routing import Models, Route, ServedModel
 from gateway.tenants.identity import Tenant
 from gateway.tenants.policy import Policy
 
@@ -16,10 +17,14 @@ LAWYER = Tenant(name="lawyer", policy=Policy(default_adapter="law", aliases={"be
 NARROW = Tenant(name="narrow", policy=Policy(models=("qwen",)))
 
 
-LAW, TAX, VERSE = ServedAdapter("law"), ServedAdapter("tax", ("lawyer", "narrow")), ServedAdapter("verse", ("lawyer",))
+LAW, TAX, VERSE = (
+    AdapterRef(name="law", base="", path=""),
+    AdapterRef(name="tax", base="", path="", tenants=("lawyer", "narrow")),
+    AdapterRef(name="verse", base="", path="", tenants=("lawyer",)),
+)
 
 
-def _served(name: str, *adapters: ServedAdapter, ready: bool = True) -> ServedModel:
+def _served(name: str, *adapters: AdapterRef, ready: bool = True) -> ServedModel:
     backend = FakeBackend(health=Health(ready=ready, progress=0.5), adapters=bool(adapters))
     return ServedModel(name=name, backend=backend, adapters=adapters)
 
@@ -76,7 +81,7 @@ def test_adapters(requested: str, adapter: str) -> None:
 
 @pytest.mark.parametrize("requested", ["llama", "best", "llama:law", "poet", "llama:", "best:tax"])
 @pytest.mark.parametrize("declared", [(), (LAW, TAX, VERSE)])
-def test_never_without_the_adapter(requested: str, declared: tuple[ServedAdapter, ...]) -> None:
+def test_never_without_the_adapter(requested: str, declared: tuple[AdapterRef, ...]) -> None:
     """An engine that serves none does not answer with the model alone, which is another one, whatever is declared."""
     models = Models([ServedModel(name="llama", backend=FakeBackend(), adapters=declared)])
 

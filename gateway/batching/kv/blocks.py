@@ -80,7 +80,7 @@ class BlockAllocator:
         num_new = self._num_needed(num_tokens) - len(self._held[sequence.id])
         if num_new <= 0:
             return True
-        if num_new > self._num_available(sequence.scope, is_alone=len(self._held) == 1):
+        if num_new > self._num_available(sequence.prefix_scope, is_alone=len(self._held) == 1):
             return False
         self._add(sequence, num_new)
         return True
@@ -102,7 +102,7 @@ class BlockAllocator:
         for block in reversed(self._held.pop(sequence.id)):
             if not is_sound:
                 self._forget(block)
-            self._free_block(block, sequence.scope)
+            self._free_block(block, sequence.prefix_scope)
         sequence.num_cached_blocks = 0
 
     def blocks_of(self, sequence_id: int) -> list[int]:
@@ -127,7 +127,7 @@ class BlockAllocator:
     def _fits_behind(self, found: list[int], sequence: Sequence) -> bool:
         num_new = self._num_needed(sequence.num_known) - len(found)
         num_taken = sum(block in self._evictable for block in found)
-        available = self._num_available(sequence.scope, is_alone=not self._held)
+        available = self._num_available(sequence.prefix_scope, is_alone=not self._held)
         return num_new + len(self._held) <= available - num_taken
 
     def _num_needed(self, num_tokens: int) -> int:
@@ -172,7 +172,7 @@ class BlockAllocator:
     def _add(self, sequence: Sequence, num_new: int) -> None:
         blocks = self._held[sequence.id]
         for _ in range(num_new):
-            block = heapq.heappop(self._free) if self._free else self._evict(sequence.scope)
+            block = heapq.heappop(self._free) if self._free else self._evict(sequence.prefix_scope)
             self._num_holders[block] += 1
             blocks.append(block)
 

@@ -43,7 +43,7 @@ class HashChain:
         return (sequence.num_known - 1) // self.block_tokens
 
     def _root_of(self, sequence: Sequence) -> bytes:
-        return _hash(self._secret, repr((sequence.scope, sequence.adapter)).encode())
+        return _hash(self._secret, repr((sequence.prefix_scope, sequence.adapter)).encode())
 
 
 def _hash(parent: bytes, content: bytes) -> bytes:

@@ -57,7 +57,7 @@ class SlotAllocator:
         found = self._find(sequence)
         slot = self._take_place() if found is None else self._take_found(found)
         self._held[sequence.id] = slot
-        self._scopes[slot] = sequence.scope
+        self._scopes[slot] = sequence.prefix_scope
         return 0 if found is None else found.num_tokens
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:

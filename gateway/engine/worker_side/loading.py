@@ -8,7 +8,8 @@ from typing import Protocol
 
 import msgspec
 
-from adapters import Adapter, read_peft
+from adapters.peft import Adapter, read_peft
+from adapters.ref import AdapterRef
 from backends.api import KVLimit, KVPlan, LoadableModel, ModelInfo, Runner, RunnerCapabilities
 from backends.choice import RunnerChoice, choose_runner
 from backends.errors import UnsupportedModel
@@ -23,13 +24,13 @@ from gateway.batching.kv.prefix_index import PrefixIndex
 from gateway.batching.kv.slots import SlotAllocator
 from gateway.batching.loop import Loop
 from gateway.batching.scheduler import StepLimits
-from gateway.engine.messages import AdapterFile, Load, Progress, Ready
+from gateway.engine.messages import Load, Progress, Ready
 
 _SHOWN_DIGITS = 12
 
 
 def read_adapters(
-    files: Iterable[AdapterFile], runner: str, capabilities: RunnerCapabilities, model: LoadableModel, info: ModelInfo
+    files: Iterable[AdapterRef], runner: str, capabilities: RunnerCapabilities, model: LoadableModel, info: ModelInfo
 ) -> dict[str, Adapter]:
     """Adapters by name, all of them in memory. Raises `UnsupportedModel` where the runner cannot apply any, and
     `AdapterError` for one that is unsound or does not fit.

@@ -8,11 +8,12 @@ from typing import Any
 import httpx
 import pytest
 
+from adapters.ref import AdapterRef
 from backends.testing.backend import FakeBackend
 from gateway.app import Services, create_app
 from gateway.metrics import Metrics
 from gateway.process.drain import Drain
-from gateway.routing import Models, ServedAdapter, ServedModel
+from gateway.routing import Models, ServedModel
 from gateway.tenants.records import TenantConfig
 from tests.gateway.api.asgi import KEY, Socket
 from tests.gateway.api.conftest import ServedApp, chat, client_of
@@ -26,7 +27,7 @@ TENANTS = (
 
 
 def served_app_of(backend: FakeBackend) -> ServedApp:
-    adapters = (ServedAdapter("law"), ServedAdapter("tax", ("lawyer",)))
+    adapters = (AdapterRef(name="law", base="", path=""), AdapterRef(name="tax", base="", path="", tenants=("lawyer",)))
     models = Models([ServedModel(name="demo", backend=backend, created=1, adapters=adapters)])
     services = Services(models=models, directory=directory_of(TENANTS), metrics=Metrics(), drain=Drain())
     return ServedApp(create_app(services), services, backend)

@@ -66,7 +66,7 @@ async def test_every_field_reaches_the_backend(client: httpx.AsyncClient, served
     (request,) = served_app.backend.requests
     fields |= {"logit_bias": {5: -100.0}, "logprobs": 2}
     assert request.sampling == Sampling(**fields)
-    assert (request.max_tokens, request.stop, request.ignore_eos, request.tenant) == (9, ("x",), True, "acme")
+    assert (request.max_tokens, request.stop, request.ignore_eos, request.share.tenant) == (9, ("x",), True, "acme")
 
 
 async def test_top_k_minus_one_is_off(client: httpx.AsyncClient, served_app: ServedApp) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from backends.api import AdapterWeights, KVLimit, LoadableModel
-from backends.generation import Sampling
+from backends.generation import Sampling, Share
 from backends.kv import BLOCK_TOKENS
 from backends.models.spec import ModelSpec
 from backends.testing.fake import FakeFaults, FakeRunner
@@ -127,7 +127,7 @@ def make_add(
         seed=number,
         stop_token_ids=stop_token_ids,
         prompt_logprobs=prompt_logprobs,
-        tenant=tenant,
+        share=Share(tenant=tenant),
     )
 
 

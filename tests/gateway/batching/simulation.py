@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from backends.generation import Share
 from gateway.batching.admission import AdmissionOrder
 from gateway.batching.kv.slots import SlotAllocator
 from gateway.batching.scheduler import Scheduler, StepLimits
@@ -82,13 +83,12 @@ class Simulation:
     def _count(self, sequence: Sequence, end: int) -> None:
         before = self._service.get(sequence.id, 0)
         for position in range(before, end):
-            self.served[sequence.tenant] += 1 if position < sequence.num_prompt else 2
+            self.served[sequence.share.tenant] += 1 if position < sequence.num_prompt else 2
         self._service[sequence.id] = max(before, end)
 
 
 def _sequence(number: int, job: Job) -> Sequence:
     add = make_add(number, prompt=range(job.num_prompt), max_tokens=job.max_tokens)
-    add = msgspec.structs.replace(
-        add, tenant=job.tenant, weight=job.weight, priority=job.priority, deadline_s=job.deadline_s
-    )
+    share = Share(tenant=job.tenant, weight=job.weight, priority=job.priority)
+    add = msgspec.structs.replace(add, share=share, deadline_s=job.deadline_s)
     return Sequence(add, arrival=number, vocab_size=VOCAB)

@@ -226,7 +226,7 @@ class Kept(RuleBasedStateMachine):
                 continue
             holders = [other for other in self.held if block in self.blocks.blocks_of(other) and other != one.id]
             assert not holders
-            self.memory[block] = (one.tenant, one.token_ids[: (number + 1) * SIZE])
+            self.memory[block] = (one.share.tenant, one.token_ids[: (number + 1) * SIZE])
 
 
 Kept.TestCase.settings = settings(

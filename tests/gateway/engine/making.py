@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from backends.api import Runner
-from backends.generation import Delta, Done, Event, Failed, GenerateRequest, Prompt, Sampling, TokenPrompt
+from backends.generation import Delta, Done, Event, Failed, GenerateRequest, Prompt, Sampling, Share, TokenPrompt
 from backends.testing.fake import FakeFaults, FakeRunner
 from gateway.batching.messages import Add, Output
 from gateway.engine.backend import EngineBackend, start_engine_backend
@@ -127,7 +127,7 @@ def make_request(
         ignore_eos=True,
         adapter=adapter,
         deadline_at=None if deadline_s is None else time.monotonic() + deadline_s,
-        tenant=tenant,
+        share=Share(tenant=tenant),
     )
 
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from adapters import AdapterError
+from adapters.errors import AdapterError
+from adapters.ref import AdapterRef
 from backends.api import AdapterWeights, LoadableModel, ModelInfo, Runner, RunnerCapabilities
 from backends.errors import ModelError, RequestError, UnsupportedModel
 from backends.loading import open_model
 from backends.models.shapes import lora_shapes
 from backends.testing.fake import FakeRunner
-from gateway.engine.messages import AdapterFile, Load
+from gateway.engine.messages import Load
 from gateway.engine.worker_side.inline import start_inline
 from gateway.engine.worker_side.loading import LoadedEngine, load_engine, read_adapters
 from tests.gateway.engine.conftest import SIZES
@@ -50,7 +51,7 @@ def create(name: str, *, threads: int, exact: bool, device: str) -> Runner:
     return AdaptingRunner()
 
 
-def write_adapter(folder: Path, *, rank: int = RANK) -> AdapterFile:
+def write_adapter(folder: Path, *, rank: int = RANK) -> AdapterRef:
     """For q of the one layer of the model."""
     hidden, name = SIZES.hidden_size, "base_model.model.model.layers.0.self_attn.q_proj"
     folder.mkdir()
@@ -62,10 +63,10 @@ def write_adapter(folder: Path, *, rank: int = RANK) -> AdapterFile:
         f"{name}.lora_B.weight": np.ones((hidden, rank), np.float32),
     }
     save_file(tensors, folder / "adapter_model.safetensors")
-    return AdapterFile(folder.name, str(folder))
+    return AdapterRef(name=folder.name, base="fake", path=str(folder))
 
 
-def with_adapters(load: Load, *files: AdapterFile) -> Load:
+def with_adapters(load: Load, *files: AdapterRef) -> Load:
     return msgspec.structs.replace(load, adapters=files)
 
 
@@ -154,7 +155,9 @@ async def test_without_any(model_path: Path) -> None:
 
 async def test_the_reason_arrives(model_path: Path, tmp_path: Path) -> None:
     """What ends the engine is what the operator reads."""
-    load = msgspec.structs.replace(make_load(model_path), adapters=(AdapterFile("law", str(tmp_path / "gone")),))
+    load = msgspec.structs.replace(
+        make_load(model_path), adapters=(AdapterRef(name="law", base="fake", path=str(tmp_path / "gone")),)
+    )
 
     with pytest.raises(ModelError, match="gone: no such folder"):
         async with running(load, start=lambda name, theirs: start_inline(name, theirs, create=create)):

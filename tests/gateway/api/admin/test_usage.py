@@ -13,9 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
+from adapters.ref import AdapterRef
 from backends.errors import Overloaded
 from backends.testing.backend import FakeBackend, Script
-from gateway.routing import Models, ServedAdapter, ServedModel
+from gateway.routing import Models, ServedModel
 from gateway.tenants.service import open_tenancy
 from tests.gateway.api.admin.conftest import ADMIN_KEY
 from tests.gateway.api.asgi import Connection, scope_of
@@ -96,7 +97,9 @@ async def test_a_row_starts_at_arrival(opened: Opened, monkeypatch: pytest.Monke
 
 async def test_an_adapter_is_written_down(opened: Opened) -> None:
     """Under its whole name, so that its part of a model's usage can be seen."""
-    served = ServedModel(name="demo", backend=FakeBackend(adapters=True), adapters=(ServedAdapter("law"),))
+    served = ServedModel(
+        name="demo", backend=FakeBackend(adapters=True), adapters=(AdapterRef(name="law", base="", path=""),)
+    )
     async with opened(models=Models([served])) as admin_app:
         for model in ("demo", "demo:law"):
             await admin_app.tenant_client.post(CHAT, json=chat(model=model))
