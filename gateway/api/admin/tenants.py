@@ -11,6 +11,7 @@ from litestar.params import FromPath, QueryParameter
 from msgspec import Meta
 
 from gateway.api.admin.context import PAGE, AdminContext, After, AnyRequest, Deleted, Limit, Page, merged, page_of
+from gateway.api.admin.description import DELETED, KEY, NEW_KEY, ORGANISATION, TENANT, described, page_example
 from gateway.api.auth import ADMIN_READ, ADMIN_WRITE
 from gateway.api.decode import RequestDecoder
 from gateway.tenants.records import (
@@ -41,41 +42,92 @@ _tenants = RequestDecoder(TenantSpec, {})
 
 
 def tenant_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
-    @get(ORGANISATIONS, opt=ADMIN_READ)
+    @get(
+        ORGANISATIONS,
+        opt=described(ADMIN_READ, answer=page_example(ORGANISATION), problems=(400,)),
+        operation_id="listOrganisations",
+        summary="Organisations",
+    )
     async def organisations(after: After = "", limit: Limit = PAGE) -> Page[OrganisationRecord]:
         async with desk.session() as session:
             return page_of(await list_organisations(session, after=after, limit=limit + 1), limit=limit)
 
-    @post(ORGANISATIONS, opt=ADMIN_WRITE)
+    @post(
+        ORGANISATIONS,
+        opt=described(
+            ADMIN_WRITE, request=OrganisationSpec, example={"name": "Acme"}, answer=ORGANISATION, problems=(409,)
+        ),
+        operation_id="createOrganisation",
+        summary="Create an organisation",
+    )
     async def new_organisation(request: AnyRequest) -> OrganisationRecord:
         spec = await desk.body(request, _organisations)
         async with desk.change(request) as change:
             return await create_organisation(change, spec.name)
 
-    @get(TENANTS, opt=ADMIN_READ)
+    @get(
+        TENANTS,
+        opt=described(ADMIN_READ, answer=page_example(TENANT), problems=(400,)),
+        operation_id="listTenants",
+        summary="Tenants in the order of creation",
+    )
     async def tenants(after: After = "", limit: Limit = PAGE) -> Page[TenantRecord]:
         async with desk.session() as session:
             return page_of(await list_tenants(session, after=after, limit=limit + 1), limit=limit)
 
-    @post(TENANTS, opt=ADMIN_WRITE)
+    @post(
+        TENANTS,
+        opt=described(
+            ADMIN_WRITE,
+            request=TenantSpec,
+            example={"name": "acme", "limits": {"requests_per_minute": 60}, "max_output_tokens": 2000},
+            answer=TENANT,
+            problems=(409,),
+        ),
+        operation_id="createTenant",
+        summary="Create a tenant",
+    )
     async def new_tenant(request: AnyRequest) -> TenantRecord:
         spec = await desk.body(request, _tenants)
         async with desk.change(request) as change:
             return await create_tenant(change, spec)
 
-    @get(TENANTS + "/{tenant:str}", opt=ADMIN_READ)
+    @get(
+        TENANTS + "/{tenant:str}",
+        opt=described(ADMIN_READ, answer=TENANT, problems=(404,)),
+        operation_id="retrieveTenant",
+        summary="One tenant, by name or id",
+    )
     async def tenant(tenant: FromPath[str]) -> TenantRecord:
         async with desk.session() as session:
             return await tenant_record(session, await find_tenant(session, tenant))
 
-    @patch(TENANTS + "/{tenant:str}", opt=ADMIN_WRITE)
+    @patch(
+        TENANTS + "/{tenant:str}",
+        opt=described(
+            ADMIN_WRITE,
+            request=TenantSpec,
+            example={"max_output_tokens": 3, "limits": {"requests_per_minute": None}},
+            answer=TENANT,
+            problems=(409,),
+        ),
+        operation_id="updateTenant",
+        summary="Change a tenant",
+        description="A JSON merge patch: fields left out stay, null takes one back to its default.",
+    )
     async def changed_tenant(request: AnyRequest, tenant: FromPath[str]) -> TenantRecord:
         given = await desk.fields(request)
         async with desk.change(request) as change:
             current = await tenant_record(change.session, await find_tenant(change.session, tenant))
             return await update_tenant(change, tenant, merged(spec_of(current), given))
 
-    @delete(TENANTS + "/{tenant:str}", opt=ADMIN_WRITE, status_code=200)
+    @delete(
+        TENANTS + "/{tenant:str}",
+        opt=described(ADMIN_WRITE, answer=DELETED, problems=(404, 409)),
+        operation_id="deleteTenant",
+        summary="Delete a tenant and revoke its keys; its usage stays",
+        status_code=200,
+    )
     async def deleted_tenant(request: AnyRequest, tenant: FromPath[str]) -> Deleted:
         async with desk.change(request) as change:
             return Deleted(id=await delete_tenant(change, tenant))
@@ -87,41 +139,69 @@ KEYS = "/admin/v1/keys"
 _MAX_OVERLAP_S = 30 * 86400
 
 
-class KeyRotation(msgspec.Struct, frozen=True, kw_only=True):
+class Rotation(msgspec.Struct, frozen=True, kw_only=True):
     """How long the old key stays good beside the new one."""
 
     overlap_s: Annotated[float, Meta(ge=0, le=_MAX_OVERLAP_S)] = 0.0
 
 
 _keys = RequestDecoder(KeySpec, {})
-_rotations = RequestDecoder(KeyRotation, {})
+_rotations = RequestDecoder(Rotation, {})
 OfTenant = Annotated[str | None, QueryParameter(max_length=128, description="Name or id of a tenant")]
 
 
 def key_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
-    @get(KEYS, opt=ADMIN_READ)
+    @get(
+        KEYS,
+        opt=described(ADMIN_READ, answer=page_example(KEY), problems=(400, 404)),
+        operation_id="listKeys",
+        summary="Keys without their secrets",
+    )
     async def keys(tenant: OfTenant = None, after: After = "", limit: Limit = PAGE) -> Page[KeyRecord]:
         async with desk.session() as session:
             return page_of(await list_keys(session, tenant=tenant, after=after, limit=limit + 1), limit=limit)
 
-    @post(KEYS, opt=ADMIN_WRITE)
+    @post(
+        KEYS,
+        opt=described(
+            ADMIN_WRITE, request=KeySpec, example={"tenant": "acme", "name": "ci"}, answer=NEW_KEY, problems=(409,)
+        ),
+        operation_id="createKey",
+        summary="Create a key; the one time that it is shown",
+    )
     async def new_key(request: AnyRequest) -> NewKey:
         spec = await desk.body(request, _keys)
         async with desk.change(request) as change:
             return await create_key(change, spec)
 
-    @get(KEYS + "/{key:str}", opt=ADMIN_READ)
+    @get(
+        KEYS + "/{key:str}",
+        opt=described(ADMIN_READ, answer=KEY, problems=(404,)),
+        operation_id="retrieveKey",
+        summary="One key without its secret",
+    )
     async def key(key: FromPath[str]) -> KeyRecord:
         async with desk.session() as session:
             return await find_key(session, key)
 
-    @post(KEYS + "/{key:str}/rotate", opt=ADMIN_WRITE)
+    @post(
+        KEYS + "/{key:str}/rotate",
+        opt=described(ADMIN_WRITE, request=Rotation, example={"overlap_s": 3600}, answer=NEW_KEY, problems=(409,)),
+        operation_id="rotateKey",
+        summary="A new key like an old one, which ends after an overlap",
+    )
     async def rotated_key(request: AnyRequest, key: FromPath[str]) -> NewKey:
         rotation = await desk.body(request, _rotations)
         async with desk.change(request) as change:
             return await rotate_key(change, key, overlap_s=rotation.overlap_s)
 
-    @delete(KEYS + "/{key:str}", opt=ADMIN_WRITE, status_code=200)
+    @delete(
+        KEYS + "/{key:str}",
+        opt=described(ADMIN_WRITE, answer=DELETED, problems=(404, 409)),
+        operation_id="revokeKey",
+        summary="Revoke a key, everywhere within a second",
+        status_code=200,
+    )
     async def revoked_key(request: AnyRequest, key: FromPath[str]) -> Deleted:
         async with desk.change(request) as change:
             await revoke_key(change, key)

@@ -14,13 +14,14 @@ from litestar.params import QueryParameter
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gateway.api.admin.context import PAGE, AdminContext, After, Limit, Page, page_of
+from gateway.api.admin.description import AUDIT_ENTRY, USAGE_SUM, USED_REQUEST, described, page_example
 from gateway.api.auth import ADMIN_READ
 from gateway.errors import InvalidRequest
 from gateway.tenants.records import AuditRecord
 from gateway.tenants.store.audit import first_broken, list_audit
 from gateway.tenants.store.tenants import find_tenant
 from gateway.tenants.store.usage import Grouping, UsageSpan, UsageSum, list_usage, sum_usage
-from gateway.tenants.usage.entry import UsageRecord
+from gateway.tenants.usage.entry import UsageEntry, UsageRecord
 
 AUDIT = "/admin/v1/audit"
 AfterNumber = Annotated[
@@ -36,12 +37,22 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def audit_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
-    @get(AUDIT, opt=ADMIN_READ)
+    @get(
+        AUDIT,
+        opt=described(ADMIN_READ, answer=page_example(AUDIT_ENTRY), problems=(400,)),
+        operation_id="listAudit",
+        summary="What operators did, oldest first",
+    )
     async def audit(after: AfterNumber = 0, limit: Limit = PAGE) -> Page[AuditRecord]:
         async with desk.session() as session:
             return page_of(await list_audit(session, after=after, limit=limit + 1), limit=limit)
 
-    @get(AUDIT + "/verify", opt=ADMIN_READ)
+    @get(
+        AUDIT + "/verify",
+        opt=described(ADMIN_READ, answer={"whole": True, "broken_at": None}),
+        operation_id="verifyAudit",
+        summary="Whether the log is whole",
+    )
     async def verdict() -> Verdict:
         async with desk.session() as session:
             broken_at = await first_broken(session)
@@ -65,7 +76,15 @@ AnyResponse = Response[Any]  # Any: a page, or its lines as bytes
 
 
 def usage_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
-    @get(USAGE, opt=ADMIN_READ)
+    @get(
+        USAGE,
+        opt=described(
+            ADMIN_READ, response=Page[UsageSum], answer=page_example(USAGE_SUM), also="text/csv", problems=(400, 404)
+        ),
+        operation_id="sumUsage",
+        summary="What was used, summed up",
+        description="By whole hours. `format=csv` answers with text/csv.",
+    )
     async def usage(
         tenant: OfTenant = None,
         start: Since = 0,
@@ -79,7 +98,19 @@ def usage_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
             sums = await sum_usage(session, await _span(session, tenant, start, end), groups)
         return _answer(Page(data=sums, has_more=False), UsageSum, format)
 
-    @get(USAGE + "/requests", opt=ADMIN_READ)
+    @get(
+        USAGE + "/requests",
+        opt=described(
+            ADMIN_READ,
+            response=Page[UsageEntry],
+            answer=page_example(USED_REQUEST),
+            also="text/csv",
+            problems=(400, 404),
+        ),
+        operation_id="listUsage",
+        summary="Every request, in the order of its end",
+        description="`format=csv` answers with text/csv, and `x-has-more` tells whether to go on.",
+    )
     async def requests(
         tenant: OfTenant = None,
         start: Since = 0,

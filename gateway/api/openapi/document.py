@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from gateway import __version__
+from gateway.api.openapi.admin_operations import admin_operations
 from gateway.api.openapi.operation import Json, Operation
 from gateway.api.openapi.operations import OPERATIONS
 from gateway.api.schemas.chat import CancelFrame, EndFrame, SocketRequest
@@ -41,7 +42,7 @@ _WITH_BODY = (400, 404, 413, 415)
 def document() -> Json:
     """The whole document as plain values."""
     paths: dict[str, Json] = {}
-    for operation in OPERATIONS:
+    for operation in _operations():
         paths.setdefault(operation.path, {})[operation.method] = _described(operation)
     return {
         "openapi": "3.1.0",
@@ -60,6 +61,11 @@ def document() -> Json:
             "responses": {f"Problem{status}": _problem(text) for status, text in _PROBLEMS.items()},
         },
     }
+
+
+@cache
+def _operations() -> tuple[Operation, ...]:
+    return (*OPERATIONS, *admin_operations())
 
 
 @cache
@@ -147,7 +153,7 @@ def _schemas() -> Json:
 def _components() -> tuple[dict[object, Json], Json]:
     """References by type, and the schemas by name."""
     kinds: set[Any] = {ErrorObject, SocketRequest, CancelFrame, EndFrame}
-    for operation in OPERATIONS:
+    for operation in _operations():
         named = (operation.request, operation.response, operation.chunk, operation.unready)
         kinds.update(kind for kind in named if kind)
     ordered = sorted(kinds, key=str)

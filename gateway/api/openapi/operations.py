@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from gateway.api.openapi.admin_operations import ADMIN_OPERATIONS
 from gateway.api.openapi.operation import Operation
 from gateway.api.schemas.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionRequest
 from gateway.api.schemas.common import Live, ModelList, ModelObject, Readiness
@@ -47,7 +46,7 @@ _COMPLETION_ANSWER = {
     "usage": _USAGE,
 }
 
-OPERATIONS = (
+OPERATIONS: tuple[Operation, ...] = (
     Operation(
         path="/v1/chat/completions",
         method="post",
@@ -142,5 +141,4 @@ OPERATIONS = (
         answer={"openapi": "3.1.0"},
         is_public=True,
     ),
-    *ADMIN_OPERATIONS,
 )

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.api.openapi.admin_operations import ADMIN_OPERATIONS
+from gateway.api.openapi.admin_operations import admin_operations
 from tests.gateway.api.admin.conftest import ADMIN_KEY
 from tests.gateway.api.asgi import KEY
 from tests.gateway.api.conftest import ServedApp, chat, client_of
@@ -129,7 +129,7 @@ async def test_the_log(operator: httpx.AsyncClient) -> None:
 
 
 ROUTES = [
-    (operation.method.upper(), operation.path.format(tenant="acme", key="key_1")) for operation in ADMIN_OPERATIONS
+    (operation.method.upper(), operation.path.format(tenant="acme", key="key_1")) for operation in admin_operations()
 ]
 
 
