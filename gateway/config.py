@@ -5,6 +5,7 @@ An unknown or wrong key ends start-up; the message names file, line and the near
 
 from __future__ import annotations
 
+import logging
 import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -21,6 +22,10 @@ from gateway.tenants.auth.wrong_keys import DEFAULT_PER_MINUTE
 from gateway.tenants.limits.prices import FREE, Price
 from gateway.tenants.policy import Name
 from gateway.tenants.records import TenantConfig
+
+_log = logging.getLogger("gateway.config")
+_FORMER_KEYS = {("models", "prefill_stretch"): "max_decode_slowdown"}
+"""(table, former key) → the key that replaced it."""
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,6 +98,7 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    _rename_former_keys(path, data)
     unknown = [_describe(path, text, keys, fields) for keys, fields in _unknown_keys(data, Config, ())]
     if unknown:
         raise ConfigError("\n".join(unknown))
@@ -100,6 +106,19 @@ def load_config(path: Path) -> Config:
         return _beside(path, msgspec.convert(data, Config))
     except msgspec.ValidationError as error:
         raise ConfigError(_wrong_value(path, text, str(error))) from None
+
+
+def _rename_former_keys(path: Path, data: dict[str, Any]) -> None:  # Any: TOML values before they are checked
+    """Give keys with a former name their new one, and log that once. Raises `ConfigError` where both are set."""
+    for (table, former), name in _FORMER_KEYS.items():
+        entries = data.get(table, [])
+        found = [entry for entry in entries if former in entry] if isinstance(entries, list) else []
+        if any(name in entry for entry in found):
+            raise ConfigError(f"{path}: {table}.{former} is the former name of {name}; keep only {name}")
+        for entry in found:
+            entry[name] = entry.pop(former)
+        if found:
+            _log.warning("%s: %s.%s is now called %s; the former name still works", path, table, former, name)
 
 
 def _beside(path: Path, config: Config) -> Config:

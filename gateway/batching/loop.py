@@ -54,10 +54,10 @@ class Loop:
         kv: KVAllocator,
         order: AdmissionOrder,
         vocab_size: int,
-        stretch: float = 0.0,
+        max_slowdown: float = 0.0,
         adapters: Mapping[str, AdapterWeights] | None = None,
     ) -> None:
-        """`stretch` as in `PrefillBudget`; `adapters` are all that sequences may name, loaded or not."""
+        """`max_slowdown` as in `PrefillBudget`; `adapters` are all that sequences may name, loaded or not."""
         self._runner = runner
         capabilities = runner.capabilities()
         # Logits that are on the host already are sampled faster here: measured, see docs/why.md.
@@ -68,7 +68,7 @@ class Loop:
         self._limits = limits
         self._kv = kv
         self._vocab_size = vocab_size
-        self._prefill_budget = PrefillBudget(stretch=stretch, most_tokens=limits.max_step_tokens)
+        self._prefill_budget = PrefillBudget(max_slowdown=max_slowdown, most_tokens=limits.max_step_tokens)
         self._adapters = dict(adapters or {})
         self._adapter_slots = AdapterSlots(capabilities.lora_slots)
         self._scheduler = Scheduler(limits, kv, order, self._prefill_budget, self._adapter_slots)

@@ -13,18 +13,18 @@ _MARGIN = 0.75
 class PrefillBudget:
     """Learns what a step takes that only decodes, and what each prompt token adds to it."""
 
-    def __init__(self, *, stretch: float, most_tokens: int) -> None:
-        """A step may take `stretch` times as long for prompts as without; 0 is no limit. `most_tokens` is the limit."""
-        self._stretch = stretch
+    def __init__(self, *, max_slowdown: float, most_tokens: int) -> None:
+        """A step may take `max_slowdown` times as long for prompts as without; 0 is no limit. `most_tokens` is the limit."""
+        self._max_slowdown = max_slowdown
         self._most_tokens = most_tokens
         self._decode_s: float | None = None
         self._token_s: float | None = None
 
     def prompt_tokens(self, *, num_decoding: int) -> int:
         """How many tokens of prompts the next step takes at most beside so many sequences that decode."""
-        if not num_decoding or not self._stretch or self._decode_s is None or not self._token_s:
+        if not num_decoding or not self._max_slowdown or self._decode_s is None or not self._token_s:
             return self._most_tokens
-        room_s = self._decode_s * (self._stretch * _MARGIN - 1.0)
+        room_s = self._decode_s * (self._max_slowdown * _MARGIN - 1.0)
         fitting = int(room_s / self._token_s) // LEAST_TOKENS * LEAST_TOKENS
         return min(max(fitting, LEAST_TOKENS), self._most_tokens)
 

@@ -101,7 +101,7 @@ class Scheduler:
         self._kv = kv
         self._order = order
         self._adapters = adapters or AdapterSlots(0)
-        self._prefill_budget = prefill_budget or PrefillBudget(stretch=0.0, most_tokens=limits.max_step_tokens)
+        self._prefill_budget = prefill_budget or PrefillBudget(max_slowdown=0.0, most_tokens=limits.max_step_tokens)
         self._running: dict[int, Sequence] = {}
         self._max_running = limits.max_sequences
         self.num_preempted = 0

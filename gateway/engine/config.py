@@ -40,7 +40,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Admission order: `fair` (least-served tenant first, by weight) or `fcfs` (first come, first served)."""
     prefix_cache: bool = True
     """Keep what was computed for prompts, and reuse it for prompts with the same prefix; never across tenants."""
-    prefill_stretch: Annotated[float, Meta(ge=0, le=1000)] = 3.0
+    max_decode_slowdown: Annotated[float, Meta(ge=0, le=1000)] = 3.0
     """How many times longer a step may take for prefill while other sequences decode; 0 sets no limit."""
     exact: bool = False
     """Compute quantized weights with fp32 activations: slower, the engine's reference path."""

@@ -71,3 +71,25 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     """A path that is not there is an error, never a silent default."""
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "absent.toml")
+
+
+def test_a_former_key_goes_on_working(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is read as its new name, which is logged once however many models have it."""
+    path = tmp_path / "hostelry.toml"
+    path.write_text('[[models]]\npath = "a"\nprefill_stretch = 2.5\n[[models]]\npath = "b"\nprefill_stretch = 0\n')
+
+    config = load_config(path)
+
+    assert [model.max_decode_slowdown for model in config.models] == [2.5, 0.0]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: models.prefill_stretch is now called max_decode_slowdown; the former name still works"
+    ]
+
+
+def test_both_names_of_a_key_are_refused(tmp_path: Path) -> None:
+    """Nobody could tell which one counts."""
+    path = tmp_path / "hostelry.toml"
+    path.write_text('[[models]]\npath = "a"\nprefill_stretch = 2\nmax_decode_slowdown = 3\n')
+
+    with pytest.raises(ConfigError, match="former name of max_decode_slowdown; keep only max_decode_slowdown"):
+        load_config(path)

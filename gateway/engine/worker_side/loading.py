@@ -129,7 +129,7 @@ def load_engine(
         kv=_kv(plan, has_prefixes=has_prefixes),
         order=FairShare() if load.engine.scheduling == "fair" else FirstComeFirstServed(),
         vocab_size=info.vocab_size,
-        stretch=load.engine.prefill_stretch,
+        max_slowdown=load.engine.max_decode_slowdown,
         adapters={name: adapter.weights for name, adapter in adapters.items()},
     )
     ready = _ready(load, choice, model.spec, info, plan, limits)

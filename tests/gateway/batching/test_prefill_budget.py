@@ -11,7 +11,7 @@ from gateway.batching.scheduler import Scheduler, StepLimits
 from gateway.batching.sequence import Sequence
 from tests.gateway.batching.making import VOCAB, make_add
 
-STRETCH = 3.0
+MAX_SLOWDOWN = 3.0
 
 
 def run(prefill_budget: PrefillBudget, *, decode_s: float, token_s: float, steps: int = 50) -> list[float]:
@@ -27,18 +27,18 @@ def run(prefill_budget: PrefillBudget, *, decode_s: float, token_s: float, steps
 @pytest.mark.parametrize("token_s", [0.0001, 0.0005, 0.001])
 def test_steps_with_prompts_stay_within_the_stretch(token_s: float) -> None:
     """Once a decode step and the cost of a token are known; and most of what is allowed is used."""
-    prefill_budget = PrefillBudget(stretch=STRETCH, most_tokens=256)
+    prefill_budget = PrefillBudget(max_slowdown=MAX_SLOWDOWN, most_tokens=256)
     prefill_budget.note(0.010, num_decoding=8, num_prompt_tokens=0)
 
     _, *later = run(prefill_budget, decode_s=0.010, token_s=token_s)
 
-    assert max(later) <= STRETCH * 0.010
-    assert sum(later) / len(later) >= 0.55 * STRETCH * 0.010
+    assert max(later) <= MAX_SLOWDOWN * 0.010
+    assert sum(later) / len(later) >= 0.55 * MAX_SLOWDOWN * 0.010
 
 
 def test_prompts_never_starve() -> None:
     """However slow they make a step."""
-    prefill_budget = PrefillBudget(stretch=STRETCH, most_tokens=256)
+    prefill_budget = PrefillBudget(max_slowdown=MAX_SLOWDOWN, most_tokens=256)
     prefill_budget.note(0.001, num_decoding=1, num_prompt_tokens=0)
 
     run(prefill_budget, decode_s=0.001, token_s=1.0)
@@ -48,7 +48,10 @@ def test_prompts_never_starve() -> None:
 
 def test_nobody_decodes_nobody_is_late() -> None:
     """A prompt alone gets whole steps; so it does without a limit."""
-    paced, free = PrefillBudget(stretch=STRETCH, most_tokens=256), PrefillBudget(stretch=0, most_tokens=256)
+    paced, free = (
+        PrefillBudget(max_slowdown=MAX_SLOWDOWN, most_tokens=256),
+        PrefillBudget(max_slowdown=0, most_tokens=256),
+    )
     for prefill_budget in (paced, free):
         prefill_budget.note(0.001, num_decoding=1, num_prompt_tokens=0)
         run(prefill_budget, decode_s=0.001, token_s=1.0)
@@ -59,7 +62,7 @@ def test_nobody_decodes_nobody_is_late() -> None:
 
 def test_the_cost_of_tokens_is_learned_from_prompts_alone() -> None:
     """The first prompt beside a stream is paced already."""
-    prefill_budget = PrefillBudget(stretch=STRETCH, most_tokens=256)
+    prefill_budget = PrefillBudget(max_slowdown=MAX_SLOWDOWN, most_tokens=256)
     prefill_budget.note(0.256, num_decoding=0, num_prompt_tokens=256)
     prefill_budget.note(0.010, num_decoding=1, num_prompt_tokens=0)
 
@@ -69,7 +72,7 @@ def test_the_cost_of_tokens_is_learned_from_prompts_alone() -> None:
 def test_the_scheduler_asks_for_every_step() -> None:
     """The first step is free, the next one knows what the first one's sequence can bear."""
     limits = StepLimits(max_sequences=4, max_step_tokens=64, max_context=256)
-    prefill_budget = PrefillBudget(stretch=STRETCH, most_tokens=64)
+    prefill_budget = PrefillBudget(max_slowdown=MAX_SLOWDOWN, most_tokens=64)
     scheduler = Scheduler(
         limits, BlockAllocator(num_blocks=64, block_tokens=16), FirstComeFirstServed(), prefill_budget
     )
