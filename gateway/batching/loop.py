@@ -242,8 +242,8 @@ class Loop:
             return self._fail(sequence, sampled.error)
         sequence.append(sampled.token_id)
         self._num_generated += 1
-        scores = sequence.take_scores()
-        if any(math.isnan(score.logprob) for score in scores):
+        scores = () if sequence.prompt_logprobs is None else sequence.take_scores()
+        if scores and any(math.isnan(score.logprob) for score in scores):
             return self._fail(sequence, NOT_FINITE)
         reason = sequence.finish_reason(max_context=self._limits.max_context)
         if reason is not None:

@@ -14,7 +14,7 @@ class PrefillBudget:
     """Learns what a step takes that only decodes, and what each prompt token adds to it."""
 
     def __init__(self, *, max_slowdown: float, most_tokens: int) -> None:
-        """A step may take `max_slowdown` times as long for prompts as without; 0 is no limit. `most_tokens` is the limit."""
+        """A step may take `max_slowdown` times as long for prompts as without; 0 is no limit, as is `most_tokens`."""
         self._max_slowdown = max_slowdown
         self._most_tokens = most_tokens
         self._decode_s: float | None = None

@@ -33,6 +33,7 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     sequence: Sequence
     start: int
     end: int
+    num_tokens: int
     num_prompt_tokens: int
     samples: bool
     """Whether its last logits give the next token."""
@@ -42,10 +43,6 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """Positions whose logits score the prompt token that follows; after a preemption, the rest of them."""
     num_preemptions: int
     """Of the sequence, when it was planned; what is computed for it means nothing after the next one."""
-
-    @property
-    def num_tokens(self) -> int:
-        return self.end - self.start
 
 
 def make_chunk(sequence: Sequence, num_tokens: int, *, reaches_end: bool) -> Chunk:
@@ -59,6 +56,7 @@ def make_chunk(sequence: Sequence, num_tokens: int, *, reaches_end: bool) -> Chu
         sequence=sequence,
         start=start,
         end=end,
+        num_tokens=num_tokens,
         num_prompt_tokens=max(0, min(end, sequence.num_prompt) - start),
         samples=reaches_end and not sequence.only_scores,
         ends_scoring=reaches_end and sequence.only_scores,

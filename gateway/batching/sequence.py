@@ -37,6 +37,7 @@ class Sequence:
         self.sampling = add.sampling
         self.seed = add.seed
         self.max_tokens = add.max_tokens
+        self.only_scores = add.max_tokens == 0
         self.stop_token_ids = frozenset(add.stop_token_ids)
         self.token_ids = list(add.token_ids)
         self.num_prompt = len(self.token_ids)
@@ -88,10 +89,6 @@ class Sequence:
     def is_scoring(self) -> bool:
         """Whether log-probabilities of its prompt are still to be computed."""
         return self.prompt_logprobs is not None and len(self.prompt_scores) < self.num_prompt - 1
-
-    @property
-    def only_scores(self) -> bool:
-        return self.max_tokens == 0
 
     def take_scores(self) -> tuple[Logprob, ...]:
         """All scores of the prompt, once."""

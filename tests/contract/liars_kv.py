@@ -108,7 +108,7 @@ class KeepsKVAsleep(ReplayRunner):
     def suspend(self) -> None:
         kept = self.kv
         super().suspend()
-        self._cached = kept
+        self._kept = kept
 
     def resume(self) -> None:
         super().resume()

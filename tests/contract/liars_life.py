@@ -168,19 +168,19 @@ class Leaks(Blank):
 
     def __init__(self) -> None:
         super().__init__()
-        self._cached: list[mmap] = []
+        self._kept: list[mmap] = []
 
     def submit(self, step: Step) -> Ticket:
         pages = mmap(-1, 8192)
         pages.write(bytes(range(256)) * 32)
-        self._cached.append(pages)
+        self._kept.append(pages)
         return super().submit(step)
 
     def close(self) -> None:
         super().close()
-        for pages in self._cached:
+        for pages in self._kept:
             pages.close()
-        self._cached.clear()
+        self._kept.clear()
 
 
 LIES: tuple[tuple[type[ReplayRunner], str], ...] = (
