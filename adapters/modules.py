@@ -1,4 +1,9 @@
-"""Which linears a tensor of an adapter belongs to."""
+"""Which linears a tensor of an adapter belongs to, and what is wrong with adapters that cannot be applied.
+
+backends.errors.ModelError
+└── AdapterError            damaged, unsafe, contradicts itself, or does not fit its base
+    └── UnsupportedAdapter  sound, but there is no rule for it here
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,16 @@ from typing import Literal, cast
 
 import msgspec
 
-from adapters.errors import AdapterError, UnsupportedAdapter
+from backends.errors import ModelError
+
+
+class AdapterError(ModelError):
+    """The adapter's files cannot be used with this base; the message names file, tensor or field, and a way out."""
+
+
+class UnsupportedAdapter(AdapterError):
+    """More than LoRA beside the linears of a layer, which left out would give the answers of another adapter."""
+
 
 TARGETS = {
     "self_attn.q_proj": ("q",),

@@ -10,8 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from adapters.errors import AdapterError
-from adapters.modules import LinearPlace, place_of
+from adapters.modules import AdapterError, LinearPlace, place_of
 from adapters.peft_config import CONFIG_FILE, peft_config
 from backends.api import F32, AdapterWeights
 from backends.weights.files import read_json

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from adapters.errors import AdapterError, UnsupportedAdapter
+from adapters.modules import AdapterError, UnsupportedAdapter
 
 CONFIG_FILE = "adapter_config.json"
 

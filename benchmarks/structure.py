@@ -36,7 +36,7 @@ STREAMS = 4
 _LEAST_SEQUENCES = 3.9
 """A step, on average: streams begin a little after one another."""
 _WAIT_S = 60.0
-_TRACER = '''
+_TRACER = """
 import json, os, signal, sys, threading
 
 counts, steps = {}, [0]
@@ -66,7 +66,7 @@ def stop(*ignored):
 
 signal.signal(signal.SIGUSR1, start)
 signal.signal(signal.SIGUSR2, stop)
-'''
+"""
 """`sitecustomize` of both processes. Signals of a running server: the first begins to count, the second writes."""
 
 
@@ -202,12 +202,12 @@ def _chat(server: Server, *, max_tokens: int) -> None:
         "ignore_eos": True,
         "temperature": 0,
     }
-    request = urllib.request.Request(  # noqa: S310  an address on this machine
+    request = urllib.request.Request(
         f"{server.url}/v1/chat/completions",
         data=json.dumps(body).encode(),
         headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=_WAIT_S) as response:  # noqa: S310  as above
+    with urllib.request.urlopen(request, timeout=_WAIT_S) as response:
         if not response.read().rstrip().endswith(b"[DONE]"):
             raise SystemExit("the stream did not end as it should")
 

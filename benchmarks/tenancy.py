@@ -28,12 +28,10 @@ from gateway.api.services import Services
 from gateway.metrics import Metrics
 from gateway.process.drain import Drain
 from gateway.routing import Models, ServedModel
-from gateway.tenants.auth.directory import Changes, Directory, KeyEntry
-from gateway.tenants.auth.secrets import key_digest
-from gateway.tenants.identity import Caller, Key, Tenant
+from gateway.tenants.auth.directory import Changes, Directory, KeyEntry, key_digest
 from gateway.tenants.limits.limits import Limiter
 from gateway.tenants.limits.prices import Price
-from gateway.tenants.policy import Limits, Policy
+from gateway.tenants.policy import Caller, Key, Limits, Policy, Tenant
 from gateway.tenants.store.database import Database
 from gateway.tenants.tasks.recorder import UsageRecorder
 from gateway.tenants.usage.journal import Journal

@@ -19,14 +19,13 @@ from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from gateway.api.admin.routes import admin_routes
-from gateway.api.auth import AuthMiddleware, require_access
+from gateway.api.auth import AuthMiddleware, request_context_of, require_access
 from gateway.api.chat import chat_route
 from gateway.api.completions import completions_route
 from gateway.api.health import document_routes, health_routes
 from gateway.api.hosts import hosts_of
 from gateway.api.models import model_routes
 from gateway.api.problems import problem_of
-from gateway.api.request_context import request_context_of
 from gateway.api.schemas.common import ErrorObject
 from gateway.api.services import Services
 from gateway.config import ServerConfig

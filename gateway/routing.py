@@ -14,8 +14,8 @@ from gateway.batching.messages import EngineStats
 from gateway.engine.client_side.step_histograms import StepHistograms
 from gateway.engine.messages import Ready
 from gateway.errors import ModelNotFound, ModelNotReady
-from gateway.tenants.identity import Tenant
 from gateway.tenants.limits.prices import FREE, Price
+from gateway.tenants.policy import Tenant
 
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):

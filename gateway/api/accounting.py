@@ -1,14 +1,16 @@
-"""What one request takes and uses, from its arrival to its end."""
+"""What one request takes and uses, from its arrival to its end, and its prompt in the log where the tenant allows."""
 
 from __future__ import annotations
 
+import logging
 import time
 
+import msgspec
+
 from backends.errors import ContextLengthExceeded
-from backends.generation import Event, Started, Usage
+from backends.generation import Delta, Event, Prompt, Started, Usage
 from gateway.api.convert import RequestPlan
 from gateway.api.problems import reason_of
-from gateway.api.prompt_log import prompt_log_of
 from gateway.api.services import Services
 from gateway.errors import RateLimited
 from gateway.metrics import RequestOutcome
@@ -16,6 +18,51 @@ from gateway.tenants.limits.budgets import NOTHING, Amount
 from gateway.tenants.limits.limits import NOTHING_RESERVED
 from gateway.tenants.limits.prices import cost_nanos
 from gateway.tenants.usage.entry import State, UsageEntry
+
+_log = logging.getLogger("gateway.prompts")
+_encode = msgspec.json.Encoder().encode
+
+
+class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of JSON, in which no text can begin a line of its own."""
+
+    request_id: str
+    id: str
+    tenant: str
+    model: str
+    outcome: RequestOutcome
+    prompts: list[Prompt]
+    answers: list[str]
+
+
+class PromptLog:
+    """Collects the answers of one request."""
+
+    def __init__(self, plan: RequestPlan) -> None:
+        self._plan = plan
+        self._texts: list[list[str]] = [[] for _ in plan.requests]
+
+    def see(self, choice: int, event: Event) -> None:
+        if isinstance(event, Delta):
+            self._texts[choice].append(event.text)
+
+    def write(self, outcome: RequestOutcome) -> None:
+        plan = self._plan
+        line = LoggedRequest(
+            request_id=plan.request_id,
+            id=plan.id,
+            tenant=plan.caller.tenant.name,
+            model=plan.route.name,
+            outcome=outcome,
+            prompts=[request.prompt for request in plan.requests[:: plan.choices_per_prompt]],
+            answers=["".join(texts) for texts in self._texts],
+        )
+        _log.info("%s", _encode(line).decode())
+
+
+def prompt_log_of(plan: RequestPlan) -> PromptLog | None:
+    return PromptLog(plan) if plan.caller.tenant.policy.log_prompts else None
+
 
 _RETRY_S = 5.0
 _STATES: dict[RequestOutcome, State] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import ip_address
 from typing import Any, Final, cast
 
@@ -23,11 +23,38 @@ from litestar.types import Receive, Scope, Send
 from gateway.api.body import discard_body
 from gateway.api.disconnect import ClientGone
 from gateway.api.problems import Problem, problem_of
-from gateway.api.request_context import RequestContext, request_context_of, set_request_context
 from gateway.api.services import Services
 from gateway.errors import Draining, PermissionDenied, Unauthorized
-from gateway.tenants.identity import Caller
 from gateway.tenants.limits.limits import Limiter
+from gateway.tenants.policy import Caller
+
+_KEY = "hostelry.visit"
+
+
+class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
+    """One HTTP request or WebSocket. `caller` is None on public paths only; `start` is of `time.perf_counter`."""
+
+    request_id: str
+    caller: Caller | None
+    start: float = msgspec.field(default_factory=time.perf_counter)
+
+    @property
+    def guest(self) -> Caller:
+        """The caller, where the door lets nobody in without a key."""
+        assert self.caller is not None, "a guarded route was reached without a key"
+        return self.caller
+
+
+def set_request_context(scope: Mapping[str, Any], visit: RequestContext) -> None:  # Any: ASGI's own type
+    assert isinstance(scope, dict)
+    scope[_KEY] = visit
+
+
+def request_context_of(scope: Mapping[str, Any]) -> RequestContext:  # Any: ASGI's own type
+    visit = scope[_KEY]
+    assert isinstance(visit, RequestContext)
+    return visit
+
 
 PUBLIC: Final = {"access": "public"}
 LOCAL: Final = {"access": "local"}

@@ -6,12 +6,10 @@ from litestar.enums import ScopeType
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 
-from gateway.api.auth import INFERENCE, asgi, send_problem
-from gateway.api.body import read_json_body
+from gateway.api.auth import INFERENCE, asgi, request_context_of, send_problem
+from gateway.api.body import RequestDecoder, ignored_header, read_json_body
 from gateway.api.convert import plan_completion
-from gateway.api.decode import RequestDecoder, ignored_header
 from gateway.api.problems import problem_of
-from gateway.api.request_context import request_context_of
 from gateway.api.responses import PlannedResponse
 from gateway.api.schemas.completions import CompletionRequest
 from gateway.api.services import Services

@@ -17,9 +17,9 @@ from gateway.api.schemas.completions import CompletionRequest
 from gateway.api.unsupported import refuse_unless
 from gateway.errors import InvalidRequest, UnsupportedParameter
 from gateway.routing import Route, ServedModel
-from gateway.tenants.identity import Caller
 from gateway.tenants.limits.prices import Price
 from gateway.tenants.limits.subjects import Bounds, bounds_of
+from gateway.tenants.policy import Caller
 
 _DEFAULT_COMPLETION_TOKENS = 16
 _NO_TOOLS = "this server does not call tools"

@@ -10,8 +10,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from msgspec import UNSET
 
-from gateway.api.auth import INFERENCE
-from gateway.api.request_context import request_context_of
+from gateway.api.auth import INFERENCE, request_context_of
 from gateway.api.schemas.common import ModelList, ModelObject
 from gateway.api.services import Services
 from gateway.routing import Route

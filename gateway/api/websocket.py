@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 from litestar.types import Receive, Send, WebSocketScope
 
+from gateway.api.auth import RequestContext, request_context_of
+from gateway.api.body import RequestDecoder
 from gateway.api.convert import RequestPlan, plan_chat
-from gateway.api.decode import RequestDecoder
 from gateway.api.disconnect import ClientGone, raise_unless_gone
 from gateway.api.encode import chunks_of, socket_frame
 from gateway.api.problems import problem_of
-from gateway.api.request_context import RequestContext, request_context_of
 from gateway.api.schemas.chat import CancelFrame, EndFrame, Envelope, SocketRequest
 from gateway.api.schemas.common import ErrorDetail
 from gateway.api.services import Services

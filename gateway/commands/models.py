@@ -11,7 +11,7 @@ import msgspec
 from backends.choice import choose_runner
 from backends.errors import BackendError, UnsupportedModel
 from backends.registry import create_runner
-from gateway.commands.progress import WorkProgress
+from gateway.commands.quantize import WorkProgress
 from gateway.models.inspection import Inspection, inspect_model
 from gateway.process.data_dir import default_data_dir, stored_key
 

@@ -16,7 +16,7 @@ import click
 from gateway.demo import MODEL_NAME
 from gateway.process.data_dir import DEFAULT_KEY, default_data_dir, first_key
 from gateway.process.terminal import curl_example
-from gateway.tenants.auth.secrets import new_key
+from gateway.tenants.auth.directory import new_key
 
 QUESTION = "What is the capital of France?"
 

@@ -15,7 +15,7 @@ from gateway.models.declared_adapters import check_adapters
 from gateway.models.declared_adapters import with_flags as adapters_with_flags
 from gateway.process.data_dir import ADMIN_KEY, default_data_dir, first_key
 from gateway.process.gc_tuning import importing
-from gateway.tenants.auth.secrets import new_key
+from gateway.tenants.auth.directory import new_key
 from gateway.tenants.records import TenantConfig
 
 _LEAST_ADMIN_KEY = 16

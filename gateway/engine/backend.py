@@ -30,8 +30,7 @@ from backends.text.prompts import Prompts
 from backends.text.tokenizer import Detokenizer
 from gateway.batching.messages import Add, EngineStats
 from gateway.engine.client_side.admission_control import AdmissionControl, AdmissionTicket
-from gateway.engine.client_side.engine_request import check_request, make_add, max_new_tokens, seconds_left
-from gateway.engine.client_side.open_requests import OutputStream
+from gateway.engine.client_side.open_requests import OutputStream, check_request, make_add, max_new_tokens, seconds_left
 from gateway.engine.client_side.output_decoder import OutputDecoder
 from gateway.engine.client_side.process import start_process
 from gateway.engine.client_side.step_histograms import StepHistograms

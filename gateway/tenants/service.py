@@ -12,10 +12,9 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gateway.process.data_dir import STORE_FILE
-from gateway.tenants.auth.directory import Changes, Directory, KeyEntry
-from gateway.tenants.auth.secrets import key_digest
-from gateway.tenants.identity import Key, Tenant
+from gateway.tenants.auth.directory import Changes, Directory, KeyEntry, key_digest
 from gateway.tenants.limits.limits import Limiter
+from gateway.tenants.policy import Key, Tenant
 from gateway.tenants.records import TenantConfig
 from gateway.tenants.store.backup import back_up_daily
 from gateway.tenants.store.bootstrap import bootstrap
@@ -24,9 +23,8 @@ from gateway.tenants.store.errors import StoreError
 from gateway.tenants.store.transaction import Actor, Change, change
 from gateway.tenants.tasks.background import beside
 from gateway.tenants.tasks.peers import PeerSync
-from gateway.tenants.tasks.recorder import UsageRecorder
+from gateway.tenants.tasks.recorder import Retention, UsageRecorder
 from gateway.tenants.tasks.refresh import Refresher
-from gateway.tenants.tasks.retention import Retention
 from gateway.tenants.usage.journal import Journal
 
 OPERATOR_ID = "operator"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adapters.errors import AdapterError, UnsupportedAdapter
+from adapters.modules import AdapterError, UnsupportedAdapter
 from adapters.peft import Adapter, read_peft
 from backends.errors import ModelError
 from tests.adapters.making import (

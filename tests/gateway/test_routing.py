@@ -9,8 +9,7 @@ from backends.api import Health
 from backends.testing.backend import FakeBackend
 from gateway.errors import ModelNotFound, ModelNotReady
 from gateway.routing import Models, Route, ServedModel
-from gateway.tenants.identity import Tenant
-from gateway.tenants.policy import Policy
+from gateway.tenants.policy import Policy, Tenant
 
 ACME = Tenant(name="acme")
 LAWYER = Tenant(name="lawyer", policy=Policy(default_adapter="law", aliases={"best": "llama", "poet": "llama:verse"}))

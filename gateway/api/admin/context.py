@@ -11,9 +11,8 @@ from litestar import Request
 from litestar.params import QueryParameter
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gateway.api.body import read_json_body
-from gateway.api.decode import RequestDecoder, raise_invalid
-from gateway.api.request_context import request_context_of
+from gateway.api.auth import request_context_of
+from gateway.api.body import RequestDecoder, raise_invalid, read_json_body
 from gateway.api.services import Services
 from gateway.errors import InvalidJson
 from gateway.tenants.service import TenantAdmin

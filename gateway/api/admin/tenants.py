@@ -13,7 +13,7 @@ from msgspec import Meta
 from gateway.api.admin.context import PAGE, AdminContext, After, AnyRequest, Deleted, Limit, Page, merged, page_of
 from gateway.api.admin.description import DELETED, KEY, NEW_KEY, ORGANISATION, TENANT, described, page_example
 from gateway.api.auth import ADMIN_READ, ADMIN_WRITE
-from gateway.api.decode import RequestDecoder
+from gateway.api.body import RequestDecoder
 from gateway.tenants.records import (
     KeyRecord,
     KeySpec,

@@ -11,13 +11,12 @@ from collections.abc import Callable
 import msgspec
 
 from gateway.errors import RateLimited, ShareTooSmall
-from gateway.tenants.identity import Caller
 from gateway.tenants.limits.budgets import Amount, Budgets, HeldBudget
 from gateway.tenants.limits.prices import NANOS, Price
 from gateway.tenants.limits.subjects import Subject, subjects_of
 from gateway.tenants.limits.window import RateStatus, SlidingMinute, rate_headers
 from gateway.tenants.peers.shares import WHOLE, Shares
-from gateway.tenants.policy import NO_LIMITS
+from gateway.tenants.policy import NO_LIMITS, Caller
 
 _RETRY_S = 1.0
 _FEW_ACCOUNTS = 1024

@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gateway.errors import InvalidRequest
-from gateway.tenants.identity import Caller, Key, Tenant
-from gateway.tenants.policy import Limits
+from gateway.tenants.policy import Caller, Key, Limits, Tenant
 
 
 class Subject(msgspec.Struct, frozen=True):

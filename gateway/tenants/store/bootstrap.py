@@ -12,7 +12,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gateway.errors import ConfigError
-from gateway.tenants.auth.secrets import key_digest, key_hint
+from gateway.tenants.auth.directory import key_digest, key_hint
 from gateway.tenants.records import KeySpec, TenantConfig, TenantSpec
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.keys import add_key, revoke_key

@@ -1,4 +1,4 @@
-"""Keys in the store: made, rotated, revoked, never shown again."""
+"""Keys in the store: made, rotated, revoked, never shown again; and what gateways keep in memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,55 @@ import msgspec
 from sqlalchemy import Table, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gateway.tenants.auth.secrets import key_digest, key_hint, new_id, new_key
-from gateway.tenants.policy import Limits, Scope
+from gateway.tenants.auth.directory import Changes, KeyEntry, key_digest, key_hint, new_id, new_key
+from gateway.tenants.policy import Key, Limits, Policy, Scope, Tenant
 from gateway.tenants.records import KeyRecord, KeySpec, NewKey, Origin
 from gateway.tenants.store.errors import Conflict, UnknownEntry
-from gateway.tenants.store.tables import KeyRow, TenantRow
+from gateway.tenants.store.tables import KeyRow, OrganisationRow, StateRow, TenantRow
 from gateway.tenants.store.tenants import find_tenant, page, require_origin
 from gateway.tenants.store.transaction import Change
+
+_decode_policy = msgspec.json.Decoder(Policy).decode
+
+
+async def changes_since(session: AsyncSession, version: int) -> Changes | None:
+    """None if there are none."""
+    newest = (await session.execute(select(StateRow.version))).scalar_one()
+    if newest == version:
+        return None
+    tenants = (
+        await session.execute(
+            select(TenantRow, OrganisationRow.name)
+            .join(OrganisationRow, TenantRow.organisation_id == OrganisationRow.id, isouter=True)
+            .where(TenantRow.version > version, TenantRow.version <= newest)
+        )
+    ).all()
+    keys = await session.scalars(select(KeyRow).where(KeyRow.version > version, KeyRow.version <= newest))
+    return Changes(
+        version=newest,
+        tenants={row.id: _tenant(row, organisation) for row, organisation in tenants},
+        keys=tuple(KeyEntry(bytes.fromhex(row.digest), _key(row)) for row in keys),
+    )
+
+
+def _tenant(row: TenantRow, organisation: str | None) -> Tenant | None:
+    if row.deleted_at is not None:
+        return None
+    policy = _decode_policy(row.policy)
+    return Tenant(id=row.id, name=row.name, organisation=organisation, policy=policy, is_disabled=row.is_disabled)
+
+
+def _key(row: KeyRow) -> Key | None:
+    if row.revoked_at is not None:
+        return None
+    return Key(
+        id=row.id,
+        tenant_id=row.tenant_id,
+        scopes=decode_scopes(row.scopes),
+        limits=decode_limits(row.limits),
+        expires_at=row.expires_at,
+    )
+
 
 decode_scopes = msgspec.json.Decoder(tuple[Scope, ...]).decode
 decode_limits = msgspec.json.Decoder(Limits).decode

@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Select, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from gateway.tenants.auth.secrets import new_id
+from gateway.tenants.auth.directory import new_id
 from gateway.tenants.policy import Policy
 from gateway.tenants.records import OrganisationRecord, Origin, TenantRecord, TenantSpec
 from gateway.tenants.store.errors import Conflict, UnknownEntry

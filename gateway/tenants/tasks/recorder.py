@@ -1,10 +1,11 @@
-"""Writes down what every request used, and brings it into the store."""
+"""Records what every request used, brings it into the store, and forgets single requests of long ago."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from itertools import count
 
 from gateway.errors import UsageUnavailable
@@ -12,12 +13,47 @@ from gateway.tenants.limits.limits import Limiter
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreError
 from gateway.tenants.store.spending import forget_spending, read_spending
-from gateway.tenants.store.usage import record_usage
+from gateway.tenants.store.usage import forget_usage, record_usage
 from gateway.tenants.tasks.background import pause
 from gateway.tenants.usage.entry import UsageEntry
 from gateway.tenants.usage.journal import Journal, read_journal
 
 _log = logging.getLogger(__name__)
+
+BATCH = 1000
+"""Rows of a turn, so that nobody who writes waits for long."""
+BUSY_S, IDLE_S = 0.2, 60.0
+DAY_S = 86400
+
+
+class Retention:
+    """Works beside everything else, a batch a turn. Without `keep_days` nothing is forgotten."""
+
+    def __init__(self, database: Database, *, keep_days: int, wall_clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._keep_s = keep_days * DAY_S
+        self._now = wall_clock
+        self._is_lost = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set; a batch that has begun is ended."""
+        is_behind = self._keep_s > 0
+        while await pause(stop, seconds=BUSY_S if is_behind else IDLE_S):
+            is_behind = self._keep_s > 0 and await self.turn()
+
+    async def turn(self) -> bool:
+        """Forget a batch. Whether there may be more."""
+        try:
+            async with self._database.session() as session:
+                forgotten = await forget_usage(session, before=self._now() - self._keep_s, limit=BATCH)
+        except StoreError as error:
+            if not self._is_lost:
+                _log.warning("%s; old usage is forgotten later", error)
+            self._is_lost = True
+            return False
+        self._is_lost = False
+        return forgotten == BATCH
+
 
 SYNC_S = 0.05
 _DRAIN_EVERY = 20

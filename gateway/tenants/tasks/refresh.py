@@ -13,8 +13,7 @@ from gateway.tenants.limits.limits import Limiter
 from gateway.tenants.limits.subjects import Subject, all_subjects, key_subject
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreError
-from gateway.tenants.store.keys import note_used
-from gateway.tenants.store.snapshot import changes_since
+from gateway.tenants.store.keys import changes_since, note_used
 from gateway.tenants.store.spending import read_spending
 from gateway.tenants.tasks.background import pause
 

@@ -9,7 +9,7 @@ import pytest
 
 from backends.testing.backend import FakeBackend
 from gateway.routing import Models, Route, ServedModel
-from gateway.tenants.identity import Tenant
+from gateway.tenants.policy import Tenant
 from tests.gateway.api.asgi import Connection, Exchange, Socket, scope_of
 from tests.gateway.api.conftest import ServedApp, build, chat
 from tests.gateway.clock import Clock

@@ -7,11 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.api.auth import LOCAL_PATHS, PUBLIC_PATHS, require_access
-from gateway.api.request_context import RequestContext, set_request_context
+from gateway.api.auth import LOCAL_PATHS, PUBLIC_PATHS, RequestContext, require_access, set_request_context
 from gateway.errors import PermissionDenied
-from gateway.tenants.identity import Caller, Key, Tenant
-from gateway.tenants.policy import Scope
+from gateway.tenants.policy import Caller, Key, Scope, Tenant
 from tests.gateway.api.conftest import ServedApp
 
 KNOWN = {"public", "local", "inference", "admin:read", "admin:write"}

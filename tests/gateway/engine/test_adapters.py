@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from adapters.errors import AdapterError
+from adapters.modules import AdapterError
 from adapters.ref import AdapterRef
 from backends.api import AdapterWeights, LoadableModel, ModelInfo, Runner, RunnerCapabilities
 from backends.errors import ModelError, RequestError, UnsupportedModel

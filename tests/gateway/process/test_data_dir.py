@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gateway.process.data_dir import first_key, stored_key
-from gateway.tenants.auth.secrets import new_key
+from gateway.tenants.auth.directory import new_key
 
 
 def test_first_key_is_created_once_and_private(tmp_path: Path) -> None:

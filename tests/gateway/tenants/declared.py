@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gateway.tenants.auth.directory import Changes, Directory, KeyEntry
-from gateway.tenants.auth.secrets import key_digest
-from gateway.tenants.identity import Key, Tenant
+from gateway.tenants.auth.directory import Changes, Directory, KeyEntry, key_digest
+from gateway.tenants.policy import Key, Tenant
 from gateway.tenants.records import TenantConfig
 from gateway.tenants.store.tenants import policy_of
 

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.errors import TenantDisabled, Unauthorized
 from gateway.tenants.auth.directory import Changes, Directory, KeyEntry
-from gateway.tenants.identity import Key, Tenant
+from gateway.tenants.policy import Key, Tenant
 from gateway.tenants.records import TenantConfig
 from tests.gateway.tenants.declared import directory_of
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 
 from gateway.errors import InvalidRequest, RateLimited
-from gateway.tenants.identity import Caller, Key, Tenant
 from gateway.tenants.limits.budgets import NOTHING, Amount
 from gateway.tenants.limits.limits import Limiter, Reservation
 from gateway.tenants.limits.prices import FREE
 from gateway.tenants.limits.subjects import Bounds, bounds_of
-from gateway.tenants.policy import NO_LIMITS, Limits, Policy
+from gateway.tenants.policy import NO_LIMITS, Caller, Key, Limits, Policy, Tenant
 
 
 class Clock:

@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import RateLimited, ShareTooSmall
-from gateway.tenants.identity import Caller, Key, Tenant
 from gateway.tenants.limits.limits import Limiter
 from gateway.tenants.peers.share_rules import WANTED_S, Peer, QuotaShare, QuotaShares, stand
 from gateway.tenants.peers.shares import WHOLE, Granted, Shares
-from gateway.tenants.policy import Limits, Policy
+from gateway.tenants.policy import Caller, Key, Limits, Policy, Tenant
 
 SUBJECT = "tenant a"
 

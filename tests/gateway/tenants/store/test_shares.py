@@ -7,10 +7,9 @@ import asyncio
 import pytest
 
 from gateway.errors import RateLimited
-from gateway.tenants.identity import Caller, Key, Tenant
 from gateway.tenants.limits.limits import Limiter
 from gateway.tenants.peers.shares import WHOLE
-from gateway.tenants.policy import Limits, Policy
+from gateway.tenants.policy import Caller, Key, Limits, Policy, Tenant
 from gateway.tenants.store.database import Database
 from gateway.tenants.tasks.background import beside
 from gateway.tenants.tasks.peers import PeerSync

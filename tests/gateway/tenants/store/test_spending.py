@@ -9,12 +9,11 @@ import msgspec
 from sqlalchemy import text
 
 from gateway.tenants.auth.directory import Directory
-from gateway.tenants.identity import Caller, Key, Tenant
 from gateway.tenants.limits.budgets import Amount
 from gateway.tenants.limits.limits import Limiter
 from gateway.tenants.limits.prices import DAY_S, FREE, span_of
 from gateway.tenants.peers.shares import Granted
-from gateway.tenants.policy import Limits, Policy
+from gateway.tenants.policy import Caller, Key, Limits, Policy, Tenant
 from gateway.tenants.records import TenantSpec
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.spending import forget_spending, read_spending

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from gateway.tenants.auth.directory import Directory
-from gateway.tenants.auth.secrets import key_digest
+from gateway.tenants.auth.directory import Directory, key_digest
 from gateway.tenants.limits.limits import Limiter
 from gateway.tenants.policy import Limits, Policy
 from gateway.tenants.records import KeySpec, NewKey, TenantRecord, TenantSpec

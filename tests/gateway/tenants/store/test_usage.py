@@ -19,10 +19,9 @@ from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreUnavailable, UnknownEntry
 from gateway.tenants.store.tables import UsageHourRow, UsageRow
 from gateway.tenants.store.usage import UsageSpan, list_usage, record_usage, sum_usage
-from gateway.tenants.tasks import retention as retention_module
+from gateway.tenants.tasks import recorder as retention_module
 from gateway.tenants.tasks.background import beside
-from gateway.tenants.tasks.recorder import UsageRecorder
-from gateway.tenants.tasks.retention import DAY_S, Retention
+from gateway.tenants.tasks.recorder import DAY_S, Retention, UsageRecorder
 from gateway.tenants.usage.journal import Journal
 from tests.gateway.tenants.usage.making import entry
 
