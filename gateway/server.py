@@ -22,7 +22,7 @@ from gateway.engine.messages import Load
 from gateway.errors import ConfigError
 from gateway.models.hub import DownloadProgress, resolve_model
 from gateway.process.drain import Drain
-from gateway.process.gc_tuning import importing, spare_what_is_there
+from gateway.process.gc_tuning import freeze_objects, gc_paused
 from gateway.process.listener import PortInUse, bind, url_of
 from gateway.process.terminal import LoadProgress, announce_ready, configure_logs, console, machine_facts
 from gateway.routing import Models, ServedModel
@@ -57,7 +57,7 @@ async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_engines(models))
         loading = await stack.enter_async_context(_in_a_task(_load_all(config, models, data_dir=data_dir)))
-        with importing():
+        with gc_paused():
             await _import_late(_STORE, loading)
             http = await stack.enter_async_context(_in_a_task(_import_late(_HTTP, loading)))
             tenancy = await stack.enter_async_context(_open_tenancy(config, data_dir=data_dir, admin_key=admin_key))
@@ -71,7 +71,7 @@ async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key
         console.print(f"listening {url}", soft_wrap=True)
         await stop.unless_sooner(loading)
         if not stop.wanted:
-            spare_what_is_there()
+            freeze_objects()
             announce_ready(url, model=next(iter(models)).name, key_hint=key_hint)
         await stop.wait(timeout_s=config.server.drain_timeout_s)
     return EXIT_OK
@@ -110,9 +110,9 @@ class Shutdown:
         """Return when a signal came and the requests inside have ended, or may not run any longer."""
         await self._first.wait()
         self.drain.close()
-        if self.drain.inside:
+        if self.drain.num_open:
             console.print(
-                f"draining {self.drain.inside} requests (at most {timeout_s:.0f} s, Ctrl-C again to stop now)"
+                f"draining {self.drain.num_open} requests (at most {timeout_s:.0f} s, Ctrl-C again to stop now)"
             )
         finished = [asyncio.create_task(self.drain.wait_empty()), asyncio.create_task(self._second.wait())]
         await asyncio.wait(finished, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -166,7 +166,7 @@ async def _load_all(config: Config, models: Models, *, data_dir: Path) -> None:
         finally:
             watch.cancel()
     for model, backend in zip(models, backends, strict=True):
-        _tell_facts(model.name, backend)
+        _print_facts(model.name, backend)
 
 
 def _adapters_of(model: ModelConfig, config: Config) -> tuple[AdapterConfig, ...]:
@@ -223,7 +223,7 @@ async def _show_progress(models: Models, progress: LoadProgress) -> None:
         await asyncio.sleep(_PROGRESS_INTERVAL_S)
 
 
-def _tell_facts(name: str, backend: EngineBackend) -> None:
+def _print_facts(name: str, backend: EngineBackend) -> None:
     facts = backend.facts
     assert facts is not None
     console.print(

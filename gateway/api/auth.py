@@ -28,7 +28,7 @@ from gateway.errors import Draining, PermissionDenied, Unauthorized
 from gateway.tenants.limits.limits import Limiter
 from gateway.tenants.policy import Caller
 
-_KEY = "hostelry.visit"
+_KEY = "hostelry.request_context"
 
 
 class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,21 +39,21 @@ class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
     start: float = msgspec.field(default_factory=time.perf_counter)
 
     @property
-    def guest(self) -> Caller:
+    def authenticated(self) -> Caller:
         """The caller, where the door lets nobody in without a key."""
         assert self.caller is not None, "a guarded route was reached without a key"
         return self.caller
 
 
-def set_request_context(scope: Mapping[str, Any], visit: RequestContext) -> None:  # Any: ASGI's own type
+def set_request_context(scope: Mapping[str, Any], context: RequestContext) -> None:  # Any: ASGI's own type
     assert isinstance(scope, dict)
-    scope[_KEY] = visit
+    scope[_KEY] = context
 
 
 def request_context_of(scope: Mapping[str, Any]) -> RequestContext:  # Any: ASGI's own type
-    visit = scope[_KEY]
-    assert isinstance(visit, RequestContext)
-    return visit
+    context = scope[_KEY]
+    assert isinstance(context, RequestContext)
+    return context
 
 
 PUBLIC: Final = {"access": "public"}
@@ -96,7 +96,7 @@ PUBLIC_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/openapi.
 LOCAL_PATHS = frozenset({"/metrics"})
 """Public to a client on this machine that no proxy speaks for."""
 
-InnerApplication = Callable[[Scope, Receive, Send], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _SANE_ID = re.compile(rb"[\w-]{1,128}")
 _FORWARDING = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
@@ -104,22 +104,22 @@ _encode = msgspec.json.Encoder().encode
 
 
 class AuthMiddleware:
-    """Stands before the application. `inside` is called with a visit in its scope."""
+    """Stands before the application. `application` is called with a visit in its scope."""
 
-    def __init__(self, services: Services, inside: InnerApplication) -> None:
+    def __init__(self, services: Services, application: Application) -> None:
         self._services = services
-        self._inside = inside
+        self._application = application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = _request_id(scope)
         reply = ResponseSender(send, request_id, self._services.limiter)
         try:
-            visit = RequestContext(request_id=request_id, caller=self._admit(scope), start=reply.start)
-            reply.caller = visit.caller
+            context = RequestContext(request_id=request_id, caller=self._admit(scope), start=reply.start)
+            reply.caller = context.caller
         except Exception as error:
             await _refuse(scope, receive, reply, problem_of(error, request_id=request_id))
             return
-        set_request_context(scope, visit)
+        set_request_context(scope, context)
         await self._enter(scope, receive, reply)
 
     def _admit(self, scope: Scope) -> Caller | None:
@@ -160,9 +160,9 @@ class AuthMiddleware:
         try:
             if scope["type"] == ScopeType.HTTP:
                 with self._services.drain.request():
-                    await self._inside(scope, receive, reply.send)
+                    await self._application(scope, receive, reply.send)
             else:
-                await self._inside(scope, receive, reply.send)
+                await self._application(scope, receive, reply.send)
         except ClientGone:
             return
         except Exception as error:

@@ -35,12 +35,16 @@ def completions_route(services: Services) -> ASGIRouteHandler:
 
 
 async def _post(services: Services, scope: HTTPScope, receive: Receive, send: Send) -> None:
-    visit = request_context_of(scope)
+    context = request_context_of(scope)
     body = await read_json_body(scope, receive, max_bytes=services.max_body_bytes)
     decoded = _decoder.decode(body)
-    route = services.models.route(decoded.request.model, visit.guest.tenant)
+    route = services.models.route(decoded.request.model, context.authenticated.tenant)
     plan = plan_completion(
-        decoded.request, route=route, caller=visit.guest, request_id=visit.request_id, arrived_s=visit.start
+        decoded.request,
+        route=route,
+        caller=context.authenticated,
+        request_id=context.request_id,
+        arrived_s=context.start,
     )
     headers = ignored_header(decoded)
-    await PlannedResponse(plan, services, send, request_id=visit.request_id, headers=headers).give(receive)
+    await PlannedResponse(plan, services, send, request_id=context.request_id, headers=headers).give(receive)

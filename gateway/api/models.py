@@ -21,12 +21,14 @@ AnyRequest = Request[Any, Any, Any]  # Any: Litestar's user, auth and state, non
 def model_routes(services: Services) -> list[HTTPRouteHandler]:
     @get("/v1/models", sync_to_thread=False, opt=INFERENCE)
     def list_models(request: AnyRequest) -> ModelList:
-        tenant = request_context_of(request.scope).guest.tenant
+        tenant = request_context_of(request.scope).authenticated.tenant
         return ModelList(data=[_shown(route) for route in services.models.visible_to(tenant)])
 
     @get("/v1/models/{model_id:path}", sync_to_thread=False, opt=INFERENCE)
     def show_model(request: AnyRequest, model_id: FromPath[Path]) -> ModelObject:
-        return _shown(services.models.find(str(model_id).lstrip("/"), request_context_of(request.scope).guest.tenant))
+        return _shown(
+            services.models.find(str(model_id).lstrip("/"), request_context_of(request.scope).authenticated.tenant)
+        )
 
     return [list_models, show_model]
 

@@ -48,9 +48,9 @@ async def converse(services: Services, scope: WebSocketScope, receive: Receive, 
 class WebSocketSession:
     """One open socket; owner of the tasks of its requests."""
 
-    def __init__(self, services: Services, visit: RequestContext, send: Send) -> None:
+    def __init__(self, services: Services, context: RequestContext, send: Send) -> None:
         self._services = services
-        self._visit = visit
+        self._visit = context
         self._raw_send = send
         self._running: dict[str, asyncio.Task[None]] = {}
         self._num_taken = 0
@@ -101,7 +101,7 @@ class WebSocketSession:
         if len(self._running) >= MAX_RUNNING:
             raise InvalidRequest(f"{MAX_RUNNING} requests already run on this socket; wait for one, or open another")
         wire = _requests.decode(text).request
-        caller = self._visit.guest
+        caller = self._visit.authenticated
         route = self._services.models.route(wire.model, caller.tenant)
         return plan_chat(
             wire,

@@ -26,15 +26,15 @@ class AdapterSlots:
         self.num_hits = 0
         self.num_loads = 0
 
-    def can_hold(self, adapter: str | None) -> bool:
-        """Whether `hold` would succeed now."""
+    def can_acquire(self, adapter: str | None) -> bool:
+        """Whether `acquire` would succeed now."""
         return adapter is None or adapter in self._slots or bool(self._free) or len(self._holders) < len(self._slots)
 
-    def hold(self, adapter: str | None) -> None:
-        """A sequence begins to run with it. Raises `ValueError` when `can_hold` says no."""
+    def acquire(self, adapter: str | None) -> None:
+        """A sequence begins to run with it. Raises `ValueError` when `can_acquire` says no."""
         if adapter is None:
             return
-        if not self.can_hold(adapter):
+        if not self.can_acquire(adapter):
             raise ValueError(f"no slot for adapter {adapter}: sequences run with {sorted(self._holders)}")
         if adapter in self._slots:
             self.num_hits += 1

@@ -227,7 +227,7 @@ class Scheduler:
         """Room for so many of its tokens, if need be at the cost of others; False if it had to go itself."""
         if sequence.id not in self._running:  # another one took its room in this very step
             return False
-        while not self._kv.grow(sequence, num_tokens):
+        while not self._kv.extend(sequence, num_tokens):
             victim = self._order.over_served()
             assert victim is not None  # it runs itself, and alone it could have grown
             self._preempt(victim)
@@ -238,14 +238,14 @@ class Scheduler:
 
     def _can_admit(self) -> bool:
         head = self._order.head()
-        if head is None or self.num_running >= self._max_running or not self._adapters.can_hold(head.adapter):
+        if head is None or self.num_running >= self._max_running or not self._adapters.can_acquire(head.adapter):
             return False
         return self._kv.can_allocate(head)
 
     def _admit(self) -> Sequence:
         sequence = self._order.pop()
-        self._adapters.hold(sequence.adapter)
-        sequence.begin(self._kv.reserve(sequence))
+        self._adapters.acquire(sequence.adapter)
+        sequence.begin(self._kv.allocate(sequence))
         if sequence.num_preemptions == 0:
             sequence.queued_s = time.monotonic() - sequence.arrived_s
             self.num_cached_tokens += sequence.num_cached

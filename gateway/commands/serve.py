@@ -14,7 +14,7 @@ from gateway.errors import ConfigError
 from gateway.models.declared_adapters import check_adapters
 from gateway.models.declared_adapters import with_flags as adapters_with_flags
 from gateway.process.data_dir import ADMIN_KEY, default_data_dir, first_key
-from gateway.process.gc_tuning import importing
+from gateway.process.gc_tuning import gc_paused
 from gateway.tenants.auth.directory import new_key
 from gateway.tenants.records import TenantConfig
 
@@ -87,7 +87,7 @@ def command(
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
 
-    with importing():
+    with gc_paused():
         from gateway.server import run
 
     raise SystemExit(

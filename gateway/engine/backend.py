@@ -62,7 +62,7 @@ class EngineBackend:
     def __init__(self, supervisor: Supervisor, *, open_text: Callable[[], ModelText], config: EngineConfig) -> None:
         """`open_text` runs in a thread, while the engine loads."""
         self._supervisor = supervisor
-        self._room = AdmissionControl(config, now=time.monotonic)
+        self._admission = AdmissionControl(config, now=time.monotonic)
         self._served: ServedText | None = None
         self._failure: BackendError | None = None
         self._preparation: asyncio.Task[None] | None = None
@@ -130,7 +130,7 @@ class EngineBackend:
         served, facts = self._require_running()
         check_request(request, facts)
         seconds_left(request)
-        with self._place(request, facts) as place:
+        with self._admit(request, facts) as ticket:
             token_ids, prompt_text = await _encode(served, request.prompt)
             max_tokens = max_new_tokens(request, num_prompt=len(token_ids), max_context=facts.max_context)
             seconds_left(request)
@@ -152,11 +152,11 @@ class EngineBackend:
                 while not decoder.is_finished:
                     outputs = await stream.get()
                     if outputs[0].error is None:
-                        place.start()
+                        ticket.start()
                     events = decoder.take(outputs)
                     if decoder.is_finished:
                         stream.close()
-                        place.leave()  # a slow reader of what is there already keeps nobody out
+                        ticket.leave()  # a slow reader of what is there already keeps nobody out
                     for event in events:
                         yield event
 
@@ -180,8 +180,8 @@ class EngineBackend:
             self._failure = ModelError(f"{type(error).__name__}: {error}")
             await self._supervisor.aclose()
 
-    def _place(self, request: GenerateRequest, facts: Ready) -> AbstractContextManager[AdmissionTicket]:
-        return self._room.place(
+    def _admit(self, request: GenerateRequest, facts: Ready) -> AbstractContextManager[AdmissionTicket]:
+        return self._admission.admit(
             tenant=request.share.tenant,
             weight=request.share.weight,
             num_served=facts.max_sequences,

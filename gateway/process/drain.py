@@ -14,12 +14,12 @@ class Drain:
         self._closed = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
-        self._inside = 0
+        self._num_open = 0
 
     @property
-    def inside(self) -> int:
+    def num_open(self) -> int:
         """Requests that have entered and not yet ended."""
-        return self._inside
+        return self._num_open
 
     def accepting(self) -> bool:
         return not self._closed.is_set()
@@ -31,13 +31,13 @@ class Drain:
     @contextmanager
     def request(self) -> Generator[None]:
         """Count a request as inside, however it ends."""
-        self._inside += 1
+        self._num_open += 1
         self._empty.clear()
         try:
             yield
         finally:
-            self._inside -= 1
-            if self._inside == 0:
+            self._num_open -= 1
+            if self._num_open == 0:
                 self._empty.set()
 
     async def wait_closed(self) -> None:

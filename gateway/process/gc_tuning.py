@@ -12,7 +12,7 @@ cycles behind. With Python's own 700, every few requests the collector visited a
 
 
 @contextmanager
-def importing() -> Generator[None]:
+def gc_paused() -> Generator[None]:
     """No collections inside the block, and none of what it leaves: modules stay, and looking at them is a tenth of the
     time that importing takes.
     """
@@ -24,7 +24,7 @@ def importing() -> Generator[None]:
         gc.enable()
 
 
-def spare_what_is_there() -> None:
+def freeze_objects() -> None:
     """To be called when a process has started: what is there now lives as long as it, and is never visited again."""
     gc.collect()
     gc.freeze()

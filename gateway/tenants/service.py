@@ -21,7 +21,7 @@ from gateway.tenants.store.bootstrap import bootstrap
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreError
 from gateway.tenants.store.transaction import Actor, Change, change
-from gateway.tenants.tasks.background import beside
+from gateway.tenants.tasks.background import in_background
 from gateway.tenants.tasks.peers import PeerSync
 from gateway.tenants.tasks.recorder import Retention, UsageRecorder
 from gateway.tenants.tasks.refresh import Refresher
@@ -57,7 +57,7 @@ def directory_with_operator(admin_key: str | None) -> Directory:
     return Directory(Changes(version=-1, tenants={tenant.id: tenant}, keys=(KeyEntry(digest, key),)))
 
 
-_GOODBYE_S = 3.0
+_CLOSE_S = 3.0
 
 
 class Tenancy(msgspec.Struct, frozen=True):
@@ -97,21 +97,21 @@ async def open_tenancy(
         await usage_recorder.open()
         await refresher.refresh()
         peer_sync = PeerSync(database, limiter)
-        await peer_sync.meet()
+        await peer_sync.sync()
         retention = Retention(database, keep_days=keep_days)
         try:
-            async with beside(peer_sync.run, refresher.run, usage_recorder.run, retention.run):
+            async with in_background(peer_sync.run, refresher.run, usage_recorder.run, retention.run):
                 yield Tenancy(directory, TenantAdmin(database, refresher), usage_recorder, limiter)
         finally:
-            await _say_goodbye(usage_recorder, peer_sync, refresher)
+            await _close_tasks(usage_recorder, peer_sync, refresher)
     finally:
         await database.aclose()
 
 
-async def _say_goodbye(usage_recorder: UsageRecorder, peer_sync: PeerSync, refresher: Refresher) -> None:
+async def _close_tasks(usage_recorder: UsageRecorder, peer_sync: PeerSync, refresher: Refresher) -> None:
     """What is new goes to the store. One that does not answer is not waited for: nothing in it depends on that."""
     with contextlib.suppress(StoreError, TimeoutError):
-        async with asyncio.timeout(_GOODBYE_S):
+        async with asyncio.timeout(_CLOSE_S):
             await usage_recorder.aclose()
             await peer_sync.leave()
             await refresher.note_used()

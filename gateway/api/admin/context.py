@@ -73,8 +73,8 @@ class AdminContext:
     @asynccontextmanager
     async def change(self, request: AnyRequest) -> AsyncGenerator[Change]:
         """A change that the audit log will say this caller made."""
-        visit = request_context_of(request.scope)
-        async with self._office().change(Actor(visit.guest.key.id, visit.request_id)) as change:
+        context = request_context_of(request.scope)
+        async with self._office().change(Actor(context.authenticated.key.id, context.request_id)) as change:
             yield change
 
     def _office(self) -> TenantAdmin:

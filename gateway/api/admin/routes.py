@@ -11,5 +11,5 @@ from gateway.api.services import Services
 
 
 def admin_routes(services: Services) -> list[HTTPRouteHandler]:
-    desk = AdminContext(services)
-    return [*tenant_routes(desk), *key_routes(desk), *audit_routes(desk), *usage_routes(desk)]
+    context = AdminContext(services)
+    return [*tenant_routes(context), *key_routes(context), *audit_routes(context), *usage_routes(context)]

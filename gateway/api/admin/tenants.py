@@ -41,7 +41,7 @@ _organisations = RequestDecoder(OrganisationSpec, {})
 _tenants = RequestDecoder(TenantSpec, {})
 
 
-def tenant_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
+def tenant_routes(context: AdminContext) -> list[HTTPRouteHandler]:
     @get(
         ORGANISATIONS,
         opt=described(ADMIN_READ, answer=page_example(ORGANISATION), problems=(400,)),
@@ -49,7 +49,7 @@ def tenant_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
         summary="Organisations",
     )
     async def organisations(after: After = "", limit: Limit = PAGE) -> Page[OrganisationRecord]:
-        async with desk.session() as session:
+        async with context.session() as session:
             return page_of(await list_organisations(session, after=after, limit=limit + 1), limit=limit)
 
     @post(
@@ -61,8 +61,8 @@ def tenant_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
         summary="Create an organisation",
     )
     async def new_organisation(request: AnyRequest) -> OrganisationRecord:
-        spec = await desk.body(request, _organisations)
-        async with desk.change(request) as change:
+        spec = await context.body(request, _organisations)
+        async with context.change(request) as change:
             return await create_organisation(change, spec.name)
 
     @get(
@@ -72,7 +72,7 @@ def tenant_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
         summary="Tenants in the order of creation",
     )
     async def tenants(after: After = "", limit: Limit = PAGE) -> Page[TenantRecord]:
-        async with desk.session() as session:
+        async with context.session() as session:
             return page_of(await list_tenants(session, after=after, limit=limit + 1), limit=limit)
 
     @post(
@@ -88,8 +88,8 @@ def tenant_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
         summary="Create a tenant",
     )
     async def new_tenant(request: AnyRequest) -> TenantRecord:
-        spec = await desk.body(request, _tenants)
-        async with desk.change(request) as change:
+        spec = await context.body(request, _tenants)
+        async with context.change(request) as change:
             return await create_tenant(change, spec)
 
     @get(
@@ -99,7 +99,7 @@ def tenant_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
         summary="One tenant, by name or id",
     )
     async def tenant(tenant: FromPath[str]) -> TenantRecord:
-        async with desk.session() as session:
+        async with context.session() as session:
             return await tenant_record(session, await find_tenant(session, tenant))
 
     @patch(
@@ -116,8 +116,8 @@ def tenant_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
         description="A JSON merge patch: fields left out stay, null takes one back to its default.",
     )
     async def changed_tenant(request: AnyRequest, tenant: FromPath[str]) -> TenantRecord:
-        given = await desk.fields(request)
-        async with desk.change(request) as change:
+        given = await context.fields(request)
+        async with context.change(request) as change:
             current = await tenant_record(change.session, await find_tenant(change.session, tenant))
             return await update_tenant(change, tenant, merged(spec_of(current), given))
 
@@ -129,7 +129,7 @@ def tenant_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
         status_code=200,
     )
     async def deleted_tenant(request: AnyRequest, tenant: FromPath[str]) -> Deleted:
-        async with desk.change(request) as change:
+        async with context.change(request) as change:
             return Deleted(id=await delete_tenant(change, tenant))
 
     return [organisations, new_organisation, tenants, new_tenant, tenant, changed_tenant, deleted_tenant]
@@ -150,7 +150,7 @@ _rotations = RequestDecoder(Rotation, {})
 OfTenant = Annotated[str | None, QueryParameter(max_length=128, description="Name or id of a tenant")]
 
 
-def key_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
+def key_routes(context: AdminContext) -> list[HTTPRouteHandler]:
     @get(
         KEYS,
         opt=described(ADMIN_READ, answer=page_example(KEY), problems=(400, 404)),
@@ -158,7 +158,7 @@ def key_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
         summary="Keys without their secrets",
     )
     async def keys(tenant: OfTenant = None, after: After = "", limit: Limit = PAGE) -> Page[KeyRecord]:
-        async with desk.session() as session:
+        async with context.session() as session:
             return page_of(await list_keys(session, tenant=tenant, after=after, limit=limit + 1), limit=limit)
 
     @post(
@@ -170,8 +170,8 @@ def key_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
         summary="Create a key; the one time that it is shown",
     )
     async def new_key(request: AnyRequest) -> NewKey:
-        spec = await desk.body(request, _keys)
-        async with desk.change(request) as change:
+        spec = await context.body(request, _keys)
+        async with context.change(request) as change:
             return await create_key(change, spec)
 
     @get(
@@ -181,7 +181,7 @@ def key_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
         summary="One key without its secret",
     )
     async def key(key: FromPath[str]) -> KeyRecord:
-        async with desk.session() as session:
+        async with context.session() as session:
             return await find_key(session, key)
 
     @post(
@@ -191,8 +191,8 @@ def key_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
         summary="A new key like an old one, which ends after an overlap",
     )
     async def rotated_key(request: AnyRequest, key: FromPath[str]) -> NewKey:
-        rotation = await desk.body(request, _rotations)
-        async with desk.change(request) as change:
+        rotation = await context.body(request, _rotations)
+        async with context.change(request) as change:
             return await rotate_key(change, key, overlap_s=rotation.overlap_s)
 
     @delete(
@@ -203,7 +203,7 @@ def key_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
         status_code=200,
     )
     async def revoked_key(request: AnyRequest, key: FromPath[str]) -> Deleted:
-        async with desk.change(request) as change:
+        async with context.change(request) as change:
             await revoke_key(change, key)
         return Deleted(id=key)
 

@@ -36,7 +36,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     broken_at: int | None
 
 
-def audit_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
+def audit_routes(context: AdminContext) -> list[HTTPRouteHandler]:
     @get(
         AUDIT,
         opt=described(ADMIN_READ, answer=page_example(AUDIT_ENTRY), problems=(400,)),
@@ -44,7 +44,7 @@ def audit_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
         summary="What operators did, oldest first",
     )
     async def audit(after: AfterNumber = 0, limit: Limit = PAGE) -> Page[AuditRecord]:
-        async with desk.session() as session:
+        async with context.session() as session:
             return page_of(await list_audit(session, after=after, limit=limit + 1), limit=limit)
 
     @get(
@@ -54,7 +54,7 @@ def audit_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
         summary="Whether the log is whole",
     )
     async def verdict() -> Verdict:
-        async with desk.session() as session:
+        async with context.session() as session:
             broken_at = await first_broken(session)
         return Verdict(whole=broken_at is None, broken_at=broken_at)
 
@@ -75,7 +75,7 @@ _LATEST = 1e12
 AnyResponse = Response[Any]  # Any: a page, or its lines as bytes
 
 
-def usage_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
+def usage_routes(context: AdminContext) -> list[HTTPRouteHandler]:
     @get(
         USAGE,
         opt=described(
@@ -93,8 +93,8 @@ def usage_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
         format: UsageFormat = "json",
     ) -> AnyResponse:
         groups = _groups(group_by)
-        await desk.drain()
-        async with desk.session() as session:
+        await context.drain()
+        async with context.session() as session:
             sums = await sum_usage(session, await _span(session, tenant, start, end), groups)
         return _answer(Page(data=sums, has_more=False), UsageSum, format)
 
@@ -119,8 +119,8 @@ def usage_routes(desk: AdminContext) -> list[HTTPRouteHandler]:
         limit: Limit = PAGE,
         format: UsageFormat = "json",
     ) -> AnyResponse:
-        await desk.drain()
-        async with desk.session() as session:
+        await context.drain()
+        async with context.session() as session:
             span = await _span(session, tenant, start, end)
             found = await list_usage(session, span, after=after, limit=limit + 1)
         return _answer(page_of(found, limit=limit), UsageRecord, format)

@@ -34,17 +34,17 @@ class KVAllocator(Protocol):
         ...
 
     def can_allocate(self, sequence: Sequence) -> bool:
-        """Whether `reserve` would succeed now."""
+        """Whether `allocate` would succeed now."""
         ...
 
-    def reserve(self, sequence: Sequence) -> int:
+    def allocate(self, sequence: Sequence) -> int:
         """Give a sequence its room. Returns how many of its tokens have keys and values there, once reused.
 
         Raises `ValueError` when `can_allocate` says no or it has one already.
         """
         ...
 
-    def grow(self, sequence: Sequence, num_tokens: int) -> bool:
+    def extend(self, sequence: Sequence, num_tokens: int) -> bool:
         """Let its room hold its first `num_tokens` tokens. False, and nothing changed, if memory is short.
 
         With no other room there it succeeds for all that `can_ever_allocate` allows.

@@ -41,7 +41,7 @@ class BlockAllocator:
         self._has_prefixes = has_prefixes
         self._free = list(range(num_blocks))
         self._evictable = EvictableBlocks()
-        self._held: dict[int, list[int]] = {}
+        self._allocated: dict[int, list[int]] = {}
         self._num_holders = [0] * num_blocks
         self._cached: dict[int, CachedBlock] = {}
         self._by_digest: dict[bytes, int] = {}
@@ -63,24 +63,24 @@ class BlockAllocator:
         """Besides its own, a block for each that runs is left, so that it is not preempted at once."""
         return self._fits_behind(self._find(sequence), sequence)
 
-    def reserve(self, sequence: Sequence) -> int:
-        if sequence.id in self._held:
-            raise ValueError(f"sequence {sequence.id} already has blocks {self._held[sequence.id]}")
+    def allocate(self, sequence: Sequence) -> int:
+        if sequence.id in self._allocated:
+            raise ValueError(f"sequence {sequence.id} already has blocks {self._allocated[sequence.id]}")
         found = self._find(sequence)
         if not self._fits_behind(found, sequence):
             raise ValueError(f"no blocks for {sequence.num_known} tokens: {self.num_free} free of {self._num_blocks}")
-        self._held[sequence.id] = found
+        self._allocated[sequence.id] = found
         for block in found:
-            self._hold(block)
+            self._add_holder(block)
         num_found = len(found)
         self._add(sequence, self._num_needed(sequence.num_known) - num_found)
         return num_found * self.block_tokens
 
-    def grow(self, sequence: Sequence, num_tokens: int) -> bool:
-        num_new = self._num_needed(num_tokens) - len(self._held[sequence.id])
+    def extend(self, sequence: Sequence, num_tokens: int) -> bool:
+        num_new = self._num_needed(num_tokens) - len(self._allocated[sequence.id])
         if num_new <= 0:
             return True
-        if num_new > self._num_available(sequence.prefix_scope, is_alone=len(self._held) == 1):
+        if num_new > self._num_available(sequence.prefix_scope, is_alone=len(self._allocated) == 1):
             return False
         self._add(sequence, num_new)
         return True
@@ -92,25 +92,25 @@ class BlockAllocator:
     def computed(self, sequence: Sequence) -> None:
         if not self._has_prefixes:
             return
-        blocks = self._held[sequence.id]
+        blocks = self._allocated[sequence.id]
         for number in range(sequence.num_cached_blocks, sequence.num_computed // self.block_tokens):
             self._keep(blocks[number], sequence, number)
             sequence.num_cached_blocks = number + 1
 
     def release(self, sequence: Sequence, *, is_sound: bool = True) -> None:
         # Backwards, so that the end of a prompt is forgotten before its beginning.
-        for block in reversed(self._held.pop(sequence.id)):
+        for block in reversed(self._allocated.pop(sequence.id)):
             if not is_sound:
                 self._forget(block)
             self._free_block(block, sequence.prefix_scope)
         sequence.num_cached_blocks = 0
 
     def blocks_of(self, sequence_id: int) -> list[int]:
-        return self._held[sequence_id]
+        return self._allocated[sequence_id]
 
     def check_integrity(self) -> None:
         num_holders = [0] * self._num_blocks
-        for blocks in self._held.values():
+        for blocks in self._allocated.values():
             for block in blocks:
                 num_holders[block] += 1
         held = [block for block, number in enumerate(num_holders) if number]
@@ -118,7 +118,7 @@ class BlockAllocator:
             range(self._num_blocks)
         ):
             raise RuntimeError(
-                f"blocks lost or doubled: {len(self._free)} free, {len(self._evictable)} resting, {len(held)} held"
+                f"blocks lost or doubled: {len(self._free)} free, {len(self._evictable)} evictable, {len(held)} allocated"
             )
         if {kept.digest: block for block, kept in self._cached.items()} != self._by_digest:
             raise RuntimeError("hashes do not name the blocks that keep them")
@@ -127,8 +127,8 @@ class BlockAllocator:
     def _fits_behind(self, found: list[int], sequence: Sequence) -> bool:
         num_new = self._num_needed(sequence.num_known) - len(found)
         num_taken = sum(block in self._evictable for block in found)
-        available = self._num_available(sequence.prefix_scope, is_alone=not self._held)
-        return num_new + len(self._held) <= available - num_taken
+        available = self._num_available(sequence.prefix_scope, is_alone=not self._allocated)
+        return num_new + len(self._allocated) <= available - num_taken
 
     def _num_needed(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_tokens)
@@ -155,7 +155,7 @@ class BlockAllocator:
             found.append(block)
         return found
 
-    def _hold(self, block: int) -> None:
+    def _add_holder(self, block: int) -> None:
         if block in self._evictable:
             self._evictable.remove(block)
         self._num_holders[block] += 1
@@ -170,7 +170,7 @@ class BlockAllocator:
             heapq.heappush(self._free, block)
 
     def _add(self, sequence: Sequence, num_new: int) -> None:
-        blocks = self._held[sequence.id]
+        blocks = self._allocated[sequence.id]
         for _ in range(num_new):
             block = heapq.heappop(self._free) if self._free else self._evict(sequence.prefix_scope)
             self._num_holders[block] += 1

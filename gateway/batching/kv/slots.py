@@ -25,7 +25,7 @@ class SlotAllocator:
         self._slot_tokens = slot_tokens
         self._prefixes = prefixes
         self._free = list(range(num_slots))
-        self._held: dict[int, int] = {}
+        self._allocated: dict[int, int] = {}
         self._evictable: dict[int, None] = {}
         """The least recently used first."""
         self._scopes: dict[int, str] = {}
@@ -47,22 +47,22 @@ class SlotAllocator:
     def can_allocate(self, sequence: Sequence) -> bool:
         return sequence.max_known <= self._slot_tokens and self.num_free > 0
 
-    def reserve(self, sequence: Sequence) -> int:
-        if sequence.id in self._held:
-            raise ValueError(f"sequence {sequence.id} already has slot {self._held[sequence.id]}")
+    def allocate(self, sequence: Sequence) -> int:
+        if sequence.id in self._allocated:
+            raise ValueError(f"sequence {sequence.id} already has slot {self._allocated[sequence.id]}")
         if not self.can_allocate(sequence):
             raise ValueError(
                 f"no slot for {sequence.max_known} tokens: {self.num_free} free of {self._slot_tokens} tokens"
             )
         found = self._find(sequence)
         slot = self._take_place() if found is None else self._take_found(found)
-        self._held[sequence.id] = slot
+        self._allocated[sequence.id] = slot
         self._scopes[slot] = sequence.prefix_scope
         return 0 if found is None else found.num_tokens
 
-    def grow(self, sequence: Sequence, num_tokens: int) -> bool:
+    def extend(self, sequence: Sequence, num_tokens: int) -> bool:
         """It was given all that it may come to need."""
-        return num_tokens <= self._slot_tokens and sequence.id in self._held
+        return num_tokens <= self._slot_tokens and sequence.id in self._allocated
 
     def take_copies(self) -> list[KVCopy]:
         reuses, self._copies = self._copies, []
@@ -70,10 +70,10 @@ class SlotAllocator:
 
     def computed(self, sequence: Sequence) -> None:
         if self._prefixes is not None:
-            self._prefixes.learn(self._held[sequence.id], sequence)
+            self._prefixes.learn(self._allocated[sequence.id], sequence)
 
     def release(self, sequence: Sequence, *, is_sound: bool = True) -> None:
-        slot = self._held.pop(sequence.id)
+        slot = self._allocated.pop(sequence.id)
         if self._prefixes is not None and is_sound and self._prefixes.num_tokens_of(slot):
             self._evictable[slot] = None
             return
@@ -82,13 +82,14 @@ class SlotAllocator:
         heapq.heappush(self._free, slot)
 
     def blocks_of(self, sequence_id: int) -> list[int]:
-        return [self._held[sequence_id]]
+        return [self._allocated[sequence_id]]
 
     def check_integrity(self) -> None:
-        slots = sorted([*self._free, *self._evictable, *self._held.values()])
+        slots = sorted([*self._free, *self._evictable, *self._allocated.values()])
         if slots != list(range(self._num_slots)):
             raise RuntimeError(
-                f"slots lost or doubled: free {sorted(self._free)}, resting {list(self._evictable)}, held {self._held}"
+                f"slots lost or doubled: free {sorted(self._free)}, evictable {list(self._evictable)}, "
+                f"allocated {self._allocated}"
             )
         if self._prefixes is not None:
             self._prefixes.check_integrity()
@@ -141,6 +142,6 @@ class SlotAllocator:
 
     def _least_needed(self, spared: int | None) -> int:
         """Of the scope that has most slots, the one not used for longest: nobody is pushed below an equal share."""
-        num_slots = Counter(self._scopes[slot] for slot in (*self._evictable, *self._held.values()))
+        num_slots = Counter(self._scopes[slot] for slot in (*self._evictable, *self._allocated.values()))
         others = (slot for slot in self._evictable if slot != spared)
         return max(others, key=lambda slot: num_slots[self._scopes[slot]])

@@ -82,12 +82,19 @@ class _TenantQueue:
 class AdmissionTicket:
     """One request inside, until it leaves."""
 
-    __slots__ = ("_is_left", "_is_let_in", "_queue", "_room", "_seated_at", "_tenant", "is_waiting")
+    __slots__ = ("_admission", "_is_left", "_is_let_in", "_queue", "_seated_at", "_tenant", "is_waiting")
 
     def __init__(
-        self, room: AdmissionControl, tenant: str, queue: _TenantQueue, *, is_waiting: bool, is_let_in: bool, now: float
+        self,
+        admission: AdmissionControl,
+        tenant: str,
+        queue: _TenantQueue,
+        *,
+        is_waiting: bool,
+        is_let_in: bool,
+        now: float,
     ) -> None:
-        self._room = room
+        self._admission = admission
         self._tenant = tenant
         self._queue = queue
         self._seated_at = now
@@ -100,14 +107,14 @@ class AdmissionTicket:
         """Its first output is there. May be called again."""
         if self.is_waiting and not self._is_left:
             self.is_waiting = False
-            self._seated_at = self._room.started(self._queue, is_let_in=self._is_let_in)
+            self._seated_at = self._admission.started(self._queue, is_let_in=self._is_let_in)
 
     def leave(self) -> None:
         """The engine is done with it. May be called again."""
         if self._is_left:
             return
         self._is_left = True
-        self._room.left(self._tenant, self._queue, seated_at=None if self.is_waiting else self._seated_at)
+        self._admission.left(self._tenant, self._queue, seated_at=None if self.is_waiting else self._seated_at)
 
 
 class AdmissionControl:
@@ -139,18 +146,18 @@ class AdmissionControl:
         return self._num_waiting
 
     @contextlib.contextmanager
-    def place(
+    def admit(
         self, *, tenant: str = "default", weight: float = 1.0, num_served: int, is_short: bool = False
     ) -> Generator[AdmissionTicket]:
         """Hold a place; `num_served` are served at once, fewer if memory `is_short`, and the others wait.
 
         Raises `TenantQueueFull`, `Overloaded` when too many wait, or `WaitTooLong`.
         """
-        place = self._enter(tenant, weight, num_served, is_short=is_short)
+        ticket = self._enter(tenant, weight, num_served, is_short=is_short)
         try:
-            yield place
+            yield ticket
         finally:
-            place.leave()
+            ticket.leave()
 
     def started(self, queue: _TenantQueue, *, is_let_in: bool) -> float:
         """For a place. Returns the time."""

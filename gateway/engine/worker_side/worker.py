@@ -28,7 +28,7 @@ from gateway.engine.messages import (
     encode_frame,
 )
 from gateway.engine.worker_side.loading import LoadedEngine, RunnerFactory, load_engine
-from gateway.process.gc_tuning import spare_what_is_there
+from gateway.process.gc_tuning import freeze_objects
 
 _READ_BYTES = 64 * 1024
 """Below what malloc takes from the system, and gives back to it, for each single read: 128 KiB in glibc."""
@@ -166,7 +166,7 @@ def _load(channel: Channel, load: ToEngine, create_runner: RunnerFactory) -> Loa
         _log.exception("the model could not be loaded")
         channel.send(LoadFailed(f"{type(error).__name__}: {_one_line(error)}"))
         return None
-    spare_what_is_there()
+    freeze_objects()
     channel.send(engine.ready)
     return engine
 

@@ -40,7 +40,7 @@ class QuotaShares(msgspec.Struct, frozen=True):
         return Granted(self.default, {subject: part.share for subject, part in self.parts.items()})
 
 
-def stand(
+def next_shares(
     own: str,
     peers: Iterable[Peer],
     parts: Iterable[QuotaShare],

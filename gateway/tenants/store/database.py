@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionm
 
 from gateway.process.drain import Drain
 from gateway.tenants.store.errors import Conflict, StoreCorrupt, StoreError, StoreUnavailable, UnknownEntry
-from gateway.tenants.store.session import UnbrokenSession, unbroken
+from gateway.tenants.store.session import ShieldedSession, shielded
 
 LATEST = "0004"
 """Newest migration; a test holds it against the folder."""
@@ -47,7 +47,7 @@ class Database:
             self._engine = create_async_engine(self.url, pool_pre_ping=not self.is_sqlite)
         except ModuleNotFoundError as error:
             raise StoreError(f'PostgreSQL needs {error.name}: pip install "hostelry[postgres]"') from None
-        self._new_session = async_sessionmaker(self._engine, class_=UnbrokenSession, expire_on_commit=False)
+        self._new_session = async_sessionmaker(self._engine, class_=ShieldedSession, expire_on_commit=False)
         if self.is_sqlite:
             event.listen(self._engine.sync_engine, "connect", _set_up_sqlite)
 
@@ -66,7 +66,7 @@ class Database:
             self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._check_header(self.file)
         with self._translated():
-            await unbroken(self._prepare())
+            await shielded(self._prepare())
 
     async def _prepare(self) -> None:
         async with self._engine.begin() as connection:
@@ -79,7 +79,7 @@ class Database:
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_WITHIN_S):
                 await self._sessions.wait_empty()
-        await unbroken(self._engine.dispose())
+        await shielded(self._engine.dispose())
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncSession]:

@@ -13,7 +13,7 @@ PATIENCE_S = 2.5
 """Longer than SQLite waits for a lock."""
 
 
-async def unbroken(work: Coroutine[Any, Any, T]) -> T:  # Any: what a coroutine says to its loop
+async def shielded(work: Coroutine[Any, Any, T]) -> T:  # Any: what a coroutine says to its loop
     """Do the work to its end. Whoever is cancelled meanwhile waits for that, and is cancelled then.
 
     Work that does not end soon after, or a caller that is cancelled once more, cancels the work itself.
@@ -40,7 +40,7 @@ async def _wait(task: asyncio.Task[Any], *, timeout_s: float | None) -> asyncio.
     return None
 
 
-class UnbrokenSession(AsyncSession):
+class ShieldedSession(AsyncSession):
     """Every statement is done to its end, also when the task that waits for it is cancelled, which it is then.
 
     A driver that is cancelled inside a statement loses its connection, and with SQLite the lock that it held stays
@@ -50,22 +50,22 @@ class UnbrokenSession(AsyncSession):
     # Any: whatever SQLAlchemy's own methods take and return, of which there are many overloads
 
     async def execute(self, *args: Any, **options: Any) -> Any:
-        return await unbroken(super().execute(*args, **options))
+        return await shielded(super().execute(*args, **options))
 
     async def scalar(self, *args: Any, **options: Any) -> Any:
-        return await unbroken(super().scalar(*args, **options))
+        return await shielded(super().scalar(*args, **options))
 
     async def get(self, *args: Any, **options: Any) -> Any:
-        return await unbroken(super().get(*args, **options))
+        return await shielded(super().get(*args, **options))
 
     async def run_sync(self, *args: Any, **options: Any) -> Any:
-        return await unbroken(super().run_sync(*args, **options))
+        return await shielded(super().run_sync(*args, **options))
 
     async def flush(self, *args: Any, **options: Any) -> None:
-        await unbroken(super().flush(*args, **options))
+        await shielded(super().flush(*args, **options))
 
     async def commit(self) -> None:
-        await unbroken(super().commit())
+        await shielded(super().commit())
 
     async def close(self) -> None:
-        await unbroken(super().close())
+        await shielded(super().close())

@@ -23,7 +23,7 @@ async def pause(stop: asyncio.Event, *, seconds: float) -> bool:
 
 
 @asynccontextmanager
-async def beside(*runs: Run) -> AsyncGenerator[None]:
+async def in_background(*runs: Run) -> AsyncGenerator[None]:
     """Run all of them beside the block. At its end each is told to stop, and cancelled if it does not."""
     stop = asyncio.Event()
     tasks = [asyncio.create_task(run(stop)) for run in runs]

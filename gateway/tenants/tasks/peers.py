@@ -9,7 +9,7 @@ import secrets
 import time
 
 from gateway.tenants.limits.limits import Limiter
-from gateway.tenants.peers.share_rules import QuotaShares, stand
+from gateway.tenants.peers.share_rules import QuotaShares, next_shares
 from gateway.tenants.peers.shares import Granted
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.errors import StoreError
@@ -17,7 +17,7 @@ from gateway.tenants.store.shares import SharesOfPeers, forget_gateway, lock_sha
 
 _log = logging.getLogger(__name__)
 
-MEETING_S = 0.4
+SYNC_S = 0.4
 _HEARTBEAT_S = 1.0
 
 
@@ -32,7 +32,7 @@ class PeerSync:
         self._told_at = 0.0
         self._is_lost = False
 
-    async def meet(self) -> None:
+    async def sync(self) -> None:
         """Look at what the others say, and say what is new. Raises `StoreError`."""
         wanted = self._limiter.shares.take_wanted()
         async with self._database.session() as session:
@@ -50,7 +50,7 @@ class PeerSync:
         """Until `stop` is set; a meeting that has begun is ended."""
         while await self._pause(stop):
             try:
-                await self.meet()
+                await self.sync()
             except StoreError as error:
                 if not self._is_lost:
                     _log.warning("%s; limits are shared with other gateways as before", error)
@@ -66,7 +66,7 @@ class PeerSync:
 
     def _stand(self, board: SharesOfPeers, wanted: set[str]) -> QuotaShares:
         limiter = self._limiter
-        return stand(
+        return next_shares(
             self.id, board.peers, board.parts, wanted=wanted, heavy=limiter.heavy_users, used=limiter.used_share
         )
 
@@ -74,7 +74,7 @@ class PeerSync:
         """Whether there is to be another meeting."""
         waits = [asyncio.create_task(event.wait()) for event in (stop, self._limiter.shares.is_wanted)]
         try:
-            await asyncio.wait(waits, timeout=MEETING_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=SYNC_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()

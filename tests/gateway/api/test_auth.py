@@ -272,11 +272,11 @@ async def test_request_counts_as_inside() -> None:
     exchange = Exchange(served_app.app, chat())
     await served_app.backend.paused.wait()
 
-    assert served_app.services.drain.inside == 1
+    assert served_app.services.drain.num_open == 1
     served_app.backend.resume()
     await exchange.end()
     await served_app.services.drain.wait_empty()
-    assert served_app.services.drain.inside == 0
+    assert served_app.services.drain.num_open == 0
 
 
 async def test_lifespan_passes(served_app: ServedApp) -> None:

@@ -161,7 +161,7 @@ def served_app(built: ServedApp) -> Iterator[ServedApp]:
     built.backend.requests.clear()
     yield built
     assert built.backend.running == set()
-    assert built.services.drain.inside == 0
+    assert built.services.drain.num_open == 0
 
 
 def _error(response: httpx.Response, status: int) -> dict[str, str | None]:

@@ -117,5 +117,5 @@ async def _send(served_app: ServedApp, path: str, body: bytes) -> httpx.Response
     async with client_of(served_app) as client:
         response = await client.post(path, content=body)
     assert served_app.backend.running == set()
-    assert served_app.services.drain.inside == 0
+    assert served_app.services.drain.num_open == 0
     return response

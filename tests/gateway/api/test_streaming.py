@@ -170,7 +170,7 @@ async def test_client_that_leaves(stream: bool, n: int, pause: int) -> None:
     assert served_app.metric("hostelry_requests_total", outcome="cancelled") == 1
     assert served_app.metric("hostelry_prompt_tokens_total") == (7 if pause == 1 else 0)
     assert served_app.metric("hostelry_requests_in_flight") == 0
-    assert served_app.services.drain.inside == 0
+    assert served_app.services.drain.num_open == 0
 
 
 async def test_client_that_leaves_is_billed_what_it_got() -> None:

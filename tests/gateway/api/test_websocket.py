@@ -231,7 +231,7 @@ async def test_leaving_cancels_everything() -> None:
     await socket.close()
 
     assert served_app.backend.running == set()
-    assert served_app.services.drain.inside == 0
+    assert served_app.services.drain.num_open == 0
     assert served_app.metric("hostelry_requests_in_flight") == 0
 
 

@@ -121,15 +121,15 @@ def test_an_unknown_adapter_is_refused() -> None:
 def test_held_adapters_stay() -> None:
     """With every slot in use, whoever needs another one waits."""
     slots = AdapterSlots(2)
-    slots.hold("a")
-    slots.hold("b")
+    slots.acquire("a")
+    slots.acquire("b")
 
-    assert slots.can_hold("a")
-    assert not slots.can_hold("c")
+    assert slots.can_acquire("a")
+    assert not slots.can_acquire("c")
     with pytest.raises(ValueError, match="no slot for adapter c"):
-        slots.hold("c")
+        slots.acquire("c")
     slots.release("a")
-    slots.hold("c")
+    slots.acquire("c")
     assert (slots.slot_of("c"), slots.num_loads) == (0, 3)
 
 
@@ -142,8 +142,8 @@ def test_nothing_is_lost(events: list[tuple[str, bool]]) -> None:
         if is_release and name in held:
             held.remove(name)
             slots.release(name)
-        elif slots.can_hold(name):
-            slots.hold(name)
+        elif slots.can_acquire(name):
+            slots.acquire(name)
             held.append(name)
         for placement in slots.take_placements():
             memory[placement.slot] = placement.adapter

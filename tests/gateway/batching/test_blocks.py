@@ -38,7 +38,7 @@ def make_blocks(num_blocks: int = 16) -> BlockAllocator:
 
 def compute(blocks: BlockAllocator, one: Sequence) -> int:
     """Give it a room and compute all that it knows; returns how many tokens were there."""
-    num_cached = blocks.reserve(one)
+    num_cached = blocks.allocate(one)
     one.num_computed = one.num_known
     blocks.computed(one)
     return num_cached
@@ -55,12 +55,12 @@ def test_a_room_is_as_large_as_its_tokens() -> None:
     """And grows block by block."""
     blocks = make_blocks()
     one = prompting(1, [1] * 17)
-    blocks.reserve(one)
+    blocks.allocate(one)
 
     assert len(blocks.blocks_of(1)) == 2
-    assert blocks.grow(one, 32)
+    assert blocks.extend(one, 32)
     assert len(blocks.blocks_of(1)) == 2
-    assert blocks.grow(one, 33)
+    assert blocks.extend(one, 33)
     assert len(blocks.blocks_of(1)) == 3
     blocks.check_integrity()
 
@@ -87,7 +87,7 @@ def test_what_ended_is_found_again() -> None:
     compute(blocks, first)
     for token in range(20):
         first.append(token)
-    assert blocks.grow(first, first.num_known)
+    assert blocks.extend(first, first.num_known)
     first.num_computed = first.num_known - 1
     blocks.computed(first)
     blocks.release(first)
@@ -112,11 +112,11 @@ def test_what_is_not_sound_is_never_found() -> None:
 def test_a_full_house_cannot_reserve() -> None:
     """The question says no and the deed is refused; alone, everything may be had."""
     blocks = make_blocks(4)
-    blocks.reserve(prompting(1, [1] * 48))
+    blocks.allocate(prompting(1, [1] * 48))
 
     assert not blocks.can_allocate(prompting(2, [2] * 16)), "the one that runs may need the last block"
     with pytest.raises(ValueError, match="no blocks for 16 tokens: 1 free of 4"):
-        blocks.reserve(prompting(2, [2] * 16))
+        blocks.allocate(prompting(2, [2] * 16))
     assert blocks.can_ever_allocate(64)
     assert not blocks.can_ever_allocate(65)
 
@@ -124,23 +124,23 @@ def test_a_full_house_cannot_reserve() -> None:
 def test_a_second_room_is_refused() -> None:
     """Reserving twice would lose blocks."""
     blocks = make_blocks()
-    blocks.reserve(prompting(1, [1]))
+    blocks.allocate(prompting(1, [1]))
 
     with pytest.raises(ValueError, match="already has blocks"):
-        blocks.reserve(prompting(1, [1]))
+        blocks.allocate(prompting(1, [1]))
 
 
 def test_growing_fails_without_a_trace() -> None:
     """When nothing is left, the room stays as it was."""
     blocks = make_blocks(4)
     first, second = prompting(1, [1] * 16), prompting(2, [2] * 16)
-    blocks.reserve(first)
-    blocks.reserve(second)
+    blocks.allocate(first)
+    blocks.allocate(second)
 
-    assert not blocks.grow(first, 64)
+    assert not blocks.extend(first, 64)
     assert len(blocks.blocks_of(1)) == 1
     blocks.release(second)
-    assert blocks.grow(first, 64)
+    assert blocks.extend(first, 64)
     blocks.check_integrity()
 
 
@@ -150,7 +150,7 @@ def test_a_flood_does_not_push_out_a_quiet_tenant() -> None:
     quiet = prompting(1, [3] * 97, tenant="quiet")
     assert serve(blocks, quiet) == 0
     running = prompting(2, [4] * 200, tenant="loud")
-    blocks.reserve(running)
+    blocks.allocate(running)
     for number in range(1000):
         prompt = [number % VOCAB, number // VOCAB, *([5] * 60)]
         serve(blocks, prompting(10 + number, prompt, tenant="loud"))
@@ -183,7 +183,7 @@ class Kept(RuleBasedStateMachine):
         one = prompting(self.num_added, [kind] * length, tenant=tenant)
         if not self.blocks.can_allocate(one):
             return
-        num_cached = self.blocks.reserve(one)
+        num_cached = self.blocks.allocate(one)
         assert num_cached < one.num_known
         for number, block in enumerate(self.blocks.blocks_of(one.id)[: num_cached // SIZE]):
             assert self.memory[block] == (tenant, one.token_ids[: (number + 1) * SIZE])
@@ -194,11 +194,11 @@ class Kept(RuleBasedStateMachine):
             self.blocks.computed(one)
 
     @rule(data=st.data(), num_tokens=st.integers(1, 40))
-    def grow(self, data: st.DataObject, num_tokens: int) -> None:
+    def extend(self, data: st.DataObject, num_tokens: int) -> None:
         if not self.held:
             return
         one = self.held[data.draw(st.sampled_from(sorted(self.held)))]
-        if one.num_known + num_tokens <= self.blocks.capacity and self.blocks.grow(one, one.num_known + num_tokens):
+        if one.num_known + num_tokens <= self.blocks.capacity and self.blocks.extend(one, one.num_known + num_tokens):
             before = one.num_known
             for _ in range(num_tokens):
                 one.append(1)

@@ -25,7 +25,7 @@ def prompting(number: int, prompt: list[int], *, tenant: str = "default") -> Seq
 
 def compute(slots: SlotAllocator, one: Sequence) -> int:
     """Give it a slot and compute its prompt; returns how many tokens were there."""
-    num_cached = slots.reserve(one)
+    num_cached = slots.allocate(one)
     one.num_computed = one.num_known
     slots.computed(one)
     return num_cached
@@ -39,11 +39,11 @@ def test_lowest_free_slot_comes_first() -> None:
     """A freed low slot is used before a fresh high one."""
     slots = SlotAllocator(num_slots=3, slot_tokens=8)
     for number in (10, 11, 12):
-        slots.reserve(sequence(number, 8))
+        slots.allocate(sequence(number, 8))
     slots.release(sequence(11, 8))
     slots.release(sequence(10, 8))
 
-    slots.reserve(sequence(13, 1))
+    slots.allocate(sequence(13, 1))
 
     assert slots.blocks_of(13) == [0]
     slots.check_integrity()
@@ -52,12 +52,12 @@ def test_lowest_free_slot_comes_first() -> None:
 def test_full_house_cannot_reserve() -> None:
     """Without a free slot the question says no and the deed is refused."""
     slots = SlotAllocator(num_slots=1, slot_tokens=8)
-    slots.reserve(sequence(1, 8))
+    slots.allocate(sequence(1, 8))
 
     assert not slots.can_allocate(sequence(2, 1))
     assert slots.can_ever_allocate(8)
     with pytest.raises(ValueError, match="no slot"):
-        slots.reserve(sequence(2, 1))
+        slots.allocate(sequence(2, 1))
     slots.check_integrity()
 
 
@@ -72,10 +72,10 @@ def test_sequence_that_is_too_long_is_refused() -> None:
 def test_second_slot_for_one_sequence_is_refused() -> None:
     """Reserving twice would lose a slot."""
     slots = SlotAllocator(num_slots=2, slot_tokens=8)
-    slots.reserve(sequence(1, 1))
+    slots.allocate(sequence(1, 1))
 
     with pytest.raises(ValueError, match="already has slot 0"):
-        slots.reserve(sequence(1, 1))
+        slots.allocate(sequence(1, 1))
 
 
 @given(st.lists(st.integers(0, 9), max_size=60))
@@ -87,7 +87,7 @@ def test_nothing_is_lost(numbers: list[int]) -> None:
             slots.release(sequence(number, 8))
             held.remove(number)
         elif slots.can_allocate(sequence(number, 8)):
-            slots.reserve(sequence(number, 8))
+            slots.allocate(sequence(number, 8))
             held.add(number)
         slots.check_integrity()
 
@@ -193,7 +193,7 @@ def test_reuse_is_what_it_claims(events: list[tuple[int, str, int, int, bool]]) 
             continue
         one = prompting(number, [*([kind] * 16 * blocks), number], tenant=tenant)
         if slots.can_allocate(one):
-            num_cached = slots.reserve(one)
+            num_cached = slots.allocate(one)
             for reuse in slots.take_copies():
                 owner, tokens = memory[reuse.source]
                 assert (owner, tokens[: reuse.num_tokens]) == (tenant, one.token_ids[: reuse.num_tokens])

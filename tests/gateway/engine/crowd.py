@@ -32,7 +32,7 @@ class Crowd:
             ttft_target_s=ttft_target_s,
             scheduling=scheduling,
         )
-        self.room = AdmissionControl(config, now=lambda: self.now_s)
+        self.admission = AdmissionControl(config, now=lambda: self.now_s)
         self.now_s = 0.0
         self.held_s = held_s
         self.waits: dict[str, list[float]] = {}
@@ -54,12 +54,12 @@ class Crowd:
         """Whether it was let in."""
         stack = contextlib.ExitStack()
         try:
-            place = stack.enter_context(self.room.place(tenant=tenant, weight=weight, num_served=self._places))
+            ticket = stack.enter_context(self.admission.admit(tenant=tenant, weight=weight, num_served=self._places))
         except Overloaded as refusal:
             self.refusals.setdefault(tenant, []).append(refusal)
             return False
         self._served.setdefault(tenant, max([0.0, *map(self._served.__getitem__, self._queues)]))
-        self._queues.setdefault(tenant, deque()).append((self.now_s, place, stack))
+        self._queues.setdefault(tenant, deque()).append((self.now_s, ticket, stack))
         self._weights[tenant] = weight
         self._fill()
         return True
@@ -80,12 +80,12 @@ class Crowd:
     def _fill(self) -> None:
         while len(self._ends) < self._places and self._queues:
             tenant = min(self._queues, key=self._turn())
-            came_s, place, stack = self._queues[tenant].popleft()
+            came_s, ticket, stack = self._queues[tenant].popleft()
             if not self._queues[tenant]:
                 del self._queues[tenant]
             self._served[tenant] += 1 / self._weights[tenant]
             self.waits.setdefault(tenant, []).append(self.now_s - came_s)
-            place.start()
+            ticket.start()
             heapq.heappush(self._ends, (self.now_s + self.held_s, next(self._numbers), stack))
 
     def _turn(self) -> Callable[[str], float]:

@@ -32,7 +32,7 @@ def test_full_room_refuses_and_says_when() -> None:
     assert type(refusal) is Overloaded
     assert refusal.retry_after_s == pytest.approx(2.0)
     crowd.empty()
-    assert (crowd.room.num_inside, crowd.room.num_waiting) == (0, 0)
+    assert (crowd.admission.num_inside, crowd.admission.num_waiting) == (0, 0)
 
 
 def test_a_tenant_fills_its_own_queue_only() -> None:
@@ -60,25 +60,25 @@ def test_who_runs_does_not_count_as_waiting() -> None:
 
 def test_place_is_free_after_an_error() -> None:
     """Whatever ends a request, its place comes back."""
-    room = AdmissionControl(OPEN, now=lambda: 0.0)
-    with pytest.raises(KeyError), room.place(num_served=1):
+    admission = AdmissionControl(OPEN, now=lambda: 0.0)
+    with pytest.raises(KeyError), admission.admit(num_served=1):
         raise KeyError
 
-    with room.place(num_served=1):
-        assert room.num_inside == 1
-    assert room.num_inside == 0
+    with admission.admit(num_served=1):
+        assert admission.num_inside == 1
+    assert admission.num_inside == 0
 
 
 def test_leaving_twice_is_leaving_once() -> None:
     """An answer that is complete frees its place before its reader has taken it."""
-    room = AdmissionControl(OPEN, now=lambda: 0.0)
-    with room.place(num_served=1) as first, room.place(num_served=1) as second:
+    admission = AdmissionControl(OPEN, now=lambda: 0.0)
+    with admission.admit(num_served=1) as first, admission.admit(num_served=1) as second:
         second.leave()
         second.start()
 
-        assert (room.num_inside, room.num_waiting) == (1, 0)
+        assert (admission.num_inside, admission.num_waiting) == (1, 0)
         first.start()
-    assert room.num_inside == 0
+    assert admission.num_inside == 0
 
 
 def test_nothing_measured_admits() -> None:
@@ -133,7 +133,7 @@ def test_a_load_that_becomes_heavy() -> None:
         crowd.come("greedy")
         crowd.pass_time(0.01)
 
-    already = crowd.room.num_waiting
+    already = crowd.admission.num_waiting
     refused = len(crowd.refusals["greedy"])
     for _ in range(20):
         crowd.come("greedy")
@@ -160,19 +160,19 @@ def test_a_flood_does_not_refuse_others() -> None:
 def test_who_is_let_in_does_not_hurry_the_queue() -> None:
     """Guests without a request inside come and go past it; whoever stands in it is told how slowly that moves."""
     now_s = 0.0
-    room = AdmissionControl(
+    admission = AdmissionControl(
         EngineConfig(max_waiting=100, max_waiting_per_tenant=100, ttft_target_s=5.0), now=lambda: now_s
     )
     with contextlib.ExitStack() as stack:
         for _ in range(3):
-            stack.enter_context(room.place(tenant="greedy", num_served=2))
+            stack.enter_context(admission.admit(tenant="greedy", num_served=2))
         for _ in range(100):
-            with room.place(tenant="quiet", num_served=2) as place:
-                place.start()
+            with admission.admit(tenant="quiet", num_served=2) as ticket:
+                ticket.start()
             now_s += 0.1
 
         with pytest.raises(WaitTooLong, match="about 10 s"):
-            stack.enter_context(room.place(tenant="greedy", num_served=2))
+            stack.enter_context(admission.admit(tenant="greedy", num_served=2))
 
 
 @pytest.mark.parametrize("weight", [1.0, 4.0])
@@ -194,14 +194,16 @@ def test_the_part_of_a_tenant_is_by_weight(weight: float) -> None:
 def test_memory_that_is_short_makes_a_queue() -> None:
     """There are places, but the engine cannot fill them: the prediction holds, the counts do not."""
     now_s = 0.0
-    room = AdmissionControl(EngineConfig(max_waiting=1, max_waiting_per_tenant=1, ttft_target_s=2.0), now=lambda: now_s)
+    admission = AdmissionControl(
+        EngineConfig(max_waiting=1, max_waiting_per_tenant=1, ttft_target_s=2.0), now=lambda: now_s
+    )
     with contextlib.ExitStack() as stack:
         for _ in range(3):
-            stack.enter_context(room.place(num_served=8, is_short=True))
+            stack.enter_context(admission.admit(num_served=8, is_short=True))
         now_s = 10.0
 
         with pytest.raises(WaitTooLong):
-            stack.enter_context(room.place(num_served=8, is_short=True))
+            stack.enter_context(admission.admit(num_served=8, is_short=True))
 
 
 Move = tuple[Literal["come", "start", "leave", "wait"], int, float]
@@ -218,7 +220,7 @@ def test_counts_hold_whatever_happens(scheduling: Scheduling, moves: list[Move])
     """In any order of arrivals, starts and ends the config hold, a stranger gets in, and the room empties."""
     now_s, places = 0.0, 3
     config = EngineConfig(max_waiting=8, max_waiting_per_tenant=4, ttft_target_s=6.0, scheduling=scheduling)
-    room = AdmissionControl(config, now=lambda: now_s)
+    admission = AdmissionControl(config, now=lambda: now_s)
     inside = []
     for kind, number, amount in moves:
         if kind == "wait":
@@ -226,24 +228,24 @@ def test_counts_hold_whatever_happens(scheduling: Scheduling, moves: list[Move])
         elif kind == "come":
             tenant, stack = f"t{number % 2}", contextlib.ExitStack()
             with contextlib.suppress(Overloaded):
-                place = stack.enter_context(room.place(tenant=tenant, weight=amount, num_served=places))
-                inside.append((tenant, place, stack))
+                ticket = stack.enter_context(admission.admit(tenant=tenant, weight=amount, num_served=places))
+                inside.append((tenant, ticket, stack))
         elif inside and kind == "start":
             inside[number % len(inside)][1].start()
         elif inside:
             inside.pop(number % len(inside))[2].close()
-        waiting = [tenant for tenant, place, _ in inside if place.is_waiting]
-        assert room.num_inside == len(inside) <= places + 8
-        assert room.num_waiting == len(waiting)
+        waiting = [tenant for tenant, ticket, _ in inside if ticket.is_waiting]
+        assert admission.num_inside == len(inside) <= places + 8
+        assert admission.num_waiting == len(waiting)
         assert max(map(waiting.count, waiting), default=0) <= 4
 
     if scheduling == "fair" and len(inside) < places + 8:
-        with room.place(tenant="stranger", num_served=places):
-            assert room.num_inside == len(inside) + 1
+        with admission.admit(tenant="stranger", num_served=places):
+            assert admission.num_inside == len(inside) + 1
     for _, _, stack in inside:
         stack.close()
-    assert (room.num_inside, room.num_waiting) == (0, 0)
-    with room.place(num_served=places):
+    assert (admission.num_inside, admission.num_waiting) == (0, 0)
+    with admission.admit(num_served=places):
         pass
 
 

@@ -20,10 +20,10 @@ async def test_waits_for_those_inside() -> None:
         waiting = asyncio.create_task(drain.wait_empty())
         with pytest.raises(ValueError, match="lost"), drain.request():
             raise ValueError("lost")
-        assert drain.inside == 1
+        assert drain.num_open == 1
         assert not waiting.done()
     await waiting
 
-    assert drain.inside == 0
+    assert drain.num_open == 0
     assert not drain.accepting()
     await drain.wait_closed()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.process.gc_tuning import importing, spare_what_is_there
+from gateway.process.gc_tuning import freeze_objects, gc_paused
 
 PYTHONS_OWN = (700, 10, 10)
 
@@ -34,7 +34,7 @@ def test_what_is_there_is_spared_and_what_comes_is_not() -> None:
     before, after = Node(), Node()
     held, found = weakref.ref(before), weakref.ref(after)
     del after
-    spare_what_is_there()
+    freeze_objects()
     late = Node()
     found_late = weakref.ref(late)
 
@@ -48,14 +48,14 @@ def test_what_is_there_is_spared_and_what_comes_is_not() -> None:
 
 def test_young_objects_are_left_alone_for_longer() -> None:
     """Requests that run together do not make the collector start."""
-    spare_what_is_there()
+    freeze_objects()
 
     assert gc.get_threshold()[0] > 10 * PYTHONS_OWN[0]
 
 
 def test_importing_is_not_visited() -> None:
     """Nothing is collected inside the block, what it leaves is spared, and afterwards the collector works again."""
-    with importing():
+    with gc_paused():
         assert not gc.isenabled()
         left = Node()
     held = weakref.ref(left)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import RateLimited, ShareTooSmall
 from gateway.tenants.limits.limits import Limiter
-from gateway.tenants.peers.share_rules import WANTED_S, Peer, QuotaShare, QuotaShares, stand
+from gateway.tenants.peers.share_rules import WANTED_S, Peer, QuotaShare, QuotaShares, next_shares
 from gateway.tenants.peers.shares import WHOLE, Granted, Shares
 from gateway.tenants.policy import Caller, Key, Limits, Policy, Tenant
 
@@ -28,7 +28,7 @@ class Street:
     def speak(self, name: str, *, wants: bool = False) -> None:
         peers = [Peer(other, said.default) for other, (said, _) in self.said.items()]
         parts = [self._aged(part, at) for said, at in self.said.values() for part in said.parts.values()]
-        standing = stand(
+        standing = next_shares(
             name,
             peers,
             parts,

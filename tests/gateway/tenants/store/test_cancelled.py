@@ -11,23 +11,23 @@ from typing import Any
 
 import pytest
 
-from gateway.tenants import service as opening_module
+from gateway.tenants import service as service_module
 from gateway.tenants.records import TenantSpec
 from gateway.tenants.service import open_tenancy
 from gateway.tenants.store import database as database_module
-from gateway.tenants.store import session as unbroken_module
+from gateway.tenants.store import session as session_module
 from gateway.tenants.store.database import Database
 from gateway.tenants.store.tenants import create_tenant, list_tenants
 from gateway.tenants.store.transaction import change
-from gateway.tenants.tasks import background as turns_module
+from gateway.tenants.tasks import background as background_module
 from tests.gateway.tenants.store.conftest import ACTOR
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 WAITS = (
     (database_module, "_LOCK_TIMEOUT_S"),
-    (opening_module, "_GOODBYE_S"),
-    (turns_module, "LAST_TURN_S"),
-    (unbroken_module, "PATIENCE_S"),
+    (service_module, "_CLOSE_S"),
+    (background_module, "LAST_TURN_S"),
+    (session_module, "PATIENCE_S"),
 )
 
 
@@ -63,7 +63,7 @@ def _this_task() -> asyncio.Task[Any]:  # Any: of the work
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Background work is always in the midst of a turn."""
-    for place in ("refresh.INTERVAL_S", "peers.MEETING_S", "recorder.SYNC_S"):
+    for place in ("refresh.INTERVAL_S", "peers.SYNC_S", "recorder.SYNC_S"):
         monkeypatch.setattr(f"gateway.tenants.tasks.{place}", 0.0)
 
 
@@ -145,14 +145,14 @@ async def test_an_early_end(
 
 async def test_work_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Is waited for only so long."""
-    monkeypatch.setattr(unbroken_module, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(session_module, "PATIENCE_S", 0.01)
     begun, never = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
         begun.set()
         await never.wait()
 
-    task = asyncio.create_task(unbroken_module.unbroken(work()))
+    task = asyncio.create_task(session_module.shielded(work()))
     await begun.wait()
     task.cancel()
 

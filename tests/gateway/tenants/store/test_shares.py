@@ -11,7 +11,7 @@ from gateway.tenants.limits.limits import Limiter
 from gateway.tenants.peers.shares import WHOLE
 from gateway.tenants.policy import Caller, Key, Limits, Policy, Tenant
 from gateway.tenants.store.database import Database
-from gateway.tenants.tasks.background import beside
+from gateway.tenants.tasks.background import in_background
 from gateway.tenants.tasks.peers import PeerSync
 
 LIMIT = 40
@@ -46,7 +46,7 @@ async def gates(database: Database) -> list[Gate]:
     gates = [Gate(database) for _ in range(3)]
     for _ in range(3):
         for gate in gates:
-            await gate.peer_sync.meet()
+            await gate.peer_sync.sync()
     return gates
 
 
@@ -57,7 +57,7 @@ async def test_equal_parts(gates: list[Gate]) -> None:
 
 async def test_the_limit_holds_over_all(gates: list[Gate]) -> None:
     """However unequally they are asked, all together grant the limit, also all of it by one."""
-    async with beside(*(gate.peer_sync.run for gate in gates)):
+    async with in_background(*(gate.peer_sync.run for gate in gates)):
         alone = await gates[0].ask(LIMIT * 2)
         others = await asyncio.gather(gates[1].ask(2), gates[2].ask(2))
 
@@ -68,13 +68,13 @@ async def test_the_limit_holds_over_all(gates: list[Gate]) -> None:
 async def test_one_that_leaves(gates: list[Gate], database: Database) -> None:
     """The others have its part at once; of one that only falls silent, when it counts as dead."""
     await gates[2].peer_sync.leave()
-    await gates[0].peer_sync.meet()
-    await gates[1].peer_sync.meet()
+    await gates[0].peer_sync.sync()
+    await gates[1].peer_sync.sync()
     left = [gate.limiter.shares.of("anybody") for gate in gates[:2]]
     async with asyncio.timeout(60):
         while not gates[0].limiter.shares.are_whole:
             await asyncio.sleep(0.1)
-            await gates[0].peer_sync.meet()
+            await gates[0].peer_sync.sync()
 
     assert left == [WHOLE // 2] * 2
     assert gates[0].limiter.shares.are_whole

@@ -20,7 +20,7 @@ from gateway.tenants.store.errors import StoreUnavailable, UnknownEntry
 from gateway.tenants.store.tables import UsageHourRow, UsageRow
 from gateway.tenants.store.usage import UsageSpan, list_usage, record_usage, sum_usage
 from gateway.tenants.tasks import recorder as retention_module
-from gateway.tenants.tasks.background import beside
+from gateway.tenants.tasks.background import in_background
 from gateway.tenants.tasks.recorder import DAY_S, Retention, UsageRecorder
 from gateway.tenants.usage.journal import Journal
 from tests.gateway.tenants.usage.making import entry
@@ -163,7 +163,7 @@ async def test_what_cannot_be_written_down_is_not_served(
     with pytest.raises(UsageUnavailable, match="nothing is served"):
         usage_recorder.admit()
     monkeypatch.undo()
-    async with beside(usage_recorder.run), asyncio.timeout(60):
+    async with in_background(usage_recorder.run), asyncio.timeout(60):
         while usage_recorder.journal.is_broken:  # noqa: ASYNC110  a journal has no event for it
             await asyncio.sleep(0.01)
 
@@ -186,7 +186,7 @@ async def test_a_slow_disk(database: Database, tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr("gateway.tenants.usage.journal.os.fsync", slow)
     usage_recorder.record(entry(1))
-    async with beside(usage_recorder.run):
+    async with in_background(usage_recorder.run):
         await asyncio.to_thread(begun.wait)
         asked = asyncio.create_task(usage_recorder.drain())
         await asyncio.sleep(0)
@@ -245,9 +245,9 @@ async def test_forgetting_in_the_background(database: Database, monkeypatch: pyt
         await record_usage(session, [entry(1, ended_at=1.0), entry(2, ended_at=2.5 * DAY_S)])
     for_ever, for_a_day = (Retention(database, keep_days=days, wall_clock=lambda: 3.0 * DAY_S) for days in (0, 1))
 
-    async with beside(for_ever.run):
+    async with in_background(for_ever.run):
         kept = [await _left(database) for _ in range(20)]
-    async with beside(for_a_day.run):
+    async with in_background(for_a_day.run):
         while await _left(database) != [2]:
             continue
 
