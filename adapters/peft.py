@@ -59,7 +59,7 @@ def read_peft(folder: Path, *, shapes: LoraShapes, max_rank: int) -> Adapter:
 def _check_contents(folder: Path) -> None:
     """Explain the usual ways in which a folder is not an adapter."""
     if not folder.is_dir():
-        raise AdapterError(f"{folder}: no such folder; name the one that holds {CONFIG_FILE}")
+        raise AdapterError(f"{folder}: no such directory; name the directory that contains {CONFIG_FILE}")
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         _check_inside(folder, name)
     if not (folder / CONFIG_FILE).exists():

@@ -162,7 +162,7 @@ class KVLimit(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int
     max_sequences: int
     max_context: int
-    """Tokens of one sequence, at most."""
+    """Maximum number of tokens of one sequence."""
     layout: KVLayout = "slot"
     dtype: KVChoice = "auto"
 

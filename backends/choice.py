@@ -7,7 +7,6 @@ import platform
 
 import msgspec
 
-from backends import choice as hardware
 from backends.registry import RunnerUnavailable, missing_packages
 
 _CUDA_LIBRARY = {"Windows": "nvcuda.dll"}.get(platform.system(), "libcuda.so.1")
@@ -42,9 +41,9 @@ def choose_runner() -> RunnerChoice:
 
     Raises `RunnerUnavailable` when no engine is installed.
     """
-    if hardware.has_cuda_device():
+    if has_cuda_device():
         return _prefer("torch", "an NVIDIA device is here")
-    if hardware.has_metal_device():
+    if has_metal_device():
         return _prefer("mlx", "this is Apple silicon")
     return _on_cpu("no accelerator was found")
 

@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import msgspec
@@ -149,7 +149,7 @@ class Server(msgspec.Struct, frozen=True):
     folder: Path
 
     @contextlib.contextmanager
-    def counting(self) -> Iterator[list[Calls]]:
+    def counting(self) -> Generator[list[Calls]]:
         """Count calls within the block; the list is filled at its end, one entry a process."""
         found: list[Calls] = []
         pids = [self.pid, *(child.pid for child in psutil.Process(self.pid).children())]

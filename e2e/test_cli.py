@@ -177,7 +177,7 @@ def test_quickstart_tells_why_there_is_no_server(url: str, tmp_path: Path) -> No
 
     assert result.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in result.stderr
-    assert result.stderr.endswith("the server did not start; its messages are above\n")
+    assert result.stderr.endswith("the server did not start; see its messages above\n")
 
 
 @pytest.mark.parametrize("verb", ["", "serve", "chat", "doctor", "quickstart", "config", "openapi"])

@@ -11,19 +11,19 @@ from gateway import __version__
 _VERBS = {
     "serve": "Serve models to OpenAI clients.",
     "quickstart": "Serve the demo model and ask it a question through the official client.",
-    "chat": "Talk to a running server in the terminal.",
-    "doctor": "Check this machine and say how to fix what is wrong.",
+    "chat": "Chat with a running server in the terminal.",
+    "doctor": "Check this machine, and show how to fix what is wrong.",
     "config": "Check a configuration file.",
-    "quantize": "Write a model as a smaller GGUF file.",
-    "runner": "Check a runner against the contract; list the runners there are.",
-    "models": "Look at model files, and list what a server offers.",
+    "quantize": "Quantize a model to a smaller GGUF file.",
+    "runner": "Check a runner against the contract; list installed runners.",
+    "models": "Inspect model files, and list the models of a server.",
     "tenants": "Create, change and list tenants of a running server.",
     "keys": "Create, rotate and revoke keys.",
-    "usage": "Sum up and list what tenants used.",
-    "audit": "Show what operators did, and check that the log is whole.",
+    "usage": "Report usage by tenant, key and model.",
+    "audit": "Show the audit log, and verify that it is complete.",
     "db": "Back up and restore the store.",
-    "top": "Show what a running server does, live.",
-    "bench": "Measure what a client gets, beside another server if asked.",
+    "top": "Show live metrics of a running server.",
+    "bench": "Measure speed and quality as a client sees them, optionally next to another server.",
     "openapi": "Print the OpenAPI document.",
 }
 
@@ -49,7 +49,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HOSTELRY"})
 @click.version_option(__version__, prog_name="hostelry")
 def main() -> None:
-    """One house, many guests: an OpenAI-compatible gateway with its own inference engines."""
+    """An OpenAI-compatible gateway for many tenants, with its own inference engines."""
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import mlx.core as mx
 
-from backends import choice as hardware
+from backends import choice
 from backends.errors import BackendError, CapacityExceeded, Fatal, ModelError
 
 DEVICES = ("auto", "cpu", "metal")
@@ -25,7 +25,7 @@ def choose_device(name: str) -> mx.Device:
 
 def fallbacks_of(asked: str, device: mx.Device) -> tuple[str, ...]:
     """What operators should hear where `auto` ended on the CPU of a machine that has better."""
-    if asked != "auto" or device.type != mx.DeviceType.cpu or not hardware.has_metal_device():
+    if asked != "auto" or device.type != mx.DeviceType.cpu or not choice.has_metal_device():
         return ()
     return ("this is Apple silicon and this mlx has no Metal, so the CPU serves: reinstall mlx",)
 

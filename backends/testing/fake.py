@@ -1,7 +1,7 @@
 """A runner without a model: deterministic logits that depend on every key and value of a sequence.
 
 It exists to test engines. A token in the wrong slot, a stale or a missing one changes all that follows, and a step
-that breaks the contract is refused. Faults can be ordered for given steps.
+that violates the contract is refused. Faults can be ordered for given steps.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from backends import choice as hardware
+from backends import choice
 from backends.errors import BackendError, CapacityExceeded, Fatal, ModelError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -31,7 +31,7 @@ def choose_device(name: str) -> torch.device:
 
 def fallbacks_of(asked: str, device: torch.device) -> tuple[str, ...]:
     """What operators should hear where `auto` ended on the CPU of a machine that has better."""
-    if asked != "auto" or device.type != "cpu" or not hardware.has_cuda_device():
+    if asked != "auto" or device.type != "cpu" or not choice.has_cuda_device():
         return ()
     return ("an NVIDIA device is here and this torch finds none, so the CPU serves: install a CUDA build of torch",)
 

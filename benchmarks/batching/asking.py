@@ -45,7 +45,7 @@ async def ask(session: aiohttp.ClientSession, target: Target, prompt: list[int],
         first_s = first_s or time.perf_counter() - start
         usage = json.loads(event).get("usage") or usage
     if not usage:
-        raise BenchFailed(f"{target.label}: the stream told no usage, so its tokens cannot be counted")
+        raise BenchFailed(f"{target.label}: the stream contains no usage, so its tokens cannot be counted")
     cached = usage["prompt_tokens_details"]["cached_tokens"]
     return Answer(first_s=first_s, tokens=usage["completion_tokens"], cached_tokens=cached)
 

@@ -148,7 +148,7 @@ async def _shot(session: aiohttp.ClientSession, target: Target, prompt: str, tok
         raise BenchFailed(f"{target.label}: no answer from {target.url}: {error}") from error
     end = time.perf_counter()
     if usage is None:
-        raise BenchFailed(f"{target.label}: the stream told no usage, so its tokens cannot be counted")
+        raise BenchFailed(f"{target.label}: the stream contains no usage, so its tokens cannot be counted")
     return Shot(
         arrivals_s=tuple(arrivals),
         total_s=end - start,
@@ -168,7 +168,7 @@ async def _events(response: aiohttp.ClientResponse, target: Target) -> AsyncIter
         if event.get("error"):
             raise BenchFailed(f"{target.label}: {event['error'].get('message', event['error'])}")
         yield event
-    raise BenchFailed(f"{target.label}: the stream broke off before [DONE]")
+    raise BenchFailed(f"{target.label}: the stream ended before [DONE]")
 
 
 async def _check(response: aiohttp.ClientResponse, target: Target) -> None:

@@ -65,7 +65,7 @@ def _ready_url(server: subprocess.Popen[str]) -> str:
     for line in server.stdout:
         if line.startswith("ready "):
             return line.split()[1]
-    raise BenchFailed("the server did not start; its messages are above")
+    raise BenchFailed("the server did not start; see its messages above")
 
 
 def _children(pid: int) -> list[int]:

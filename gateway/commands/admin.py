@@ -84,9 +84,13 @@ class AdminClient:
 def admin_options(function: Callable[..., None]) -> Callable[..., None]:
     """The options of every verb for operators; the command gets a client as its first argument."""
 
-    @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Server to speak to.")
-    @click.option("--admin-key", default=None, help="Default: HOSTELRY_ADMIN_KEY, or what the first start stored.")
-    @click.option("--data-dir", type=click.Path(path_type=Path), default=None, help="Where to look for the stored key.")
+    @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Server to connect to.")
+    @click.option(
+        "--admin-key", default=None, help="Default: HOSTELRY_ADMIN_KEY, or the key that the first start stored."
+    )
+    @click.option(
+        "--data-dir", type=click.Path(path_type=Path), default=None, help="Data directory that holds the stored key."
+    )
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @wraps(function)
     def wrapped(url: str, admin_key: str | None, data_dir: Path | None, as_json: bool, **rest: object) -> None:

@@ -9,7 +9,7 @@ from gateway.commands.admin import AdminClient, admin_options
 
 @click.group("audit")
 def command() -> None:
-    """Show what operators did, and check that the log is whole."""
+    """Show the audit log, and verify that it is complete."""
 
 
 @command.command("list")

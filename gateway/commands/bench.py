@@ -16,17 +16,19 @@ from gateway.demo import model_path
 @click.option("--model", default=None, help="Path or hub id; default: the bundled demo model.")
 @click.option("--backend", type=click.Choice(["auto", *runner_names()]), default="auto", show_default=True)
 @click.option("--device", default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Compute threads; 0: one a core.")
-@click.option("--against", metavar="URL", default=None, help="Another OpenAI server, up to /v1, in the same run.")
+@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Compute threads; 0: one per physical core.")
+@click.option(
+    "--against", metavar="URL", default=None, help="URL of another OpenAI server, up to /v1, measured in the same run."
+)
 @click.option("--against-model", default="default", show_default=True)
-@click.option("--against-key", default="", help="Its key; better by the variable HOSTELRY_BENCH_AGAINST_KEY.")
-@click.option("--streams", default="1,4,8", show_default=True, help="Requests at once, separated by commas.")
+@click.option("--against-key", default="", help="Key for --against; prefer the variable HOSTELRY_BENCH_AGAINST_KEY.")
+@click.option("--streams", default="1,4,8", show_default=True, help="Concurrent requests, separated by commas.")
 @click.option("--prompt-tokens", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--tokens", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True)
 @click.option("--score", "text", type=click.Path(path_type=Path, exists=True, dir_okay=False), default=None)
-@click.option("--formats", default="", help="With --score and --kernels: separated by commas.")
-@click.option("--kernels", is_flag=True, help="Measure the CPU kernels alone, of all --formats or those named.")
+@click.option("--formats", default="", help="Formats for --score and --kernels, separated by commas.")
+@click.option("--kernels", is_flag=True, help="Measure the CPU kernels alone, for --formats or for all.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     model: str | None,

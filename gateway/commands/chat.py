@@ -27,10 +27,12 @@ class ChatFailed(Exception):
 
 @click.command("chat")
 @click.argument("question", required=False)
-@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Server to talk to.")
-@click.option("--api-key", help="Key; default: the one that the first start stored in the data directory.")
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Server to connect to.")
+@click.option("--api-key", help="API key; default: the key that the first start stored in the data directory.")
 @click.option("--model", help="Model; default: the first that the server lists.")
-@click.option("--data-dir", type=click.Path(path_type=Path), default=None, help="Where to look for the stored key.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), default=None, help="Data directory that holds the stored key."
+)
 @click.option("--max-tokens", type=click.IntRange(min=1), default=None)
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True)
 def command(

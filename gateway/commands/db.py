@@ -20,7 +20,7 @@ def command() -> None:
     """
 
 
-_data_dir = click.option("--data-dir", type=click.Path(path_type=Path), help="Where the store lies.")
+_data_dir = click.option("--data-dir", type=click.Path(path_type=Path), help="Data directory that holds the store.")
 
 
 @command.command("backup")
@@ -31,7 +31,7 @@ def backup(data_dir: Path | None) -> None:
 
     file = _store(data_dir)
     if not file.exists():
-        raise click.ClickException(f"there is no store at {file}")
+        raise click.ClickException(f"no store found at {file}")
     try:
         click.echo(back_up(file))
     except StoreError as error:

@@ -140,7 +140,9 @@ def _demo_model() -> Finding:
 def _data_dir(path: Path) -> Finding:
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     if not os.access(existing, os.W_OK):
-        return Finding("data directory", "FAIL", f"{existing} is not writable", "choose another with --data-dir")
+        return Finding(
+            "data directory", "FAIL", f"{existing} is not writable", "choose another directory with --data-dir"
+        )
     if path.exists() and path.stat().st_mode & 0o077:
         return Finding("data directory", "WARN", f"{path} is readable by others", f"chmod 700 {path}")
     return Finding("data directory", "OK", str(path))
@@ -150,14 +152,16 @@ def _disk(path: Path) -> Finding:
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free / 2**30
     if free < _MIN_DISK_GIB:
-        return Finding("disk", "WARN", f"{free:.1f} GiB free", "make room: models and usage records need it")
+        return Finding("disk", "WARN", f"{free:.1f} GiB free", "free disk space: models and usage records need it")
     return Finding("disk", "OK", f"{free:.1f} GiB free")
 
 
 def _open_files() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < _MIN_FILES:
-        return Finding("open files", "WARN", f"limit {soft}, each client holds one", f"ulimit -n {min(hard, 65536)}")
+        return Finding(
+            "open files", "WARN", f"limit {soft}, one per client connection", f"ulimit -n {min(hard, 65536)}"
+        )
     return Finding("open files", "OK", f"limit {soft}")
 
 
@@ -192,7 +196,7 @@ _COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
 def command(
     context: click.Context, host: str, port: int, data_dir: Path | None, config: Path | None, as_json: bool
 ) -> None:
-    """Check this machine and say how to fix what is wrong.
+    """Check this machine, and show how to fix what is wrong.
 
     Exit status: 0 all well, 1 warnings, 2 something must be fixed before `hostelry serve` can work.
     """

@@ -21,7 +21,7 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--tenant", default=None, help="Of one tenant only, by name or id.")
+@click.option("--tenant", default=None, help="Only this tenant, by name or id.")
 @admin_options
 def list_keys(client: AdminClient, tenant: str | None) -> None:
     """Every key without its secret, revoked ones among them."""
@@ -53,7 +53,7 @@ def create(
 
 @command.command("rotate")
 @click.argument("key_id")
-@click.option("--overlap", default=0.0, type=click.FloatRange(0), help="Seconds that the old key stays good.")
+@click.option("--overlap", default=0.0, type=click.FloatRange(0), help="Seconds that the old key stays valid.")
 @admin_options
 def rotate(client: AdminClient, key_id: str, overlap: float) -> None:
     """A new key like an old one, which ends after the overlap."""

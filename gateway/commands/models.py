@@ -20,12 +20,14 @@ _TEMPLATE_CHARACTERS = 60
 
 @click.group("models")
 def command() -> None:
-    """Look at model files, and list what a server offers."""
+    """Inspect model files, and list the models of a server."""
 
 
 @command.command("inspect")
 @click.argument("path", type=click.Path(path_type=Path, exists=True))
-@click.option("--checksum/--no-checksum", default=True, help="SHA-256 of every file with weights; reads them whole.")
+@click.option(
+    "--checksum/--no-checksum", default=True, help="SHA-256 of every file with weights; reads all of each file."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.pass_context
 def inspect(context: click.Context, path: Path, checksum: bool, as_json: bool) -> None:
@@ -47,9 +49,11 @@ def inspect(context: click.Context, path: Path, checksum: bool, as_json: bool) -
 
 
 @command.command("list")
-@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Server to ask.")
-@click.option("--api-key", default=None, help="Key; default: the one that the first start stored.")
-@click.option("--data-dir", type=click.Path(path_type=Path), default=None, help="Where to look for the stored key.")
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Server to connect to.")
+@click.option("--api-key", default=None, help="API key; default: the key that the first start stored.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), default=None, help="Data directory that holds the stored key."
+)
 def list_models(url: str, api_key: str | None, data_dir: Path | None) -> None:
     """List the models of a running server that the key may use."""
     from gateway.commands.chat import error_text
@@ -101,7 +105,7 @@ def _lines(found: Inspection) -> list[tuple[str, str]]:
 def _template(found: Inspection) -> str:
     template = found.chat_template
     if template is None:
-        return "none: the model completes text, it does not chat"
+        return "none: the model supports completions, not chat"
     line = template.first_line
     shown = line if len(line) <= _TEMPLATE_CHARACTERS else line[:_TEMPLATE_CHARACTERS] + "…"
     return f"{template.characters} characters, sha256 {template.sha256[:16]}, begins {shown}"

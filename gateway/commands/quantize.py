@@ -59,10 +59,10 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.argument("destination", metavar="DST", type=click.Path(path_type=Path))
 @click.option("--format", "-f", "format_name", metavar="FORMAT", required=True, help=", ".join(RECIPES))
 @click.option("--importance", type=_FILE, default=None, help="Importance matrix of llama-imatrix, GGUF or legacy.")
-@click.option("--pure", is_flag=True, help="Every matrix in the one format, head and embedding included.")
+@click.option("--pure", is_flag=True, help="Use one format for every matrix, including head and embedding.")
 @click.option("--force", is_flag=True, help="Overwrite DST.")
-@click.option("--keep-going", is_flag=True, help="Report what GGUF files cannot express instead of stopping.")
-@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="0: one a core.")
+@click.option("--keep-going", is_flag=True, help="Report what GGUF files cannot express instead of failing.")
+@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="Threads; 0: one per core.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, tensor by tensor.")
 def command(
     source: Path,

@@ -25,7 +25,7 @@ QUESTION = "What is the capital of France?"
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option("--data-dir", type=click.Path(path_type=Path), default=None)
 @click.option("--question", default=QUESTION, show_default=True)
-@click.option("--once/--stay", default=None, help="End after the answer; default: stay on a terminal only.")
+@click.option("--once/--stay", default=None, help="Exit after the answer; default: keep serving if run in a terminal.")
 @click.option("--verbose", is_flag=True, help="Show the server's log.")
 def command(port: int, data_dir: Path | None, question: str, once: bool | None, verbose: bool) -> None:
     """Serve the demo model, ask it QUESTION through the official OpenAI client, stream the answer."""
@@ -41,11 +41,11 @@ def command(port: int, data_dir: Path | None, question: str, once: bool | None, 
             url = _wait_ready(server, log)
             _ask(url, key, question, start)
             stored_key = f"$(cat {shlex.quote(str(directory / DEFAULT_KEY))})"
-            click.echo(f"\nask it yourself:\n{curl_example(url, model=MODEL_NAME, key=stored_key)}\n", err=True)
+            click.echo(f"\ntry it:\n{curl_example(url, model=MODEL_NAME, key=stored_key)}\n", err=True)
             if is_over:
-                click.echo(f"The server has ended; this starts it again: {_program()} serve", err=True)
+                click.echo(f"The server has stopped; start it again with: {_program()} serve", err=True)
                 return
-            click.echo(f"The server keeps running at {url}/v1 with key {key}; Ctrl-C ends it.", err=True)
+            click.echo(f"The server is running at {url}/v1 with key {key}; stop it with Ctrl-C.", err=True)
             if server.wait():
                 _show(log)
         except KeyboardInterrupt:
@@ -67,7 +67,7 @@ def _wait_ready(server: subprocess.Popen[str], log: IO[bytes]) -> str:
             return line.split()[1]
     server.wait()
     _show(log)
-    raise click.ClickException("the server did not start; its messages are above")
+    raise click.ClickException("the server did not start; see its messages above")
 
 
 def _show(log: IO[bytes]) -> None:

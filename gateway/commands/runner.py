@@ -40,7 +40,7 @@ class KitReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.group("runner")
 def command() -> None:
-    """Check a runner against the contract; list the runners there are."""
+    """Check a runner against the contract; list installed runners."""
 
 
 @command.command("list")
@@ -59,14 +59,14 @@ def list_runners(as_json: bool) -> None:
 
 @command.command("check")
 @click.argument("name")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of the runner; 0 leaves it the choice.")
-@click.option("--device", default=AUTO, show_default=True, help="One that the runner documents.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of the runner; 0: the runner chooses.")
+@click.option("--device", default=AUTO, show_default=True, help="A device that the runner documents.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @click.pass_context
 def check(context: click.Context, name: str, threads: int, device: str, as_json: bool) -> None:
     """Hold the runner NAME to the contract of `backends.api`, on tiny models that are made on the spot.
 
-    Exit status: 0 it keeps the contract, 1 it breaks it, 2 there is no such runner here.
+    Exit status: 0 it fulfils the contract, 1 it breaks it, 2 there is no such runner here.
     """
 
     def create(*, exact: bool) -> Runner:
@@ -122,7 +122,7 @@ def _print(report: KitReport) -> None:
         table.add_row("[red]failed[/]", result.name, escape(result.reason))
     console = Console(highlight=False)
     console.print(table)
-    verdict = "breaks the contract" if report.failed else "keeps the contract"
+    verdict = "violates the contract" if report.failed else "fulfils the contract"
     counts = f"{report.passed} passed, {report.failed} failed, {report.skipped} skipped"
     console.print(f"\n{escape(report.runner)} {verdict}: {counts}, in {report.seconds:.0f} s", soft_wrap=True)
 

@@ -23,23 +23,33 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @click.command("serve")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file; flags win over it.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file; flags override it.")
 @click.option("--model", "models", multiple=True, metavar="[NAME=]PATH_OR_HUB_ID", help="May be given several times.")
 @click.option("--adapter", "adapters", multiple=True, metavar="BASE:NAME=PATH", help="LoRA adapter of a served model.")
 @click.option("--backend", type=click.Choice(["auto", *runner_names()]), default=None, help="Engine; default: auto.")
 @click.option("--device", default=None, help="cpu, cuda, webgpu, coreml, dml, metal …; default: auto.")
 @click.option("--quantize", metavar="FORMAT", default=None, help="Quantize at load, such as Q4_K_M, and keep the file.")
-@click.option("--max-batch", type=click.IntRange(1, 1024), default=None, help="Sequences in one step, at most.")
-@click.option("--max-context", type=click.IntRange(16), default=None, help="Tokens of one sequence, at most.")
+@click.option(
+    "--max-batch", type=click.IntRange(1, 1024), default=None, help="Maximum number of sequences in one step."
+)
+@click.option("--max-context", type=click.IntRange(16), default=None, help="Maximum number of tokens of one sequence.")
 @click.option("--scheduling", type=click.Choice(["fair", "fcfs"]), default=None, help="Admission order; default: fair.")
 @click.option("--prefix-cache/--no-prefix-cache", default=None, help="Reuse KV of shared prompt prefixes; default: on.")
-@click.option("--threads", type=click.IntRange(0, 1024), default=None, help="Compute threads; 0: one a core.")
-@click.option("--exact/--fast", default=None, help="fp32 activations for quantized weights: slower, more exact.")
+@click.option(
+    "--threads", type=click.IntRange(0, 1024), default=None, help="Compute threads; 0: one per physical core."
+)
+@click.option("--exact/--fast", default=None, help="Use fp32 activations for quantized weights: slower, more exact.")
 @click.option("--host", default=None, help="Default 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), default=None, help="Default 8000; 0 picks a free one.")
-@click.option("--data-dir", type=click.Path(path_type=Path), default=None, help="Keys and records.")
-@click.option("--admin-key", default=None, help="For /admin; better by HOSTELRY_SERVE_ADMIN_KEY. Default: made once.")
-@click.option("--api-key", default=None, help="Key of tenant `default`; better by the variable HOSTELRY_SERVE_API_KEY.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), default=None, help="Directory for keys, usage and the store."
+)
+@click.option(
+    "--admin-key",
+    default=None,
+    help="Key for /admin; prefer the variable HOSTELRY_SERVE_ADMIN_KEY. Default: created at the first start.",
+)
+@click.option("--api-key", default=None, help="Key of tenant `default`; prefer the variable HOSTELRY_SERVE_API_KEY.")
 def command(
     config_file: Path | None,
     models: tuple[str, ...],
@@ -119,7 +129,7 @@ def with_flags(
     chosen = tuple(_complete(model, given) for model in chosen)
     names = [model.name for model in chosen]
     if len(set(names)) < len(names):
-        raise ConfigError(f"two models share a name ({', '.join(map(str, names))}); give each its own: NAME=PATH")
+        raise ConfigError(f"two models have the same name ({', '.join(map(str, names))}); give each its own: NAME=PATH")
     served = adapters_with_flags(config.adapters, adapters)
     check_adapters(served, bases=[str(name) for name in names])
     server = config.server
@@ -138,7 +148,7 @@ def with_keys(config: Config, api_key: str | None, data_dir: Path) -> tuple[Conf
     tenants = config.tenants
     if api_key is not None:
         if len(api_key) < 8:
-            raise ConfigError("--api-key: at least 8 characters, please; leave it out and a strong one is made")
+            raise ConfigError("--api-key: use at least 8 characters, or leave it out to have a strong key created")
         return _with_default_tenant(config, api_key), "$HOSTELRY_API_KEY"
     if any(tenant.keys or tenant.key_sha256 for tenant in tenants):
         return config, "$HOSTELRY_API_KEY"
@@ -160,7 +170,7 @@ def operator_key(given: str | None, data_dir: Path) -> str:
         return first_key(data_dir, ADMIN_KEY, make=new_key)[0]
     if len(given) < _LEAST_ADMIN_KEY:
         raise ConfigError(
-            f"--admin-key: at least {_LEAST_ADMIN_KEY} characters, please; leave it out and a strong one is made"
+            f"--admin-key: at least {_LEAST_ADMIN_KEY} characters are needed; leave it out to have a strong key created"
         )
     return given
 

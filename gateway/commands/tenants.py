@@ -6,7 +6,7 @@ import click
 
 from gateway.commands.admin import AdminClient, admin_options, fields_of
 
-_SET = "A field and its value, may be given several times; null takes a limit away."
+_SET = "A field and its value; may be repeated; null removes a limit."
 _settings = click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help=_SET)
 
 

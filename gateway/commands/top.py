@@ -27,12 +27,14 @@ _TENANT_COLUMNS = ("tenant", "req/s", "prompt tok/s", "completion tok/s")
 
 
 @click.command("top")
-@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Server to look at.")
-@click.option("--admin-key", default=None, help="Needed from another machine only.")
-@click.option("--data-dir", type=click.Path(path_type=Path), default=None, help="Where to look for the stored key.")
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Server to connect to.")
+@click.option("--admin-key", default=None, help="Only needed from another machine.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), default=None, help="Data directory that holds the stored key."
+)
 @click.option("--interval", type=click.FloatRange(0.2, 3600), default=1.0, show_default=True, help="Seconds.")
-@click.option("--count", type=click.IntRange(1), default=None, help="Readings to take; without it, until Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON a reading.")
+@click.option("--count", type=click.IntRange(1), default=None, help="Number of updates; default: until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per update.")
 def command(
     url: str, admin_key: str | None, data_dir: Path | None, interval: float, count: int | None, as_json: bool
 ) -> None:
@@ -73,7 +75,7 @@ def _shown(reading: MetricsDelta) -> Group:
     requests, engines, tenants = (
         Table(*columns, box=SIMPLE_HEAD, padding=0) for columns in (_REQUEST_COLUMNS, _ENGINE_COLUMNS, _TENANT_COLUMNS)
     )
-    requests.caption = "pairs: half and 95 % are below; of steps the mean and 95 %"
+    requests.caption = "pairs: p50 / p95; for steps: mean / p95"
     for model in reading.models:
         requests.add_row(*_request_cells(model))
         engines.add_row(*_engine_cells(model))

@@ -23,9 +23,9 @@ def command() -> None:
     """
 
 
-_tenant = click.option("--tenant", default=None, help="Of one tenant only, by name or id.")
-_since = click.option("--since", type=click.DateTime(), default=None, help="From this local time on.")
-_until = click.option("--until", type=click.DateTime(), default=None, help="Before this local time.")
+_tenant = click.option("--tenant", default=None, help="Only this tenant, by name or id.")
+_since = click.option("--since", type=click.DateTime(), default=None, help="Start, in local time.")
+_until = click.option("--until", type=click.DateTime(), default=None, help="End, in local time, exclusive.")
 
 
 @command.command("sum")
@@ -50,7 +50,7 @@ def show_sums(
 @_until
 @admin_options
 def list_requests(client: AdminClient, tenant: str | None, since: datetime | None, until: datetime | None) -> None:
-    """Every request, in the order of its end."""
+    """Single requests, in the order in which they ended."""
     entries = client.all("/usage/requests", tenant=tenant, start=_seconds(since), end=_seconds(until))
     client.show_all(entries, ("ended_at", "id", "tenant_id", "key_id", "model", "state", *_SUMS[1:]))
 

@@ -57,4 +57,7 @@ def _problems_of(adapter: AdapterConfig, bases: Collection[str] | None) -> Itera
     if len(f"{adapter.base}:{adapter.name}") > _MAX_NAME:
         yield f"adapters: {adapter.base}:{adapter.name} is longer than {_MAX_NAME} characters; shorten its name"
     if not Path(adapter.path).is_dir():
-        yield f"adapters: {adapter.name}: path {adapter.path} is no folder; name the one that holds adapter_config.json"
+        yield (
+            f"adapters: {adapter.name}: path {adapter.path} is not a directory; "
+            "set `path` to the directory that contains adapter_config.json"
+        )

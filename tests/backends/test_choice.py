@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from backends import choice
-from backends import choice as hardware
 from backends.choice import choose_runner
 from backends.registry import RunnerUnavailable
 
@@ -13,8 +12,8 @@ from backends.registry import RunnerUnavailable
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine without accelerators, where everything is installed."""
-    monkeypatch.setattr(hardware, "has_cuda_device", lambda: False)
-    monkeypatch.setattr(hardware, "has_metal_device", lambda: False)
+    monkeypatch.setattr(choice, "has_cuda_device", lambda: False)
+    monkeypatch.setattr(choice, "has_metal_device", lambda: False)
     install(monkeypatch, "onnx", "torch", "mlx")
     return monkeypatch
 
@@ -40,14 +39,14 @@ def test_the_cpu_order(machine: pytest.MonkeyPatch, installed: tuple[str, ...], 
 @pytest.mark.parametrize(("device", "expected"), [("has_cuda_device", "torch"), ("has_metal_device", "mlx")])
 def test_an_accelerator_wins(machine: pytest.MonkeyPatch, device: str, expected: str) -> None:
     """Each device has the runner that is fastest there."""
-    machine.setattr(hardware, device, lambda: True)
+    machine.setattr(choice, device, lambda: True)
 
     assert choose_runner().runner == expected
 
 
 def test_an_unused_accelerator_is_reported(machine: pytest.MonkeyPatch) -> None:
     """The CPU serves, and the operator hears which extra would have used the device."""
-    machine.setattr(hardware, "has_cuda_device", lambda: True)
+    machine.setattr(choice, "has_cuda_device", lambda: True)
     install(machine, "onnx")
 
     chosen = choose_runner()
@@ -66,5 +65,5 @@ def test_without_any_engine(machine: pytest.MonkeyPatch) -> None:
 
 def test_asking_the_hardware_needs_no_library() -> None:
     """On any machine the questions have answers."""
-    assert isinstance(hardware.has_cuda_device(), bool)
-    assert isinstance(hardware.has_metal_device(), bool)
+    assert isinstance(choice.has_cuda_device(), bool)
+    assert isinstance(choice.has_metal_device(), bool)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backends import choice as hardware
+from backends import choice
 from backends.loading import open_model
 from backends.registry import create_runner, missing_packages
 from backends.testing.models import ModelSizes, make_random_model
@@ -30,7 +30,7 @@ def test_an_accelerator_that_the_library_does_not_find_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str
 ) -> None:
     """The machine has it, the installed library cannot use it."""
-    monkeypatch.setattr(hardware, ACCELERATORS[runner], lambda: True)
+    monkeypatch.setattr(choice, ACCELERATORS[runner], lambda: True)
 
     (told,) = fallbacks(tmp_path, runner, device="auto")
 
@@ -40,7 +40,7 @@ def test_an_accelerator_that_the_library_does_not_find_is_told(
 @pytest.mark.parametrize("runner", ACCELERATORS)
 def test_who_asks_for_the_cpu_hears_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str) -> None:
     """That is no fallback."""
-    monkeypatch.setattr(hardware, ACCELERATORS[runner], lambda: True)
+    monkeypatch.setattr(choice, ACCELERATORS[runner], lambda: True)
 
     assert fallbacks(tmp_path, runner, device="cpu") == ()
 
@@ -50,6 +50,6 @@ def test_a_machine_without_accelerator_misses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str
 ) -> None:
     """The CPU is its best."""
-    monkeypatch.setattr(hardware, ACCELERATORS[runner], lambda: False)
+    monkeypatch.setattr(choice, ACCELERATORS[runner], lambda: False)
 
     assert fallbacks(tmp_path, runner, device="auto") == ()

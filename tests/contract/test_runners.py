@@ -1,4 +1,4 @@
-"""Every runner that is installed here keeps the contract."""
+"""Every runner that is installed here fulfils the contract."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_the_example_keeps_the_contract(environment: Mapping[str, str]) -> None:
     checked = hostelry("runner", "check", "numpy", environment=environment)
 
     verdict = checked.stdout.splitlines()[-1] if checked.stdout else checked.stderr
-    counts = re.match(r"numpy keeps the contract: (\d+) passed, 0 failed, (\d+) skipped", verdict)
+    counts = re.match(r"numpy fulfils the contract: (\d+) passed, 0 failed, (\d+) skipped", verdict)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert counts is not None, verdict
     assert int(counts[1]) > int(counts[2])

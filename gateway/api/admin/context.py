@@ -23,8 +23,8 @@ T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
 
 AnyRequest = Request[Any, Any, Any]  # Any: Litestar's user, auth and state, none of which we use
-After = Annotated[str, QueryParameter(max_length=64, description="The id of the last entry of the page before")]
-Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="Entries of a page")]
+After = Annotated[str, QueryParameter(max_length=64, description="`id` of the last entry of the previous page")]
+Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="Entries per page")]
 PAGE = 100
 
 

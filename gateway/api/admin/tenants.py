@@ -113,7 +113,7 @@ def tenant_routes(context: AdminContext) -> list[HTTPRouteHandler]:
         ),
         operation_id="updateTenant",
         summary="Change a tenant",
-        description="A JSON merge patch: fields left out stay, null takes one back to its default.",
+        description="A JSON merge patch: omitted fields keep their values, null resets a field to its default.",
     )
     async def changed_tenant(request: AnyRequest, tenant: FromPath[str]) -> TenantRecord:
         given = await context.fields(request)
@@ -167,7 +167,7 @@ def key_routes(context: AdminContext) -> list[HTTPRouteHandler]:
             ADMIN_WRITE, request=KeySpec, example={"tenant": "acme", "name": "ci"}, answer=NEW_KEY, problems=(409,)
         ),
         operation_id="createKey",
-        summary="Create a key; the one time that it is shown",
+        summary="Create a key; the secret is shown only in this response",
     )
     async def new_key(request: AnyRequest) -> NewKey:
         spec = await context.body(request, _keys)
@@ -188,7 +188,7 @@ def key_routes(context: AdminContext) -> list[HTTPRouteHandler]:
         KEYS + "/{key:str}/rotate",
         opt=described(ADMIN_WRITE, request=Rotation, example={"overlap_s": 3600}, answer=NEW_KEY, problems=(409,)),
         operation_id="rotateKey",
-        summary="A new key like an old one, which ends after an overlap",
+        summary="Replace a key by a new one; the old key expires after an overlap",
     )
     async def rotated_key(request: AnyRequest, key: FromPath[str]) -> NewKey:
         rotation = await context.body(request, _rotations)
@@ -199,7 +199,7 @@ def key_routes(context: AdminContext) -> list[HTTPRouteHandler]:
         KEYS + "/{key:str}",
         opt=described(ADMIN_WRITE, answer=DELETED, problems=(404, 409)),
         operation_id="revokeKey",
-        summary="Revoke a key, everywhere within a second",
+        summary="Revoke a key; takes effect within a second on every gateway",
         status_code=200,
     )
     async def revoked_key(request: AnyRequest, key: FromPath[str]) -> Deleted:

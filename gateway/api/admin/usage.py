@@ -25,7 +25,7 @@ from gateway.tenants.usage.entry import UsageEntry, UsageRecord
 
 AUDIT = "/admin/v1/audit"
 AfterNumber = Annotated[
-    int, QueryParameter(ge=0, le=2**62, description="The number of the last entry of the page before")
+    int, QueryParameter(ge=0, le=2**62, description="`number` of the last entry of the previous page")
 ]
 
 
@@ -41,7 +41,7 @@ def audit_routes(context: AdminContext) -> list[HTTPRouteHandler]:
         AUDIT,
         opt=described(ADMIN_READ, answer=page_example(AUDIT_ENTRY), problems=(400,)),
         operation_id="listAudit",
-        summary="What operators did, oldest first",
+        summary="The audit log, oldest entry first",
     )
     async def audit(after: AfterNumber = 0, limit: Limit = PAGE) -> Page[AuditRecord]:
         async with context.session() as session:
@@ -51,7 +51,7 @@ def audit_routes(context: AdminContext) -> list[HTTPRouteHandler]:
         AUDIT + "/verify",
         opt=described(ADMIN_READ, answer={"whole": True, "broken_at": None}),
         operation_id="verifyAudit",
-        summary="Whether the log is whole",
+        summary="Whether the log is complete and unchanged",
     )
     async def verdict() -> Verdict:
         async with context.session() as session:
@@ -67,8 +67,8 @@ GROUPS: tuple[Grouping, ...] = get_args(Grouping)
 OfTenant = Annotated[str | None, QueryParameter(max_length=128, description="Name or id of a tenant")]
 Since = Annotated[float, QueryParameter(ge=0, le=1e12, description="Unix seconds, inclusive")]
 Until = Annotated[float, QueryParameter(ge=0, le=1e12, description="Unix seconds, exclusive")]
-GroupBy = Annotated[str, QueryParameter(max_length=64, description=f"Some of {', '.join(GROUPS)}, with commas")]
-UsageFormat = Annotated[Literal["json", "csv"], QueryParameter(description="How to write it")]
+GroupBy = Annotated[str, QueryParameter(max_length=64, description=f"Any of {', '.join(GROUPS)}, separated by commas")]
+UsageFormat = Annotated[Literal["json", "csv"], QueryParameter(description="Format of the response")]
 _LATEST = 1e12
 
 
@@ -82,8 +82,8 @@ def usage_routes(context: AdminContext) -> list[HTTPRouteHandler]:
             ADMIN_READ, response=Page[UsageSum], answer=page_example(USAGE_SUM), also="text/csv", problems=(400, 404)
         ),
         operation_id="sumUsage",
-        summary="What was used, summed up",
-        description="By whole hours. `format=csv` answers with text/csv.",
+        summary="Usage, aggregated",
+        description="In whole hours. With `format=csv` the response is text/csv.",
     )
     async def usage(
         tenant: OfTenant = None,
@@ -108,8 +108,8 @@ def usage_routes(context: AdminContext) -> list[HTTPRouteHandler]:
             problems=(400, 404),
         ),
         operation_id="listUsage",
-        summary="Every request, in the order of its end",
-        description="`format=csv` answers with text/csv, and `x-has-more` tells whether to go on.",
+        summary="Single requests, in the order in which they ended",
+        description="With `format=csv` the response is text/csv, and `x-has-more` says whether there are more.",
     )
     async def requests(
         tenant: OfTenant = None,

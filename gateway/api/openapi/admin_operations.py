@@ -21,7 +21,7 @@ _CONSTRAINTS = {"ge": "minimum", "le": "maximum", "max_length": "maxLength", "de
 
 def admin_operations() -> tuple[Operation, ...]:
     """One operation a handler, in the order of the routes."""
-    handlers = admin_routes(cast(Services, None))  # described here, never called
+    handlers = admin_routes(cast(Services, cast(object, None)))  # described here, never called
     return tuple(_operation(handler) for handler in handlers)
 
 

@@ -21,18 +21,18 @@ from gateway.api.schemas.common import ErrorObject
 _REF = "#/components/schemas/{name}"
 _PROBLEMS = {
     400: "The request cannot be served as it stands; `param` names the field.",
-    401: "No key, or an unknown one.",
-    403: "The tenant of this key is disabled, the key lacks the scope, or a page of another site asks.",
+    401: "The API key is missing or unknown.",
+    403: "The tenant of this key is disabled, the key lacks the scope, or a web page of another site asks.",
     404: "No such route or entry, or no such model for this tenant.",
     409: "A name is taken, or the entry is declared in the configuration file.",
-    405: "Another method; see `Allow`.",
+    405: "This method is not allowed here; see `Allow`.",
     413: "The body is too large.",
     415: "The body is not plain JSON.",
     421: "The `Host` header names another server; see `server.allowed_hosts`.",
-    429: "A limit, a budget, all the requests that may wait, or too many wrong keys; see `Retry-After`.",
-    500: "A fault of the server; the message holds the request id.",
+    429: "A rate limit, a budget, a full queue, or too many wrong keys; see `Retry-After`.",
+    500: "An internal error; the message contains the request id.",
     503: "Overloaded, loading or shutting down; see `Retry-After`.",
-    504: "The answer was not complete when the request's own deadline passed.",
+    504: "The response was not complete when the request's deadline passed.",
 }
 _ALWAYS = (403, 405, 421, 500)
 _GUARDED = (401, 429, 503)
@@ -56,7 +56,7 @@ def document() -> Json:
         "security": [{"key": []}],
         "paths": paths,
         "components": {
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "A key."}},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key."}},
             "schemas": _schemas(),
             "responses": {f"Problem{status}": _problem(text) for status, text in _PROBLEMS.items()},
         },
@@ -118,7 +118,7 @@ def _success(operation: Operation) -> Json:
 
 _HEADERS: Json = {
     "x-request-id": {
-        "description": "The client's own id if it matches `[A-Za-z0-9_-]{1,128}`, else a new one.",
+        "description": "The client's id if it matches `[A-Za-z0-9_-]{1,128}`, else a new one.",
         "schema": {"type": "string"},
     }
 }
@@ -132,7 +132,7 @@ def _failures(operation: Operation) -> Iterator[tuple[str, Json]]:
         yield str(status), {"$ref": f"#/components/responses/Problem{status}"}
     if operation.unready:
         content = {"application/json": {"schema": _ref(operation.unready)}}
-        yield "503", {"description": "Not ready; the body tells why.", "headers": _HEADERS, "content": content}
+        yield "503", {"description": "Not ready; the body says why.", "headers": _HEADERS, "content": content}
 
 
 def _problem(text: str) -> Json:

@@ -27,7 +27,7 @@ LogitBias = Annotated[dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Me
 StopText = Annotated[str, Meta(min_length=1)]
 StopStrings = StopText | Annotated[list[StopText], Meta(max_length=16)]
 Deadline = Annotated[
-    float, Meta(gt=0, le=86_400, description="Seconds from arrival within which the whole answer must be there")
+    float, Meta(gt=0, le=86_400, description="Seconds from arrival within which the complete response is needed")
 ]
 RequestMetadata = Annotated[dict[str, str], Meta(max_length=64)]
 ServiceTier = Literal["auto", "default"]

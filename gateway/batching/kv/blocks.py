@@ -118,7 +118,8 @@ class BlockAllocator:
             range(self._num_blocks)
         ):
             raise RuntimeError(
-                f"blocks lost or doubled: {len(self._free)} free, {len(self._evictable)} evictable, {len(held)} allocated"
+                f"blocks lost or doubled: {len(self._free)} free, {len(self._evictable)} evictable, "
+                f"{len(held)} allocated"
             )
         if {kept.digest: block for block, kept in self._cached.items()} != self._by_digest:
             raise RuntimeError("hashes do not name the blocks that keep them")

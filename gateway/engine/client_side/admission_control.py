@@ -202,13 +202,13 @@ class AdmissionControl:
         config, queue = self._config, self._queues.get(tenant)
         if queue is not None and queue.num_waiting >= config.queue_per_tenant:
             raise TenantQueueFull(
-                f"{queue.num_waiting} requests of this tenant wait for the model already, which is its own limit; "
-                "send the next one when an answer has come",
+                f"{queue.num_waiting} requests of this tenant already wait for the model, which is its limit; "
+                "send the next one after a response has completed",
                 retry_after_s=_bounded(self._each_s() / self._share(queue, weight)),
             )
         if self._num_inside >= self._places + config.max_waiting:
             raise Overloaded(
-                f"the engine is busy and {config.max_waiting} requests wait already; try again later",
+                f"the engine is busy and {config.max_waiting} requests already wait; try again later",
                 retry_after_s=_bounded(self._each_s()),
             )
 
@@ -216,8 +216,8 @@ class AdmissionControl:
         wait_s, target_s = self._wait_s(self._queues.get(tenant), weight), self._config.ttft_target_s
         if wait_s > target_s:
             raise WaitTooLong(
-                f"the engine is busy: a first token would take about {wait_s:.0f} s, more than the {target_s:g} s "
-                "that this server lets a request wait; try again later",
+                f"the engine is busy: the first token would take about {wait_s:.0f} s, more than the {target_s:g} s "
+                "that requests may wait here; try again later",
                 retry_after_s=_bounded(wait_s - target_s),
             )
 

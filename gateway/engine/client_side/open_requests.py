@@ -82,7 +82,7 @@ def make_add(request: GenerateRequest, token_ids: list[int], *, max_tokens: int,
 
 
 Send = Callable[[ToEngine], None]
-_TOO_LATE = Failure(DeadlineExceeded.code, "the answer was not complete when the deadline of the request passed")
+_TOO_LATE = Failure(str(DeadlineExceeded.code), "the response was not complete when the deadline of the request passed")
 
 
 class OutputStream:

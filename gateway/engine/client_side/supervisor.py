@@ -180,9 +180,9 @@ class Supervisor:
                     return
             delay_s = self._clock.delay_after_death()
             if delay_s is None:
-                self._end("failed", "engine_failed", f"the engine died too often, the last time: {reason}")
+                self._end("failed", "engine_failed", f"the engine failed too often; last failure: {reason}")
                 return
-            _log.warning("engine %s died: %s; next start in %.1f s", self._name, reason, delay_s)
+            _log.warning("engine %s ended: %s; restarting in %.1f s", self._name, reason, delay_s)
             self.state = EngineState(phase="restarting", detail=reason)
             self.num_restarts += 1
             await asyncio.sleep(delay_s)
@@ -220,7 +220,7 @@ class Supervisor:
             # Loading has more patience, and may be over in the meantime: no look is longer than a step may be silent.
             while not await connection.ends_within(min(self._patience_s, self._hang_timeout_s)):
                 if self._patience_s <= 0:
-                    raise TimeoutError(f"no sign of life for {self._longest_silence_s:g} s")
+                    raise TimeoutError(f"no message for {self._longest_silence_s:g} s")
         except (TimeoutError, ValueError, msgspec.DecodeError) as error:
             engine.kill()
             return str(error)

@@ -53,15 +53,15 @@ def with_adapters(ready: Ready, adapters: Mapping[str, Adapter]) -> Ready:
 def _check_lora_support(runner: str, capabilities: RunnerCapabilities, model: LoadableModel, info: ModelInfo) -> None:
     if not capabilities.lora_slots or not info.lora_shapes:
         raise UnsupportedModel(
-            f"runner {runner} on {info.device} applies no LoRA adapters; remove those of this model, or serve it "
-            "with backend onnx on the CPU, with Hostelry's kernels and without exact"
+            f"runner {runner} on {info.device} does not support LoRA adapters; remove the adapters of this model, or "
+            "serve it with backend onnx on the CPU, with Hostelry's kernels and without exact"
         )
     if set(capabilities.formats) <= set(capabilities.lora_formats):
         return
     found = {model.tensors[name].format for name in info.lora_shapes} - set(capabilities.lora_formats)
     if found:
         raise UnsupportedModel(
-            f"runner {runner} applies no LoRA adapters beside weights in {', '.join(sorted(found))}; "
+            f"runner {runner} does not support LoRA adapters on weights in {', '.join(sorted(found))}; "
             f"serve the base in {', '.join(capabilities.lora_formats)}, or remove its adapters"
         )
 
@@ -143,7 +143,7 @@ def _check_capabilities(runner: Runner, name: str, load: Load) -> None:
     if load.engine.kv_dtype not in ("auto", *capabilities.kv_dtypes):
         kept = ", ".join(capabilities.kv_dtypes) or "no choice here"
         raise UnsupportedModel(
-            f"runner {name} cannot keep keys and values as {load.engine.kv_dtype} ({kept}); set kv_dtype"
+            f"runner {name} cannot store the KV cache as {load.engine.kv_dtype} ({kept}); set kv_dtype"
         )
 
 
@@ -216,10 +216,10 @@ def _ready(
 
 def _notes(load: Load, info: ModelInfo, plan: KVPlan, limits: StepLimits) -> list[str]:
     """Where the engine gives less than was asked for or than the model could."""
-    notes = [f"keys and values are kept as {plan.dtype}"] if plan.dtype not in ("", "f32") else []
+    notes = [f"the KV cache is stored as {plan.dtype}"] if plan.dtype not in ("", "f32") else []
     if limits.max_sequences < load.engine.max_batch:
         notes.append(
-            f"{limits.max_sequences} sequences at once instead of {load.engine.max_batch}; "
+            f"{limits.max_sequences} concurrent sequences instead of {load.engine.max_batch}; "
             "raise kv_cache_mb or max_step_tokens, or lower max_context"
         )
     if limits.max_context < min(load.engine.max_context or info.max_context, info.max_context):

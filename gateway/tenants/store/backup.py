@@ -69,15 +69,15 @@ def _read_only(file: Path) -> sqlite3.Connection:
 
 def _check(backup: Path) -> None:
     if not backup.is_file():
-        raise StoreError(f"{backup} is not there; list the folder backups in the data directory")
+        raise StoreError(f"{backup} does not exist; backups are in the directory `backups` of the data directory")
     try:
         with closing(_read_only(backup)) as connection:
             found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
             connection.execute("SELECT version FROM state").fetchone()
     except sqlite3.Error as error:
-        raise StoreCorrupt(f"{backup} is no sound backup: {error}; try an older one") from error
+        raise StoreCorrupt(f"{backup} is not a usable backup: {error}; try an older one") from error
     if found != "ok":
-        raise StoreCorrupt(f"{backup} is no sound backup: {found.splitlines()[0]}; try an older one")
+        raise StoreCorrupt(f"{backup} is not a usable backup: {found.splitlines()[0]}; try an older one")
 
 
 def _require_unused(file: Path) -> None:

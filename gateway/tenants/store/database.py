@@ -111,7 +111,7 @@ class Database:
 
     def _check_header(self, file: Path) -> None:
         if file.exists() and file.stat().st_size and file.read_bytes()[:16] != b"SQLite format 3\x00":
-            raise StoreCorrupt(self._damage("header: it is no SQLite database"))
+            raise StoreCorrupt(self._damage("header: not an SQLite database"))
 
     async def _check_pages(self, connection: AsyncConnection) -> None:
         found = [row[0] for row in await connection.execute(text("PRAGMA quick_check(3)"))]
@@ -121,7 +121,7 @@ class Database:
     def _damage(self, check: str) -> str:
         return (
             f"{self.shown} is damaged ({check}). Nothing was changed. Restore a backup with: "
-            "hostelry db restore BACKUP; backups lie in the folder backups beside it"
+            "hostelry db restore BACKUP; backups are in the directory `backups` next to it"
         )
 
 

@@ -1,4 +1,4 @@
-"""A step that breaks the contract is refused before it reaches native code."""
+"""A step that violates the contract is refused before it reaches native code."""
 
 from __future__ import annotations
 

@@ -39,7 +39,9 @@ def test_the_report_is_for_people(made: type[ReplayRunner]) -> None:
     assert result.exit_code == (0 if is_honest else 1)
     assert all(case.name in result.output for case in FEW)
     assert "the runner does not declare Q4_0" in " ".join(result.output.split())
-    verdict = "mine keeps the contract: 4 passed, 0 failed" if is_honest else "mine breaks the contract: 2 passed, 2"
+    verdict = (
+        "mine fulfils the contract: 4 passed, 0 failed" if is_honest else "mine violates the contract: 2 passed, 2"
+    )
     assert verdict in result.output
 
 

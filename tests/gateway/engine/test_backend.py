@@ -262,7 +262,7 @@ async def test_who_would_wait_too_long_is_told(model_path: Path) -> None:
         for _ in range(100):
             await anext(running[0])
 
-        with pytest.raises(WaitTooLong, match="a first token would take about"):
+        with pytest.raises(WaitTooLong, match="the first token would take about"):
             await collect(backend, make_request())
 
         for events in running:

@@ -70,7 +70,11 @@ def test_flags_that_cannot_be_read(flag: str) -> None:
     [
         ('base = "chat"', 'base = "chatt"', "adapters: law: base chatt is not served here; did you mean chat?"),
         ('base = "chat"', 'base = "x"', "adapters: law: base x is not served here; served are chat"),
-        ('path = "law"', 'path = "lwa"', "lwa is no folder; name the one that holds adapter_config.json"),
+        (
+            'path = "law"',
+            'path = "lwa"',
+            "lwa is not a directory; set `path` to the directory that contains adapter_config.json",
+        ),
         ('name = "law"', f'name = "{"l" * 124}"', "is longer than 128 characters; shorten its name"),
         ("[[adapters]]", FILE.partition('gguf"\n')[2] + "[[adapters]]", "2 of base chat are called law"),
     ],
