@@ -64,7 +64,7 @@ class Gateway(Litestar):
             openapi_config=None,
             logging_config=None,
         )
-        self._door = AuthMiddleware(services, self._enter)
+        self._auth = AuthMiddleware(services, self._enter)
 
     @staticmethod
     def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
@@ -79,7 +79,7 @@ class Gateway(Litestar):
         if scope["type"] == "lifespan":
             await super().__call__(scope, receive, send)
             return
-        await self._door(scope, cast("Receive", receive), cast("Send", send))
+        await self._auth(scope, cast("Receive", receive), cast("Send", send))
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         await super().__call__(scope, receive, send)

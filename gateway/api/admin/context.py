@@ -62,7 +62,7 @@ class AdminContext:
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncSession]:
-        async with self._office().session() as session:
+        async with self._tenant_admin().session() as session:
             yield session
 
     async def drain(self) -> None:
@@ -74,10 +74,10 @@ class AdminContext:
     async def change(self, request: AnyRequest) -> AsyncGenerator[Change]:
         """A change that the audit log will say this caller made."""
         context = request_context_of(request.scope)
-        async with self._office().change(Actor(context.authenticated.key.id, context.request_id)) as change:
+        async with self._tenant_admin().change(Actor(context.authenticated.key.id, context.request_id)) as change:
             yield change
 
-    def _office(self) -> TenantAdmin:
+    def _tenant_admin(self) -> TenantAdmin:
         if self._services.tenant_admin is None:
             raise StoreUnavailable("this server keeps no store")
         return self._services.tenant_admin

@@ -88,8 +88,8 @@ _TOO_LATE = Failure(str(DeadlineExceeded.code), "the response was not complete w
 class OutputStream:
     """Outputs of one request, in order. Belongs to one consumer, which must `close` it."""
 
-    def __init__(self, ledger: OpenRequests, add: Add) -> None:
-        self._open_requests = ledger
+    def __init__(self, open_requests: OpenRequests, add: Add) -> None:
+        self._open_requests = open_requests
         self._arrived: list[Output] = []
         self._has_arrived = asyncio.Event()
         self.add = add
