@@ -1,4 +1,4 @@
-"""Which adapters lie in the runner's slots. More may be known than there are slots; those of running sequences stay."""
+"""Tracks which adapter is in which slot of the runner. There may be more adapters than slots; those in use stay."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import msgspec
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """Before the next step: this adapter comes into this slot, whatever was there."""
+    """Load this adapter into this slot before the next step, replacing what was there."""
 
     adapter: str
     slot: int
 
 
 class AdapterSlots:
-    """Held by running sequences; of the others, the least recently used one goes first."""
+    """Slots in use by running sequences are pinned; of the others, the least recently used is replaced first."""
 
     def __init__(self, num_slots: int) -> None:
         self._slots: dict[str, int] = {}
-        """The least recently taken first."""
+        """Least recently used first."""
         self._free = list(range(num_slots - 1, -1, -1))
         self._holders: Counter[str] = Counter()
         self._placements: list[Placement] = []
@@ -27,11 +27,11 @@ class AdapterSlots:
         self.num_loads = 0
 
     def can_acquire(self, adapter: str | None) -> bool:
-        """Whether `acquire` would succeed now."""
+        """True if `acquire` would succeed now."""
         return adapter is None or adapter in self._slots or bool(self._free) or len(self._holders) < len(self._slots)
 
     def acquire(self, adapter: str | None) -> None:
-        """A sequence begins to run with it. Raises `ValueError` when `can_acquire` says no."""
+        """Pin the adapter for one more running sequence. Raises `ValueError` when `can_acquire` is false."""
         if adapter is None:
             return
         if not self.can_acquire(adapter):
@@ -44,7 +44,7 @@ class AdapterSlots:
         self._holders[adapter] += 1
 
     def release(self, adapter: str | None) -> None:
-        """A sequence runs with it no more; it stays where it is until its slot is needed."""
+        """Unpin it for one sequence; the adapter stays in its slot until that slot is needed."""
         if adapter is None:
             return
         self._holders[adapter] -= 1
@@ -52,16 +52,16 @@ class AdapterSlots:
             del self._holders[adapter]
 
     def slot_of(self, adapter: str | None) -> int:
-        """For `Step.lora`; -1 is none. Raises `KeyError` for one that nobody holds."""
+        """Slot number for `Step.lora`; -1 means no adapter. Raises `KeyError` for an adapter without a slot."""
         return -1 if adapter is None else self._slots[adapter]
 
     def take_placements(self) -> list[Placement]:
-        """What was decided since the last call, to be done in this order before the next step."""
+        """Placements decided since the last call, to be applied in this order before the next step."""
         placements, self._placements = self._placements, []
         return placements
 
     def check_integrity(self) -> None:
-        """Raise `RuntimeError` if a slot is lost or given out twice, or a held adapter has none."""
+        """Raise `RuntimeError` if a slot is lost or assigned twice, or an acquired adapter has none."""
         slots = sorted([*self._free, *self._slots.values()])
         if slots != list(range(len(slots))) or not set(self._holders) <= set(self._slots):
             raise RuntimeError(f"adapter slots lost or doubled: {self._slots}, free {self._free}, {self._holders}")

@@ -1,4 +1,4 @@
-"""In which order waiting sequences are admitted. Fairness is in `gateway.batching.fairness`."""
+"""Order in which waiting sequences are admitted. `gateway.batching.fairness` has the fair one."""
 
 from __future__ import annotations
 
@@ -9,57 +9,57 @@ from gateway.batching.sequence import Sequence
 
 
 class AdmissionOrder(Protocol):
-    """Who waits, and who is next."""
+    """Queue of waiting sequences that decides which one is next."""
 
     def __len__(self) -> int: ...
 
     def push(self, sequence: Sequence) -> None:
-        """A new sequence waits."""
+        """Add a new sequence to the queue."""
         ...
 
     def push_back_in(self, sequence: Sequence) -> None:
-        """A preempted sequence waits again; it does not lose its turn."""
+        """Put a preempted sequence back in the queue; it does not lose its turn."""
         ...
 
     def head(self) -> Sequence | None:
-        """The next one, left where it is; None if nobody waits."""
+        """Next sequence, left in the queue; None if none waits."""
         ...
 
     def head_rank(self) -> float:
-        """Of the head, to be compared with `rank`. Raises `IndexError` if nobody waits."""
+        """Rank of the head, comparable with `rank`. Raises `IndexError` if none waits."""
         ...
 
     def pop(self) -> Sequence:
-        """Take the next one out. Raises `IndexError` if nobody waits."""
+        """Remove and return the next sequence. Raises `IndexError` if none waits."""
         ...
 
     def remove(self, sequence_id: int) -> Sequence | None:
-        """Take one out wherever it stands; None if it does not wait."""
+        """Remove and return a sequence wherever it is in the queue; None if it is not waiting."""
         ...
 
     def charge(self, sequence: Sequence, *, start: int, num_tokens: int) -> None:
-        """A running sequence gets so many tokens from position `start` in this step."""
+        """Count `num_tokens` tokens from position `start` that a running sequence gets in this step."""
         ...
 
     def ended(self, sequence: Sequence) -> None:
-        """A running sequence runs no more."""
+        """Note that a running sequence has ended."""
         ...
 
     def rank(self, sequence: Sequence) -> float:
-        """Among running prompts, the lowest gets tokens first."""
+        """Rank among running prompts; the lowest gets tokens first."""
         ...
 
     def claim(self, *, places: int) -> Sequence | None:
-        """The running sequence that has to make room for the head, which found none; None lets the head wait."""
+        """Running sequence to preempt for the head, which could not be admitted; None lets the head wait."""
         ...
 
     def over_served(self) -> Sequence | None:
-        """Which running sequence goes when memory is short; None if nobody runs."""
+        """Running sequence to preempt when memory is short; None if none runs."""
         ...
 
 
 class FirstComeFirstServed:
-    """By arrival."""
+    """Admits in order of arrival."""
 
     def __init__(self) -> None:
         self._waiting: deque[Sequence] = deque()
@@ -72,7 +72,8 @@ class FirstComeFirstServed:
         self._waiting.append(sequence)
 
     def push_back_in(self, sequence: Sequence) -> None:
-        # The youngest is preempted first and everyone running came before everyone waiting, so the front is its place.
+        # The youngest is preempted first, and all running sequences came before all waiting ones, so it goes to the
+        # front.
         self._waiting.appendleft(sequence)
 
     def head(self) -> Sequence | None:
@@ -94,7 +95,7 @@ class FirstComeFirstServed:
         return None
 
     def charge(self, sequence: Sequence, *, start: int, num_tokens: int) -> None:
-        """Nobody is counted."""
+        """Do nothing: usage is not counted."""
 
     def ended(self, sequence: Sequence) -> None:
         del self._running[sequence.id]
@@ -103,7 +104,7 @@ class FirstComeFirstServed:
         return sequence.arrival
 
     def claim(self, *, places: int) -> Sequence | None:
-        """Who came first stays."""
+        """Return None: an earlier sequence is never preempted for a later one."""
         del places
         return None
 

@@ -1,8 +1,8 @@
-"""Fair between tenants: whoever has been served least, by weight, is next.
+"""Fair admission order: the tenant that was served least, by weight, is next.
 
 The Virtual Token Counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024), algorithm 2: every
 tenant has a counter of the service it received; prompt tokens count once and generated tokens twice, over the tenant's
-weight. A tenant that comes back from idling is lifted to the least of those that wait, so nobody saves up.
+weight. A tenant that was idle is lifted to the least counter of those that wait, so idle time is not saved up.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from gateway.batching.sequence import Sequence
 
 PROMPT_COST, OUTPUT_COST = 1.0, 2.0
 PRIORITY_LEAD = 4096.0
-"""How much more service a tenant may have received for each step of priority: a bounded lead, never starvation.
+"""Extra service that a tenant may have received for each step of priority: a bounded lead, never starvation.
 
-A request with a deadline gives its tenant up to one step more while it is the next one."""
+A request with a deadline gives its tenant up to one step more while it is the next one.
+"""
 URGENT_LEAD = 64
-"""Requests of its own tenant that the most urgent one may overtake."""
+"""Number of requests of its own tenant that the most urgent one may overtake."""
 CLAIM_LAG = 256.0
-"""Service that one which waited all along must be behind to push another out; until then places that become free do."""
+"""Service by which a tenant that waited all along must lag to preempt another; until then it waits for free slots."""
 _MOST_PREEMPTIONS = 4
-"""Of one sequence in favour of others, so that it ends."""
+"""Limit of preemptions of one sequence in favour of others, so that it ends."""
 _FEW_TENANTS = 1024
 
 
 class TenantQueue:
-    """One that waits, runs, or has received more than the least served one."""
+    """Counter and queues of a tenant that waits, runs, or has received more than the least-served one."""
 
     __slots__ = ("counter", "has_come", "listed", "priority", "running", "waiting", "weight")
 
     def __init__(self) -> None:
         self.counter = 0.0
         self.has_come = True
-        """From idling, and got no place yet."""
+        """True if it was idle and has not been admitted since."""
         self.listed: float | None = None
         """Its lowest rank in the heap, if it is there."""
         self.weight = 1.0
@@ -49,14 +50,14 @@ class TenantQueue:
 
     @property
     def rank(self) -> float:
-        """The lower, the sooner."""
+        """Rank for admission; lower goes first."""
         return self.rank_with(self.waiting[0].urgency if self.waiting else 0.0)
 
     def rank_with(self, urgency: float) -> float:
         return self.counter - PRIORITY_LEAD * (self.priority + urgency)
 
     def line_up(self, sequence: Sequence) -> None:
-        """Behind all of its own that came before it, but for those that it may overtake."""
+        """Queue a sequence behind those of its tenant that came before it, except those that it may overtake."""
         place = len(self.waiting)
         while place and _turn(self.waiting[place - 1]) > _turn(sequence):
             place -= 1
@@ -64,12 +65,12 @@ class TenantQueue:
 
 
 class FairShare:
-    """An `AdmissionOrder`. Of idle tenants only those are remembered that have been served more than the others."""
+    """`AdmissionOrder` by least service. Idle tenants are kept only if they have been served more than the others."""
 
     def __init__(self) -> None:
         self._tenants: dict[str, TenantQueue] = {}
         self._heap: list[tuple[float, int, TenantQueue]] = []
-        """Tenants that wait, by a rank that is at most theirs now; counters only grow, so it is mended on sight."""
+        """Waiting tenants with a lower bound of their rank; counters only grow, so it is corrected when popped."""
         self._num_pushed = 0
         self._waiting: dict[int, TenantQueue] = {}
         self._running: dict[int, TenantQueue] = {}
@@ -122,7 +123,7 @@ class FairShare:
         return sequence
 
     def charge(self, sequence: Sequence, *, start: int, num_tokens: int) -> None:
-        """Positions of the prompt cost as prompt, later ones as output; what is computed anew costs nothing."""
+        """Count prompt positions at the price of a prompt, later ones as output; recomputed tokens cost nothing."""
         end, start = start + num_tokens, max(start, sequence.num_charged)
         if end <= start:
             return
@@ -140,11 +141,11 @@ class FairShare:
         return self._running[sequence.id].rank_with(sequence.urgency)
 
     def claim(self, *, places: int) -> Sequence | None:
-        """Whom to send back so that the head may run: the youngest of the tenant that is furthest over its share.
+        """Sequence to preempt so that the head may run: the youngest of the tenant that is furthest over its share.
 
-        Only a tenant that runs nothing may claim, and one place only: what it gets beyond comes with the places that
-        others leave. One that comes from idling claims at once; among those that compete for long places become free
-        anyway, and pushing each other out would be work done twice, so they claim when they lag.
+        Only a tenant that runs nothing may claim, and only one slot: it gets more as other sequences end. A tenant that
+        was idle claims at once. Tenants that compete for long get slots anyway as sequences end, and preempting each
+        other would repeat work, so they claim only when they lag.
         """
         claimant = self._next()
         if claimant is None or claimant.running:
@@ -159,7 +160,7 @@ class FairShare:
         return next(movable, None)
 
     def over_served(self) -> Sequence | None:
-        """The youngest of the tenant that runs most by weight, and among those of the one that received most."""
+        """The youngest sequence of the tenant that runs most by weight; on a tie, of the one that received most."""
         tenants = set(self._running.values())
         most = max(tenants, key=lambda tenant: (len(tenant.running) / tenant.weight, tenant.rank_with(0)), default=None)
         return None if most is None else next(reversed(most.running.values()))
@@ -201,7 +202,7 @@ class FairShare:
         return None
 
     def _least(self) -> float:
-        """What a tenant that was idle is lifted to: the least served that waits, else what was served last."""
+        """Counter to which a tenant that was idle is lifted: the least-served waiting one's, else the last served."""
         tenant = self._next()
         return self._floor if tenant is None else tenant.counter
 
@@ -215,13 +216,13 @@ class FairShare:
             self._prune()
 
     def _forget_all(self) -> None:
-        """Nobody is left who could have been served less."""
+        """Reset all counters; called when no tenant is left that could have been served less."""
         self._tenants.clear()
         self._heap.clear()
         self._floor = self._total_weight = 0.0
 
     def _prune(self) -> None:
-        """Forget idle tenants that would be lifted beyond their counters anyway."""
+        """Forget idle tenants whose counters would be lifted anyway."""
         least = self._least()
         self._tenants = {
             name: tenant for name, tenant in self._tenants.items() if tenant.is_active or tenant.counter > least

@@ -27,18 +27,18 @@ _MAX_LONELY_FAILURES = 3
 
 
 class InFlightStep(msgspec.Struct, frozen=True, kw_only=True):
-    """A step that was submitted, and what it was planned for. `started` is of `time.perf_counter`."""
+    """A submitted step and what it was planned for. `started` is a time of `time.perf_counter`."""
 
     chunks: list[Chunk]
     ticket: Ticket
     num_rows: int
     started: float
     has_picked: bool
-    """The runner picks the tokens."""
+    """True if the runner picks the tokens."""
 
     @property
     def rows(self) -> dict[int, int]:
-        """Sequence → its row among those that pick tokens."""
+        """Row of each sequence among those that pick tokens, by sequence id."""
         sampling = [chunk.sequence.id for chunk in self.chunks if chunk.samples]
         return {sequence_id: row for row, sequence_id in enumerate(sampling)}
 
@@ -62,7 +62,7 @@ class Loop:
         capabilities = runner.capabilities()
         # Logits that are on the host already are sampled faster here: measured, see docs/why.md.
         self._runner_samples = capabilities.device_sampling and capabilities.async_depth > 1
-        # Slots are copied and cut between steps, and adapters come and go, so none may be out then.
+        # Between steps, slots are copied and truncated and adapters replaced, so no step may be in flight then.
         self._may_be_ahead = self._runner_samples and kv.block_tokens is not None and not adapters
         self._in_flight: deque[InFlightStep] = deque()
         self._limits = limits
@@ -78,7 +78,7 @@ class Loop:
         self._num_prefilled = 0
         self._num_generated = 0
         self._num_failures = 0
-        """Steps in a row that were to be run once more."""
+        """Consecutive steps that failed and are to be retried."""
         self._step_time_s = 0.0
         self._collected_at = 0.0
 
@@ -87,9 +87,9 @@ class Loop:
         return self._scheduler.has_work or bool(self._in_flight)
 
     def step(self) -> list[Output]:
-        """Submit the next step and commit those that nothing can follow; returns what they produced, possibly nothing.
+        """Submit the next step and commit those that no further step can follow; returns their outputs, possibly none.
 
-        Call it only while `has_work`. Running out of memory shrinks the batch and is seen by nobody else. Raises
+        Call it only while `has_work`. Running out of memory shrinks the batch and is not visible to callers. Raises
         `Fatal` when the runner is unusable.
         """
         outputs: list[Output] = []
@@ -107,7 +107,7 @@ class Loop:
         return outputs
 
     def add(self, add: Add) -> Output | None:
-        """Let a sequence wait for its turn, or return the `Output` that refuses it."""
+        """Queue a sequence, or return the `Output` that rejects it."""
         problem = self._problem_of(add)
         if problem is not None:
             return Output(add.id, (), error=Failure("invalid_request", problem))
@@ -116,7 +116,7 @@ class Loop:
         return None
 
     def abort(self, sequence_id: int) -> bool:
-        """Forget a sequence, its room is free at once. False if it is not here (it may just have ended)."""
+        """Forget a sequence and free its memory. False if it is not here (it may just have ended)."""
         return self._scheduler.remove(sequence_id)
 
     def stats(self) -> EngineStats:
@@ -136,15 +136,15 @@ class Loop:
         )
 
     def check_integrity(self) -> None:
-        """Raise `RuntimeError` if a room is lost, doubled or held by nobody."""
+        """Raise `RuntimeError` if memory is lost, allocated twice or without an owner."""
         self._scheduler.check_integrity()
 
     def _execute(self, chunks: list[Chunk]) -> int:
         """Submit a step. Returns how many submitted steps may stay in flight while the next one is planned: 0 or 1.
 
-        One may where its tokens stay on the device, so that the next one can be submitted behind it.
+        1 where sampled tokens stay on the device, so that the next step can be submitted behind it.
         """
-        if not chunks:  # all that is left to do was submitted already
+        if not chunks:  # all remaining work has been submitted already
             return 0
         sampling = row_sampling(chunks) if self._runner_samples else None
         rows_before = self._in_flight[-1].rows if self._in_flight else None
@@ -165,7 +165,7 @@ class Loop:
         return 1 if sampling is not None and self._may_be_ahead else 0
 
     def _commit(self, step: InFlightStep) -> list[Output]:
-        """Wait for a step, and append what it gave to its sequences. A failed step left KV only behind `computed`."""
+        """Wait for a step, and append its tokens to its sequences. A failed step left KV only behind `computed`."""
         result = self._runner.collect(step.ticket)
         self._note_time(step)
         self._num_failures = 0
@@ -178,14 +178,14 @@ class Loop:
         return [output for output in outputs if output is not None]
 
     def _sampled(self, step: InFlightStep, result: StepResult) -> list[Sampled]:
-        """What the chunks that sample get, in plan order."""
+        """Tokens for the chunks that sample, in plan order."""
         if step.has_picked:
             return picked(result, num_rows=step.num_rows, vocab_size=self._vocab_size)
         logits = take_scores(step.chunks, self._checked(result.logits, step.num_rows))
         return sample(logits, [chunk.sequence for chunk in step.chunks if chunk.samples]) if len(logits) else []
 
     def _note_time(self, step: InFlightStep) -> None:
-        """Of a step behind another one, from the end of that one."""
+        """Record the duration of a step; one behind another counts from the end of that one."""
         now = time.perf_counter()
         seconds = now - max(step.started, self._collected_at)
         self._collected_at = now
@@ -195,7 +195,7 @@ class Loop:
         self._prefill_budget.note(seconds, num_decoding=num_decoding, num_prompt_tokens=num_prompt_tokens)
 
     def _copy_prefixes(self) -> None:
-        """Bring what the prefix cache had to where the admitted sequences are."""
+        """Copy cached prefixes to the slots of admitted sequences."""
         for copy in self._kv.take_copies():
             try:
                 if copy.source != copy.destination:
@@ -205,7 +205,7 @@ class Loop:
                 raise Fatal(f"cached keys and values could not be copied: {error}") from error
 
     def _place_adapters(self) -> None:
-        """Bring adapters of admitted sequences to where their rows will look for them."""
+        """Load adapters of admitted sequences into their slots."""
         for placement in self._adapter_slots.take_placements():
             try:
                 self._runner.put_adapter(placement.slot, self._adapters[placement.adapter])
@@ -213,7 +213,7 @@ class Loop:
                 raise Fatal(f"adapter {placement.adapter} could not be placed: {error}") from error
 
     def _take_back(self) -> None:
-        """A step failed, so those behind it are worth nothing either; all are planned again."""
+        """Discard the steps behind a failed one; all are planned again."""
         for step in self._in_flight:
             step.ticket.cancel()
         self._in_flight.clear()
@@ -267,13 +267,13 @@ class Loop:
         return Output(sequence.id, (), finish_reason="length", prompt_logprobs=scores, queued_s=sequence.queued_s)
 
     def _fail(self, sequence: Sequence, error: Failure) -> Output:
-        """Its keys and values may be what is wrong, so nobody gets them."""
+        """End a sequence with an error; its keys and values may be the cause, so they are not cached."""
         self._scheduler.finish(sequence, is_sound=False)
         return Output(sequence.id, (), error=error)
 
     def _shrink(self, error: CapacityExceeded) -> list[Output]:
-        """Preempt one, if any runs that was in the step. One that fails alone again and again gets the error."""
-        if not self._scheduler.num_running:  # all have left since the step was submitted
+        """Preempt one sequence of the step, if any still runs. One that fails alone repeatedly gets the error."""
+        if not self._scheduler.num_running:  # all have ended since the step was submitted
             return []
         was_alone = self._scheduler.num_running == 1
         victim = self._scheduler.shrink()

@@ -8,7 +8,7 @@ from backends.generation import Sampling, Share
 
 
 class Add(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=True):
-    """Start a sequence. `id` is chosen by the client and unique while the engine lives; `seed` is always set."""
+    """Start a sequence. `id` is chosen by the client and unique while the engine runs; `seed` is always set."""
 
     id: int
     token_ids: tuple[int, ...]
@@ -20,11 +20,11 @@ class Add(msgspec.Struct, frozen=True, tag="add", kw_only=True, omit_defaults=Tr
     adapter: str | None = None
     prompt_logprobs: int | None = None
     deadline_s: float | None = None
-    """Seconds within which the whole answer is wanted, from when it was sent; the gateway aborts what is late."""
+    """Seconds, from when it was sent, within which the whole response is wanted; the gateway aborts late ones."""
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
-    """Why a sequence ended without a finish reason: a code of the API, and a sentence for the caller."""
+    """Reason why a sequence ended without a finish reason: an error code of the API, and a sentence for the caller."""
 
     code: str
     message: str
@@ -53,9 +53,9 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
     error: Failure | None = None
     cached_tokens: int = 0
     prompt_logprobs: tuple[Logprob, ...] = ()
-    """Of the prompt's tokens from the second on, all at once, with the first output."""
+    """Log-probabilities of the prompt's tokens from the second on, all at once, with the first output."""
     queued_s: float = 0.0
-    """From arrival to the first step that computed it; with the first output, 0 in later ones."""
+    """Seconds from arrival to the first step that computed it; set in the first output, 0 in later ones."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
@@ -71,10 +71,10 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
     kv_tokens: int
     step_time_s: float
     preempted: int = 0
-    """Sequences that were sent back to wait, for memory or for a tenant that ran nothing."""
+    """Sequences that were preempted, for memory or for a tenant that ran nothing."""
     cached_tokens: int = 0
-    """Prompt tokens that the prefix cache had."""
+    """Prompt tokens found in the prefix cache."""
     adapter_hits: int = 0
-    """Sequences that found their adapter in a slot of the runner."""
+    """Sequences whose adapter was already in a slot of the runner."""
     adapter_loads: int = 0
-    """Adapters that were brought into a slot for one."""
+    """Adapters loaded into a slot for a sequence."""

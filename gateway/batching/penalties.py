@@ -1,4 +1,4 @@
-"""What changes a sequence's logits before a token is drawn: penalties, then bias."""
+"""Adjusts a sequence's logits before a token is drawn: penalties, then bias."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BAN = -100.0
 
 
 def are_needed(sampling: Sampling) -> bool:
-    """Whether logits differ from the model's own. Most requests say no and keep the fast path."""
+    """True if sampling changes the model's logits. Most requests do not, and keep the fast path."""
     return bool(
         sampling.logit_bias
         or sampling.repetition_penalty != 1.0
@@ -44,12 +44,12 @@ class Adjustments:
         self._bias = np.where(values <= BAN, np.float32(-np.inf), values)
 
     def count(self, token_id: int) -> None:
-        """A token was generated."""
+        """Count a generated token."""
         self._seen[token_id] = True
         self._output_counts[token_id] += 1.0
 
     def apply(self, logits: F32) -> F32:
-        """`logits`: [vocab], left as it is. Returns the adjusted row, -inf where banned."""
+        """Adjusted copy of a row of logits, -inf where banned. `logits`: [vocab], not modified."""
         sampling = self._sampling
         row = logits.copy()
         if sampling.repetition_penalty != 1.0:

@@ -1,4 +1,4 @@
-"""Decides who gets how many tokens in the next step. Knows no tensors."""
+"""Decides how many tokens each sequence gets in the next step. Uses no tensors."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from gateway.batching.sequence import Sequence
 
 
 class StepLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """`max_step_tokens` ≥ `max_sequences`, so that every decoding sequence fits into every step."""
+    """Limits of a step. `max_step_tokens` ≥ `max_sequences`, so that every decoding sequence fits into every step."""
 
     max_sequences: int
     max_step_tokens: int
     max_context: int
     max_logit_rows: int = 1
-    """Logit rows that one sequence may ask for in a step: how fast a prompt can be scored."""
+    """Logit rows that one sequence may use in a step; limits how fast a prompt is scored."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_sequences <= self.max_step_tokens:
@@ -28,7 +28,7 @@ class StepLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
-    """The next unplanned tokens of a sequence, positions `start` to `end`. Everything is decided when it is planned."""
+    """The next unplanned tokens of a sequence, positions `start` to `end`. All fields are set when it is planned."""
 
     sequence: Sequence
     start: int
@@ -36,17 +36,17 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     num_tokens: int
     num_prompt_tokens: int
     samples: bool
-    """Whether its last logits give the next token."""
+    """True if its last logits give the next token."""
     ends_scoring: bool
-    """Whether nothing is left to do for a sequence that only scores its prompt."""
+    """True if a sequence that only scores its prompt is complete after this chunk."""
     scored: range
-    """Positions whose logits score the prompt token that follows; after a preemption, the rest of them."""
+    """Positions whose logits score the prompt token that follows; after a preemption, the remaining ones."""
     num_preemptions: int
-    """Of the sequence, when it was planned; what is computed for it means nothing after the next one."""
+    """Preemptions of the sequence when this was planned; its results are void after the next one."""
 
 
 def make_chunk(sequence: Sequence, num_tokens: int, *, reaches_end: bool) -> Chunk:
-    """The next `num_tokens` tokens of a sequence; `reaches_end` of all that is expected to be known."""
+    """Chunk of the next `num_tokens` tokens of a sequence; `reaches_end` if these are all that are expected."""
     start = sequence.num_planned
     end = start + num_tokens
     scored = range(0)
@@ -66,7 +66,7 @@ def make_chunk(sequence: Sequence, num_tokens: int, *, reaches_end: bool) -> Chu
 
 
 class StepPlan:
-    """A step in the making: who gets what, by id, and how many tokens are left to give."""
+    """A step being planned: chunks by sequence id, and how many tokens are left in the budget."""
 
     def __init__(self, num_tokens: int) -> None:
         self.chunks: dict[int, Chunk] = {}
@@ -77,14 +77,14 @@ class StepPlan:
         self.budget -= chunk.num_tokens
 
     def drop(self, sequence: Sequence) -> None:
-        """It was sent back to wait meanwhile."""
+        """Remove the chunk of a sequence that was preempted meanwhile."""
         self.chunks.pop(sequence.id, None)
 
 
 class Scheduler:
-    """Running decodes first, then prompts, those that run and newcomers in their order; each until all is planned.
+    """Plans running decodes first, then running and new prompts in their order; each until all its tokens are planned.
 
-    No prefill or decode phase: one step may hold both. A sequence that is running has a room.
+    There are no separate prefill and decode phases: one step may mix both. A running sequence always has memory.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Scheduler:
         self._order.push(sequence)
 
     def plan(self) -> list[Chunk]:
-        """The next step, possibly empty; admits. It counts as submitted from now on, and as computed once committed."""
+        """Plan the next step, possibly empty; admits. It counts as submitted now, and as computed once committed."""
         self._make_room()
         plan = StepPlan(self._limits.max_step_tokens)
         prompts: list[Sequence] = []
@@ -142,28 +142,28 @@ class Scheduler:
         return list(plan.chunks.values())
 
     def _next_prompt(self, prompts: list[Sequence]) -> Sequence | None:
-        """The last of the running ones, which stand there by falling rank, or a newcomer whose turn is before it."""
+        """The last of the running prompts, which are sorted by falling rank, or a new one if its rank is lower."""
         if self._can_admit() and (not prompts or self._order.head_rank() < self._order.rank(prompts[-1])):
             return self._admit()
         return prompts.pop() if prompts else None
 
     def is_current(self, chunk: Chunk) -> bool:
-        """Whether its sequence still runs as it did when the chunk was planned."""
+        """True if the sequence still runs and was not preempted since the chunk was planned."""
         sequence = chunk.sequence
         return self._running.get(sequence.id) is sequence and sequence.num_preemptions == chunk.num_preemptions
 
     def computed(self, chunk: Chunk) -> None:
-        """Its step was run."""
+        """Note that the step of this chunk has run."""
         chunk.sequence.num_computed = chunk.end
         self._kv.computed(chunk.sequence)
 
     def take_back(self) -> None:
-        """No step that was planned and not committed will give anything; what it was to compute is planned again."""
+        """Discard all steps that were planned and not committed; their tokens are planned again."""
         for sequence in self._running.values():
             sequence.take_back()
 
     def finish(self, sequence: Sequence, *, is_sound: bool = True) -> None:
-        """It ended; its room is free, and what it holds may serve others if it is sound."""
+        """End a running sequence and free its memory, which may be cached for others if it is sound."""
         del self._running[sequence.id]
         self._order.ended(sequence)
         self._kv.release(sequence, is_sound=is_sound)
@@ -178,7 +178,7 @@ class Scheduler:
         return self._order.remove(sequence_id) is not None
 
     def shrink(self) -> Sequence:
-        """Memory is short: send one back to wait, without its KV. Raises `ValueError` if none is running.
+        """Preempt one sequence because memory is short; its KV is dropped. Raises `ValueError` if none is running.
 
         Fewer may run from now on; each one that ends raises their number by one again.
         """
@@ -190,14 +190,14 @@ class Scheduler:
         return victim
 
     def check_integrity(self) -> None:
-        """Raise `RuntimeError` when rooms and running sequences do not match."""
+        """Raise `RuntimeError` when allocated memory and running sequences do not match."""
         self._kv.check_integrity()
         self._adapters.check_integrity()
         for sequence in self._running.values():
             self._kv.blocks_of(sequence.id)
 
     def _make_room(self) -> None:
-        """For a tenant that runs less than its share, at the cost of one that runs more; one sequence a step."""
+        """Preempt one sequence of a tenant over its share for a tenant that runs less; at most one a step."""
         if not len(self._order) or self._can_admit():
             return
         victim = self._order.claim(places=self._max_running)
@@ -224,12 +224,12 @@ class Scheduler:
         self._order.charge(sequence, start=start, num_tokens=num_tokens)
 
     def _has_memory(self, sequence: Sequence, num_tokens: int, plan: StepPlan) -> bool:
-        """Room for so many of its tokens, if need be at the cost of others; False if it had to go itself."""
-        if sequence.id not in self._running:  # another one took its room in this very step
+        """Extend the memory of a sequence, if need be by preempting others; False if it was preempted itself."""
+        if sequence.id not in self._running:  # another one took its memory in this very step
             return False
         while not self._kv.extend(sequence, num_tokens):
             victim = self._order.over_served()
-            assert victim is not None  # it runs itself, and alone it could have grown
+            assert victim is not None  # it runs itself, and alone it could have extended
             self._preempt(victim)
             plan.drop(victim)
             if victim is sequence:

@@ -1,4 +1,4 @@
-"""One completion inside the engine: the tokens it knows, and how many of them have keys and values."""
+"""State of one completion in the engine: its known tokens, and how many of them have keys and values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gateway.batching.messages import Add, Logprob
 from gateway.batching.penalties import Adjustments, are_needed
 
 URGENT_WITHIN_S = 10.0
-"""A deadline that is farther away is none for the order of admission."""
+"""Seconds; a deadline further away does not change the order of admission."""
 
 
 class Sequence:
@@ -26,14 +26,14 @@ class Sequence:
         self.id = add.id
         self.share = add.share
         self.prefix_scope = add.share.prefix_scope or f"tenant {add.share.tenant}"
-        """Who may share what is computed for its tokens."""
+        """Sequences with the same value share cached prefixes."""
         self.adapter = add.adapter
         self.arrival = arrival
         self.urgency = _urgency(add.deadline_s)
-        """0 to 1, decided when it comes: a lead that grew while it waits would make every late one the most urgent."""
+        """0 to 1, fixed on arrival: if it grew while waiting, every late one would become the most urgent."""
         self.arrived_s = time.monotonic()
         self.queued_s = 0.0
-        """From its arrival until it was first admitted."""
+        """Seconds from its arrival until it was first admitted."""
         self.sampling = add.sampling
         self.seed = add.seed
         self.max_tokens = add.max_tokens
@@ -45,19 +45,19 @@ class Sequence:
         self.num_planned = 0
         """Tokens that have KV once all submitted steps are done."""
         self.num_in_flight = 0
-        """Tokens that submitted steps will give and nobody knows yet."""
+        """Tokens that submitted steps will produce and that are not known yet."""
         self.num_cached = 0
-        """Tokens of the prompt whose KV was there already when it was first admitted."""
+        """Prompt tokens whose KV was cached when it was first admitted."""
         self.chain: list[bytes] = []
         """Hashes of its first blocks, for `gateway.batching.kv.prefix_index` alone."""
         self.num_cached_blocks = 0
-        """Of its blocks, those that others may find; for `gateway.batching.kv.blocks` alone."""
+        """Number of its blocks that others may find; used by `gateway.batching.kv.blocks` alone."""
         self.num_charged = 0
-        """Tokens that its tenant was charged for; after a preemption more than are computed."""
+        """Tokens charged to its tenant; after a preemption more than are computed."""
         self.num_preemptions = 0
         self.prompt_logprobs = add.prompt_logprobs
         self.prompt_scores: list[Logprob] = []
-        """Of prompt tokens from the second on, as far as computed; kept until the first output takes them along."""
+        """Scores of prompt tokens from the second on, as far as computed; kept until the first output takes them."""
         self.num_lonely_failures = 0
         """Steps that ran out of memory with this sequence alone in the batch."""
         self.adjustments = (
@@ -74,7 +74,7 @@ class Sequence:
 
     @property
     def num_pending(self) -> int:
-        """Tokens for the steps to come; none if what is submitted will be its end."""
+        """Number of tokens left for later steps; 0 if the submitted ones will be its end."""
         num_expected = len(self.token_ids) + self.num_in_flight
         if self.num_in_flight and num_expected >= self.max_known:
             return 0
@@ -82,43 +82,43 @@ class Sequence:
 
     @property
     def max_known(self) -> int:
-        """Tokens it may come to hold, prompt and output together."""
+        """Most tokens it may have, prompt and output together."""
         return self.num_prompt + self.max_tokens
 
     @property
     def is_scoring(self) -> bool:
-        """Whether log-probabilities of its prompt are still to be computed."""
+        """True while log-probabilities of its prompt are still to be computed."""
         return self.prompt_logprobs is not None and len(self.prompt_scores) < self.num_prompt - 1
 
     def take_scores(self) -> tuple[Logprob, ...]:
-        """All scores of the prompt, once."""
+        """Return all scores of the prompt, once."""
         scores, self.prompt_logprobs, self.prompt_scores = tuple(self.prompt_scores), None, []
         return scores
 
     def append(self, token_id: int) -> None:
-        """What a step gave."""
+        """Append a token that a step produced."""
         self.token_ids.append(token_id)
         self.num_in_flight = max(0, self.num_in_flight - 1)
         if self.adjustments is not None:
             self.adjustments.count(token_id)
 
     def begin(self, num_cached: int) -> None:
-        """It was admitted, and so many of its tokens have KV already."""
+        """Note that it was admitted, and that `num_cached` of its tokens have KV already."""
         self.num_computed = self.num_planned = num_cached
         if self.num_preemptions == 0:
             self.num_cached = num_cached
 
     def rewind(self) -> None:
-        """Its KV is gone; everything known is computed anew, and what was coming comes again."""
+        """Drop its KV; all known tokens are computed again, and those in flight are produced again."""
         self.num_computed = self.num_planned = self.num_in_flight = 0
         self.num_preemptions += 1
 
     def take_back(self) -> None:
-        """No submitted step will give anything."""
+        """Forget submitted steps; none will produce tokens."""
         self.num_planned, self.num_in_flight = self.num_computed, 0
 
     def finish_reason(self, *, max_context: int) -> str | None:
-        """Why the last appended token was the last one, or None. Stop tokens win over limits."""
+        """Finish reason if the last appended token was the last one, or None. Stop tokens win over limits."""
         if self.token_ids[-1] in self.stop_token_ids:
             return "stop"
         if self.num_generated >= self.max_tokens or self.num_known >= max_context:
@@ -127,7 +127,7 @@ class Sequence:
 
 
 def _urgency(deadline_s: float | None) -> float:
-    """1 for what should be there now, 0 for what has time."""
+    """1 if the deadline is now, 0 if it is far away or there is none."""
     if deadline_s is None:
         return 0.0
     return min(max(1.0 - deadline_s / URGENT_WITHIN_S, 0.0), 1.0)

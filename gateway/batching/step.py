@@ -1,4 +1,4 @@
-"""From planned chunks to the arrays of a `Step`."""
+"""Converts planned chunks to the arrays of a `Step`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def assemble(
     *,
     rows_before: Mapping[int, int] | None = None,
 ) -> Step:
-    """Chunks in order, at least one; logits, or tokens picked by `sampling`, are asked for as `rows_of` says.
+    """Step of these chunks in order, at least one; with logits, or tokens picked by `sampling`, for the rows of
+    `rows_of`.
 
-    `rows_before`: sequence → row of the step submitted before that picks its next token, which nobody knows yet.
+    `rows_before`: sequence → row of the step submitted before that picks its next token, which is not known yet.
     """
     ends = list(accumulate(chunk.num_tokens for chunk in chunks))
     token_ids: list[int] = []
@@ -58,5 +59,5 @@ def _paged(step: Step, places: list[list[int]], block_tokens: int) -> Step:
 
 
 def rows_of(chunk: Chunk) -> list[int]:
-    """Positions of a sequence whose logits its chunk asks for: those that score the prompt, then the one to sample."""
+    """Positions of a sequence whose logits its chunk needs: those that score the prompt, then the one to sample."""
     return [*chunk.scored, chunk.end - 1] if chunk.samples else list(chunk.scored)

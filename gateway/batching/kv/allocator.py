@@ -1,7 +1,7 @@
-"""KV memory, handed out to sequences.
+"""Allocator of KV memory for sequences.
 
-`KVAllocator` is what the scheduler sees; `gateway.batching.kv.slots` and `gateway.batching.kv.blocks` implement the two
-layouts.
+`KVAllocator` is the interface for the scheduler; `gateway.batching.kv.slots` and `gateway.batching.kv.blocks` implement
+the two layouts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gateway.batching.sequence import Sequence
 
 
 class KVCopy(msgspec.Struct, frozen=True):
-    """Before the next step: the first `num_tokens` tokens of `source` become those of `destination`, maybe the same."""
+    """Copy of the first `num_tokens` tokens of `source` to `destination`, maybe the same, due before the next step."""
 
     source: int
     destination: int
@@ -22,51 +22,52 @@ class KVCopy(msgspec.Struct, frozen=True):
 
 
 class KVAllocator(Protocol):
-    """Rooms for keys and values. Whoever has a room keeps it until `release`; it may have to grow on the way."""
+    """Allocates memory for keys and values. A sequence keeps its blocks until `release`; it may have to extend them."""
 
     @property
     def block_tokens(self) -> int | None:
-        """Tokens of a block, where rooms are made of blocks; None where a room is one slot."""
+        """Tokens per block in the paged layout; None in the slot layout."""
         ...
 
     def can_ever_allocate(self, num_tokens: int) -> bool:
-        """Whether a sequence may come to hold so many tokens with nobody else there."""
+        """True if a sequence can get memory for `num_tokens` tokens when it runs alone."""
         ...
 
     def can_allocate(self, sequence: Sequence) -> bool:
-        """Whether `allocate` would succeed now."""
+        """True if `allocate` would succeed now."""
         ...
 
     def allocate(self, sequence: Sequence) -> int:
-        """Give a sequence its room. Returns how many of its tokens have keys and values there, once reused.
+        """Allocate memory for a sequence. Returns how many of its tokens are cached there already.
 
-        Raises `ValueError` when `can_allocate` says no or it has one already.
+
+        Raises `ValueError` when `can_allocate` is false or the sequence already has memory.
         """
         ...
 
     def extend(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Let its room hold its first `num_tokens` tokens. False, and nothing changed, if memory is short.
+        """Extend its memory to its first `num_tokens` tokens. False, and nothing changed, if memory is short.
 
-        With no other room there it succeeds for all that `can_ever_allocate` allows.
+        When it runs alone, this succeeds for all that `can_ever_allocate` allows.
         """
         ...
 
     def take_copies(self) -> list[KVCopy]:
-        """What reservations since the last call rely on, to be done in this order before the next step."""
+        """Copies that allocations since the last call rely on, to be made in this order before the next step."""
         ...
 
     def computed(self, sequence: Sequence) -> None:
-        """More of its tokens have keys and values than before."""
+        """Note that more of its tokens have keys and values than before."""
         ...
 
     def release(self, sequence: Sequence, *, is_sound: bool = True) -> None:
-        """Take the room back; what it holds may serve others if it is sound. Raises `KeyError` without a room."""
+        """Free its memory; what was computed there may be cached if it is sound. Raises `KeyError` without memory."""
         ...
 
     def blocks_of(self, sequence_id: int) -> list[int]:
-        """Its slot, or its blocks in the order of tokens. Raises `KeyError` for a sequence without a room."""
+        """Its slot, or its blocks in the order of tokens. Raises `KeyError` for a sequence without memory."""
         ...
 
     def check_integrity(self) -> None:
-        """Raise `RuntimeError` if a room is lost or given out twice."""
+        """Raise `RuntimeError` if a block or slot is lost or allocated twice."""
         ...

@@ -1,12 +1,12 @@
-"""The paged layout: a sequence holds as many blocks as its tokens need, and shares those of a common beginning.
+"""The paged layout: a sequence has as many blocks as its tokens need, and shares those of a common prefix.
 
 ```
-free      keeps nothing; the lowest goes first
-held      by one sequence or more; whole blocks may be found by others, and nobody writes into them again
-resting   held by nobody, keeps what was computed until it is found or its place is needed
+free       contains nothing; the lowest number is allocated first
+allocated  to one sequence or more; full blocks may be shared and are then never written again
+evictable  allocated to no sequence; keeps its cached tokens until it is reused or evicted
 ```
-A quarter of the memory is out of reach for whoever did not fill it: a flood of one tenant cannot push out what others
-keep there, and what they keep beyond it goes from the one that keeps most.
+A quarter of the memory is protected from other tenants: a flood of requests of one tenant cannot evict what others
+cached there, and what they cached beyond it is evicted from the tenant that has most.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from gateway.batching.kv.prefix_index import HashChain
 from gateway.batching.sequence import Sequence
 
 _RESERVE = 4
-"""One part in so many is for prefixes of others."""
+"""One part in `_RESERVE` of the memory is for cached prefixes of others."""
 
 
 class CachedBlock(msgspec.Struct, frozen=True):
-    """What a whole block holds: keys and values of these tokens, after all that the hash stands for."""
+    """Contents of a full block: keys and values of these tokens, after all that the hash covers."""
 
     digest: bytes
     token_ids: list[int]
 
 
 class BlockAllocator:
-    """A `KVAllocator`. Without `has_prefixes` nothing is kept and nothing shared."""
+    """`KVAllocator` of the paged layout. Without `has_prefixes` nothing is cached and nothing shared."""
 
     def __init__(self, *, num_blocks: int, block_tokens: int, has_prefixes: bool = True) -> None:
         self._num_blocks = num_blocks
@@ -53,14 +53,14 @@ class BlockAllocator:
 
     @property
     def num_free(self) -> int:
-        """Blocks that no sequence holds."""
+        """Number of blocks that are allocated to no sequence."""
         return len(self._free) + len(self._evictable)
 
     def can_ever_allocate(self, num_tokens: int) -> bool:
         return num_tokens <= self.capacity
 
     def can_allocate(self, sequence: Sequence) -> bool:
-        """Besides its own, a block for each that runs is left, so that it is not preempted at once."""
+        """True if blocks suffice for it plus one per running sequence, so that it is not preempted at once."""
         return self._fits_behind(self._find(sequence), sequence)
 
     def allocate(self, sequence: Sequence) -> int:
@@ -86,7 +86,7 @@ class BlockAllocator:
         return True
 
     def take_copies(self) -> list[KVCopy]:
-        """Blocks are shared, not copied."""
+        """Return nothing: blocks are shared, not copied."""
         return []
 
     def computed(self, sequence: Sequence) -> None:
@@ -98,7 +98,7 @@ class BlockAllocator:
             sequence.num_cached_blocks = number + 1
 
     def release(self, sequence: Sequence, *, is_sound: bool = True) -> None:
-        # Backwards, so that the end of a prompt is forgotten before its beginning.
+        # Backwards, so that the end of a prompt is evicted before its beginning.
         for block in reversed(self._allocated.pop(sequence.id)):
             if not is_sound:
                 self._forget(block)
@@ -135,16 +135,16 @@ class BlockAllocator:
         return -(-num_tokens // self.block_tokens)
 
     def _num_available(self, scope: str, *, is_alone: bool) -> int:
-        """Blocks that a sequence of this scope may take: free ones, its own, and what others keep beyond the reserve.
+        """Number of blocks that this scope may take: free ones, its cached ones, and others' beyond the reserve.
 
-        With no other sequence there it may take everything, so that it can end.
+        When it runs alone it may take everything, so that it can end.
         """
         own = self._evictable.num_of(scope)
         others = len(self._evictable) - own
         return len(self._free) + own + (others if is_alone else max(0, others - self._num_reserved))
 
     def _find(self, sequence: Sequence) -> list[int]:
-        """Blocks of the longest beginning of its tokens that is kept."""
+        """Blocks of its longest cached prefix."""
         # To score a prompt, the logits of all of its rows are needed.
         if not self._has_prefixes or sequence.is_scoring:
             return []
@@ -178,7 +178,7 @@ class BlockAllocator:
             blocks.append(block)
 
     def _evict(self, scope: str) -> int:
-        """The block that is needed least: one's own, unless others keep more than the reserve, or there is none."""
+        """Evict a block: one of this scope, unless others have more than the reserve or it has none."""
         own = self._evictable.num_of(scope)
         is_own = own > 0 and len(self._evictable) - own <= self._num_reserved
         block = self._evictable.oldest_of(scope) if is_own else self._evictable.oldest_of_largest()
@@ -187,7 +187,7 @@ class BlockAllocator:
         return block
 
     def _keep(self, block: int, sequence: Sequence, number: int) -> None:
-        """Let it be found, unless another one holds the same or it is one that was found itself."""
+        """Make a full block findable, unless another one has the same contents or it was itself found in the cache."""
         digest = self._hashes.hash_of(sequence, number)
         if digest not in self._by_digest:
             self._by_digest[digest] = block

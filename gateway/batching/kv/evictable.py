@@ -1,4 +1,4 @@
-"""Blocks that nobody holds and that keep something, until they are found again or their place is needed."""
+"""Blocks that are allocated to no sequence but keep cached tokens, until they are reused or evicted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 class EvictableBlocks:
-    """By scope, the least recently used first. Every operation takes the same time, however many there are."""
+    """Evictable blocks per scope, the least recently used first. Every operation takes constant time."""
 
     def __init__(self) -> None:
         self._scopes: dict[str, dict[int, None]] = {}
@@ -28,14 +28,14 @@ class EvictableBlocks:
         return len(self._scopes.get(scope, ()))
 
     def add(self, block: int, scope: str) -> None:
-        """The most recently used one of its scope."""
+        """Add a block as the most recently used one of its scope."""
         blocks = self._scopes.setdefault(scope, {})
         self._resize(scope, len(blocks), len(blocks) + 1)
         blocks[block] = None
         self._scope_of[block] = scope
 
     def remove(self, block: int) -> None:
-        """Raises `KeyError` if it does not rest."""
+        """Remove a block. Raises `KeyError` if it is not evictable."""
         scope = self._scope_of.pop(block)
         blocks = self._scopes[scope]
         self._resize(scope, len(blocks), len(blocks) - 1)
@@ -44,17 +44,17 @@ class EvictableBlocks:
             del self._scopes[scope]
 
     def oldest_of(self, scope: str) -> int:
-        """The one of this scope that was not used for longest. Raises `KeyError` if there is none."""
+        """Least recently used block of this scope. Raises `KeyError` if there is none."""
         return next(iter(self._scopes[scope]))
 
     def oldest_of_largest(self) -> int:
-        """The one not used for longest of the scope that has most. Raises `KeyError` if nothing rests."""
+        """Least recently used block of the scope that has most. Raises `KeyError` if no block is evictable."""
         if not self._scope_of:
             raise KeyError("nothing rests")
         return self.oldest_of(next(iter(self._by_size[self._largest])))
 
     def check_integrity(self) -> None:
-        """Raise `RuntimeError` if the sizes of scopes are not what they are said to be."""
+        """Raise `RuntimeError` if the recorded sizes of scopes differ from the actual ones."""
         sizes = {scope: size for size, scopes in self._by_size.items() for scope in scopes}
         if sizes != {scope: len(blocks) for scope, blocks in self._scopes.items()}:
             raise RuntimeError(f"sizes of scopes are {sizes}, but their blocks {self._scopes}")
@@ -67,6 +67,6 @@ class EvictableBlocks:
             del self._by_size[before]
         if after:
             self._by_size[after][scope] = None
-        # One block came or went, so no scope is larger than this one was or is.
+        # One block was added or removed, so no scope is larger than this one was or is.
         if after > self._largest or (before == self._largest and before not in self._by_size):
             self._largest = after

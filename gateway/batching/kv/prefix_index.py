@@ -1,8 +1,8 @@
-"""Prefixes of prompts by hash: which slots hold their keys and values. Hashes are chained over blocks of tokens.
+"""Index of cached prefixes by hash: which slots have their keys and values. Hashes are chained over blocks of tokens.
 
 A sequence's tokens are hashed block by block, each with the hash of what comes before it. The chain starts from a
-secret of this engine, the scope of the tenant and the adapter: nobody finds what was computed for another scope or
-with other weights, and nothing that a client sends has a say in it.
+secret of this engine, the scope of the tenant and the adapter: no request finds what was computed for another scope or
+with other weights, and no client input can change that.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _HASH_BYTES = 16
 
 
 class HashChain:
-    """Of blocks of `block_tokens` tokens. A sequence keeps its own hashes in `chain`."""
+    """Chained hashes of blocks of `block_tokens` tokens. A sequence stores its own hashes in `chain`."""
 
     def __init__(self, block_tokens: int) -> None:
         self.block_tokens = block_tokens
         self._secret = secrets.token_bytes(32)
 
     def hash_of(self, sequence: Sequence, number: int) -> bytes:
-        """Of its block of that number; blocks before it have been asked for already."""
+        """Hash of block `number` of a sequence; call it for the blocks before that first."""
         chain = sequence.chain
         if number == len(chain):
             parent = chain[-1] if chain else self._root_of(sequence)
@@ -35,11 +35,11 @@ class HashChain:
         return chain[number]
 
     def block_of(self, sequence: Sequence, number: int) -> list[int]:
-        """Token ids of its block of that number."""
+        """Token ids of block `number` of a sequence."""
         return sequence.token_ids[number * self.block_tokens : (number + 1) * self.block_tokens]
 
     def most_shared(self, sequence: Sequence) -> int:
-        """Blocks that it may find elsewhere: whole ones, and at least one token is left to compute."""
+        """Number of blocks that it may share: only full ones, and at least one token is left to compute."""
         return (sequence.num_known - 1) // self.block_tokens
 
     def _root_of(self, sequence: Sequence) -> bytes:
@@ -51,7 +51,7 @@ def _hash(parent: bytes, content: bytes) -> bytes:
 
 
 class CachedPrefix(msgspec.Struct):
-    """What one place holds: keys and values of the first `len(chain)` blocks of `token_ids`, perhaps of more."""
+    """Contents of one slot: keys and values of the first `len(chain)` blocks of `token_ids`, perhaps of more."""
 
     token_ids: list[int]
     chain: list[bytes]
@@ -62,14 +62,14 @@ class CachedPrefix(msgspec.Struct):
 
 
 class PrefixMatch(msgspec.Struct, frozen=True):
-    """Places that share the longest beginning with a prompt, at least one: its first `num_tokens` tokens."""
+    """Slots with the longest prefix of a prompt, at least one: its first `num_tokens` tokens."""
 
     places: tuple[int, ...]
     num_tokens: int
 
 
 class PrefixIndex:
-    """What places keep, by hash. Places are numbers; what they are is the business of whoever hands them out."""
+    """Cached prefixes by hash. Slots are plain numbers here; their owner gives them a meaning."""
 
     def __init__(self) -> None:
         self._hashes = HashChain(BLOCK_TOKENS)
@@ -77,12 +77,12 @@ class PrefixIndex:
         self._places: dict[bytes, dict[int, None]] = {}
 
     def num_tokens_of(self, place: int) -> int:
-        """Known there, in whole blocks."""
+        """Number of tokens cached in a slot, in full blocks."""
         kept = self._cached.get(place)
         return 0 if kept is None else kept.num_tokens
 
     def find(self, sequence: Sequence) -> PrefixMatch | None:
-        """Where the longest beginning of its tokens is; at least one token is left to compute."""
+        """Slots with the longest cached prefix of a sequence; at least one token is left to compute."""
         most = self._hashes.most_shared(sequence)
         places: dict[int, None] = {}
         num_blocks = 0
@@ -94,7 +94,7 @@ class PrefixIndex:
         return PrefixMatch(same, num_tokens) if same else None
 
     def learn(self, place: int, sequence: Sequence) -> None:
-        """The sequence has that place, and keys and values for all of its computed tokens there."""
+        """Note that the sequence has this slot, with keys and values for all of its computed tokens."""
         kept = self._cached.get(place)
         if kept is None:
             kept = self._cached[place] = CachedPrefix(sequence.token_ids, [])
@@ -105,7 +105,7 @@ class PrefixIndex:
             self._places.setdefault(block, {})[place] = None
 
     def cut(self, place: int, num_tokens: int) -> None:
-        """Only the first tokens stay, a number of whole blocks; what comes after them is about to be overwritten."""
+        """Keep only the first `num_tokens`, a number of full blocks; the rest is about to be overwritten."""
         kept = self._cached[place]
         for block in kept.chain[num_tokens // BLOCK_TOKENS :]:
             places = self._places[block]
@@ -116,13 +116,13 @@ class PrefixIndex:
         kept.token_ids = kept.token_ids[:num_tokens]
 
     def forget(self, place: int) -> None:
-        """Nothing of what is there may be used. Nothing happens if nothing is known."""
+        """Forget all that is cached in a slot. Does nothing if nothing is known of it."""
         if place in self._cached:
             self.cut(place, 0)
             del self._cached[place]
 
     def check_integrity(self) -> None:
-        """Raise `RuntimeError` if places and hashes do not tell the same."""
+        """Raise `RuntimeError` if slots and hashes do not match."""
         by_place = {(block, place) for place, kept in self._cached.items() for block in kept.chain}
         by_hash = {(block, place) for block, places in self._places.items() for place in places}
         if by_place != by_hash:

@@ -1,9 +1,9 @@
-"""The slot layout: a contiguous slot for each sequence, and what ended sequences leave there for those to come.
+"""The slot layout: a contiguous slot for each sequence; slots of ended sequences keep their prefixes for later ones.
 
 ```
-free      keeps nothing; the lowest goes first, low slots stay warm in the CPU's cache
-held      by a running sequence; others may copy its beginning
-resting   keeps what was computed for a sequence that ended, until somebody takes it over or needs the place
+free       contains nothing; the lowest goes first, low slots stay warm in the CPU's cache
+allocated  to a running sequence; others may copy its prefix
+evictable  keeps what an ended sequence computed, until a sequence takes it over or the slot is needed
 ```
 """
 
@@ -18,7 +18,7 @@ from gateway.batching.sequence import Sequence
 
 
 class SlotAllocator:
-    """A `KVAllocator`. Without `prefixes` nothing is kept and nothing shared."""
+    """`KVAllocator` of the slot layout. Without `prefixes` nothing is cached and nothing shared."""
 
     def __init__(self, *, num_slots: int, slot_tokens: int, prefixes: PrefixIndex | None = None) -> None:
         self._num_slots = num_slots
@@ -27,14 +27,14 @@ class SlotAllocator:
         self._free = list(range(num_slots))
         self._allocated: dict[int, int] = {}
         self._evictable: dict[int, None] = {}
-        """The least recently used first."""
+        """Least recently used first."""
         self._scopes: dict[int, str] = {}
-        """Of whoever holds a slot or held it last."""
+        """Scope of the sequence that has a slot or had it last."""
         self._copies: list[KVCopy] = []
 
     @property
     def num_free(self) -> int:
-        """Slots that no sequence holds."""
+        """Number of slots that are allocated to no sequence."""
         return len(self._free) + len(self._evictable)
 
     @property
@@ -61,7 +61,7 @@ class SlotAllocator:
         return 0 if found is None else found.num_tokens
 
     def extend(self, sequence: Sequence, num_tokens: int) -> bool:
-        """It was given all that it may come to need."""
+        """Check only: a slot has room for all tokens from the start."""
         return num_tokens <= self._slot_tokens and sequence.id in self._allocated
 
     def take_copies(self) -> list[KVCopy]:
@@ -96,7 +96,7 @@ class SlotAllocator:
 
     @property
     def _prefixes_there(self) -> PrefixIndex:
-        assert self._prefixes is not None  # only with them do slots rest, or is anything found
+        assert self._prefixes is not None  # only with an index are slots evictable or prefixes found
         return self._prefixes
 
     def _find(self, sequence: Sequence) -> PrefixMatch | None:
@@ -106,7 +106,7 @@ class SlotAllocator:
         return self._prefixes.find(sequence)
 
     def _take_found(self, found: PrefixMatch) -> int:
-        """The place where it is, or another one to copy it to."""
+        """Take the slot that has the prefix, or another one to copy the prefix to."""
         source = self._best_of(found)
         is_taken_over = self._may_be_taken_over(source, found.num_tokens)
         slot = source if is_taken_over else self._take_place(spared=source)
@@ -114,19 +114,19 @@ class SlotAllocator:
             del self._evictable[source]
             self._prefixes_there.cut(source, found.num_tokens)
         elif source in self._evictable:
-            # It was used just now, so it comes last.
+            # It was used just now, so it goes last.
             del self._evictable[source]
             self._evictable[source] = None
         self._copies.append(KVCopy(source, slot, found.num_tokens))
         return slot
 
     def _best_of(self, found: PrefixMatch) -> int:
-        """One that rests and holds little else, so that it may be taken over."""
+        """Best slot to reuse: an evictable one with little else in it, so that it may be taken over."""
         num_tokens_of = self._prefixes_there.num_tokens_of
         return min(found.places, key=lambda slot: (slot not in self._evictable, num_tokens_of(slot)))
 
     def _may_be_taken_over(self, slot: int, num_tokens: int) -> bool:
-        """Where most of what rests there goes on to be used, or no other place is left."""
+        """True if the slot is evictable and most of its contents will be reused, or no other slot is left."""
         if slot not in self._evictable:
             return False
         return 2 * num_tokens >= self._prefixes_there.num_tokens_of(slot) or self.num_free == 1
@@ -141,7 +141,7 @@ class SlotAllocator:
         return slot
 
     def _least_needed(self, spared: int | None) -> int:
-        """Of the scope that has most slots, the one not used for longest: nobody is pushed below an equal share."""
+        """Least recently used slot of the scope that has most: no scope is pushed below an equal share."""
         num_slots = Counter(self._scopes[slot] for slot in (*self._evictable, *self._allocated.values()))
         others = (slot for slot in self._evictable if slot != spared)
         return max(others, key=lambda slot: num_slots[self._scopes[slot]])

@@ -15,7 +15,7 @@ _MASK64 = (1 << 64) - 1
 
 
 def uniform(seed: int, index: int) -> float:
-    """A number in [0, 1) that is the same whatever else is in the batch, and on every machine.
+    """Uniform number in [0, 1) that is the same whatever else is in the batch, and on every machine.
 
     Philox4x64 (Salmon et al., SC'11) with the seed as key and the output index in the second counter word; the first
     word is left for further draws of the same token.
@@ -30,7 +30,7 @@ Ids = npt.NDArray[np.intp]
 _NEGLIGIBLE = 1e-3
 """Weight, relative to the best token's, below which a peaked distribution's tail is looked at only in total."""
 _SMALL = 512
-"""Rows that are cheaper to sort than to halve."""
+"""Size up to which sorting is cheaper than halving."""
 _BLOCK = 256
 
 
@@ -64,7 +64,7 @@ def _rank(values: F32, count: int) -> tuple[np.float32, int]:
 
 
 def _nucleus(weights: F32, top_p: float) -> tuple[np.float32, int]:
-    """The lightest of the fewest heaviest weights that hold `top_p` of the mass, and their number (arXiv:1904.09751).
+    """The lightest of the fewest heaviest weights that sum to `top_p` of the mass, and their number (arXiv:1904.09751).
 
     Halves until few are left, as quickselect does, but steering by mass; then sorts those.
     """
@@ -85,7 +85,7 @@ def _nucleus(weights: F32, top_p: float) -> tuple[np.float32, int]:
 
 
 def _heavy(weights: F32, target: float) -> F32:
-    """The heavy weights alone if they are few and hold `target`, which is usual; else all."""
+    """The heavy weights alone if they are few and reach `target`, which is usual; else all."""
     is_heavy = weights >= _NEGLIGIBLE
     if np.count_nonzero(is_heavy) > len(weights) // 8:
         return weights
@@ -103,13 +103,13 @@ def _keep(weights: F32, cut: np.float32, count: int) -> None:
 
 
 def _surplus(values: F32, cut: np.float32, count: int) -> Ids:
-    """Places of the last `count` values that equal `cut`."""
+    """Positions of the last `count` values that equal `cut`."""
     ties = np.flatnonzero(values == cut)
     return ties[len(ties) - max(count, 0) :]
 
 
 def _invert(weights: F32, uniform: float) -> int:
-    """Smallest id whose cumulative weight exceeds `uniform` of the whole; first by block, then inside the block."""
+    """Smallest id whose cumulative weight exceeds `uniform` of the total; first by block, then inside the block."""
     ends = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK), dtype=np.float64))
     target = uniform * ends[-1]
     block = _first_above(ends, target)
@@ -120,6 +120,6 @@ def _invert(weights: F32, uniform: float) -> int:
 
 
 def _first_above(cumulative: npt.NDArray[np.float64], target: float) -> int:
-    """First place above `target`; where rounding leaves none, the last one that adds anything."""
+    """First position above `target`; where rounding leaves none, the last one that adds anything."""
     place = int(np.searchsorted(cumulative, target, side="right"))
     return min(place, int(np.searchsorted(cumulative, cumulative[-1])))

@@ -1,4 +1,4 @@
-"""Lets a runner that can pick tokens itself do so: the logits then never leave its device."""
+"""Sampling on the device by runners that support it: the logits are then not copied to the host."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from gateway.batching.sequence import Sequence
 
 
 def row_sampling(chunks: list[Chunk]) -> RowSampling | None:
-    """How to pick the next token of every chunk that samples; None if a sequence needs its logits on the host.
+    """Sampling parameters for every chunk that samples; None if a sequence needs its logits on the host.
 
-    Those that want log-probabilities, penalties, a bias or their prompt scored do.
+    Log-probabilities, penalties, a bias and prompt scores need them.
     """
     if any(_needs_logits(chunk.sequence) for chunk in chunks):
         return None
@@ -31,7 +31,7 @@ def row_sampling(chunks: list[Chunk]) -> RowSampling | None:
 
 
 def picked(result: StepResult, *, num_rows: int, vocab_size: int) -> list[Sampled]:
-    """The tokens of a step with `sampling`. Raises `Fatal` if the runner did not keep the contract."""
+    """Tokens of a step with `sampling`. Raises `Fatal` if the runner broke the contract."""
     ids = result.token_ids
     if ids is None or ids.shape != (num_rows,) or (num_rows and int(ids.max()) >= vocab_size):
         raise Fatal(f"the runner was to pick {num_rows} tokens below {vocab_size} and returned {ids}")
@@ -39,7 +39,7 @@ def picked(result: StepResult, *, num_rows: int, vocab_size: int) -> list[Sample
 
 
 def _uniform(sequence: Sequence) -> float:
-    """Of the last of the tokens that are coming, which is the one that this step picks."""
+    """Uniform number for the token that this step picks, the last of those in flight."""
     return uniform(sequence.seed, sequence.num_generated + sequence.num_in_flight - 1)
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities from rows of raw logits: of sampled tokens, and of prompts."""
+"""Log-probabilities from rows of raw logits, for sampled tokens and for prompts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from gateway.batching.step import rows_of
 
 
 def logprob_of(logits: npt.NDArray[np.float32], peak: float, token_id: int, *, num_top: int) -> Logprob:
-    """`logits`: [vocab], finite, with maximum `peak`. The `num_top` best alternatives come best first."""
+    """Log-probability of a token, its `num_top` alternatives best first. `logits`: [vocab], finite, maximum `peak`.
+    """
     log_total = peak + float(np.log(np.exp(logits - np.float32(peak)).sum(dtype=np.float64)))
     chosen = float(logits[token_id]) - log_total
     if num_top == 0:
@@ -29,11 +30,11 @@ def logprob_of(logits: npt.NDArray[np.float32], peak: float, token_id: int, *, n
 F32 = npt.NDArray[np.float32]
 
 NOT_FINITE = Logprob(math.nan)
-"""Stands where a row of logits could not be used; the sequence then ends in an error."""
+"""Marks a row of logits that could not be used; the sequence then ends in an error."""
 
 
 def take_scores(chunks: list[Chunk], logits: F32) -> F32:
-    """Give each scoring sequence its rows; returns those that are left, one for each chunk that samples.
+    """Give each scoring sequence its rows; returns the remaining rows, one for each chunk that samples.
 
     `logits` are of a step that `assemble` made of the chunks: float32 `[rows, vocab]`.
     """

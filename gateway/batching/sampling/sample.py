@@ -1,4 +1,4 @@
-"""From logits to one token per sequence. Greedy rows cost one argmax over the batch."""
+"""Samples one token per sequence from logits. Greedy rows cost one argmax over the batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gateway.batching.sequence import Sequence
 F32 = npt.NDArray[np.float32]
 
 _GREEDY_BELOW = 1e-5
-"""Temperatures below this cannot be told from greedy in float32."""
+"""Temperatures below this cannot be distinguished from greedy in float32."""
 NOT_FINITE = Failure("engine_failed", "non-finite logits")
 _ALL_BANNED = Failure("engine_failed", "logit_bias leaves no token")
 
@@ -35,9 +35,9 @@ def is_greedy(sampling: Sampling) -> bool:
 
 
 def sample(logits: F32, sequences: list[Sequence]) -> list[Sampled]:
-    """`logits`: [rows, vocab], one row a sequence. Rows do not influence each other."""
+    """One token or error per sequence. `logits`: [rows, vocab], one row a sequence. Rows are independent."""
     best = logits.argmax(axis=1)
-    # argmax stops at a NaN and finds +inf, so one look at the winner shows any row that must not be used.
+    # argmax stops at a NaN and finds +inf, so checking the winner detects any row that must not be used.
     peaks = logits[np.arange(len(logits)), best]
     rows = zip(logits, best.tolist(), peaks.tolist(), sequences, strict=True)
     return [_sample_row(row, token_id, peak, sequence) for row, token_id, peak, sequence in rows]
