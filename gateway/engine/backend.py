@@ -41,16 +41,16 @@ from gateway.engine.messages import Load, Ready
 _log = logging.getLogger("gateway.engine")
 
 _LARGE_PROMPT_BYTES = 8 * 1024
-"""Prompts above this take the tokenizer more than a millisecond or so and go to a thread."""
+"""Prompts above this take more than about a millisecond to tokenize and go to a thread."""
 _MOST = 0.5
-"""Of KV memory: a quarter may be kept for prefixes, and blocks are not full."""
+"""Part of the KV memory that counts as full: a quarter may be reserved for prefixes, and blocks are not full."""
 _RESTART_RETRY_S = 2.0
 _LOADING_RETRY_S = 5.0
 _FAILED_RETRY_S = 60.0
 
 
 class ServedText(msgspec.Struct, frozen=True):
-    """The text side of a model whose engine is ready."""
+    """Text side of a model whose engine is ready."""
 
     text: ModelText
     prompts: Prompts
@@ -60,7 +60,7 @@ class EngineBackend:
     """Implements `backends.api.Backend` over one engine. Made and used on one event loop."""
 
     def __init__(self, supervisor: Supervisor, *, open_text: Callable[[], ModelText], config: EngineConfig) -> None:
-        """`open_text` runs in a thread, while the engine loads."""
+        """Serve one engine. `open_text` runs in a thread, while the engine loads."""
         self._supervisor = supervisor
         self._admission = AdmissionControl(config, now=time.monotonic)
         self._served: ServedText | None = None
@@ -69,12 +69,12 @@ class EngineBackend:
         self._open_text = open_text
 
     def start(self) -> None:
-        """Begin to load, in the background. To be called once."""
+        """Begin to load, in the background. Call it once."""
         self._supervisor.start()
         self._preparation = asyncio.create_task(self._prepare(), name="engine preparation")
 
     async def ready(self) -> None:
-        """Wait until requests can be served. Raises `ModelError` saying why that will never be."""
+        """Wait until requests can be served. Raises `ModelError` with the reason if that can never be."""
         if self._preparation is None:
             raise ModelError("this backend was not started")
         await asyncio.wait((self._preparation,))
@@ -113,7 +113,7 @@ class EngineBackend:
 
     @property
     def facts(self) -> Ready | None:
-        """What the engine told when it became ready; None before."""
+        """Facts that the engine sent when it became ready; None before."""
         return self._supervisor.facts
 
     @property
@@ -126,7 +126,7 @@ class EngineBackend:
         return self._supervisor.pid
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        """See `Backend.generate`. An adapter that the engine does not have is refused."""
+        """See `Backend.generate`. An adapter that the engine does not have is rejected."""
         served, facts = self._require_running()
         check_request(request, facts)
         seconds_left(request)
@@ -139,7 +139,7 @@ class EngineBackend:
                 yield started
                 yield Done("length", Usage(prompt_tokens=len(token_ids), completion_tokens=0))
                 return
-            # Before the engine hears of it: a bad stop string is refused, too.
+            # Before anything is sent to the engine: a bad stop string is rejected, too.
             decoder = OutputDecoder(
                 served.text.tokenizer,
                 prompt_ids=token_ids,
@@ -156,7 +156,7 @@ class EngineBackend:
                     events = decoder.take(outputs)
                     if decoder.is_finished:
                         stream.close()
-                        ticket.leave()  # a slow reader of what is there already keeps nobody out
+                        ticket.leave()  # a slow reader of existing outputs does not block others
                     for event in events:
                         yield event
 
@@ -175,7 +175,7 @@ class EngineBackend:
         except BackendError as error:
             self._failure = error
             await self._supervisor.aclose()
-        except Exception as error:  # process edge: whatever a tokenizer's library throws, `ready` must tell
+        except Exception as error:  # process edge: `ready` must report whatever a tokenizer's library raises
             _log.exception("the model's text side could not be opened")
             self._failure = ModelError(f"{type(error).__name__}: {error}")
             await self._supervisor.aclose()
@@ -190,7 +190,7 @@ class EngineBackend:
 
     @contextlib.contextmanager
     def _submitted(self, add: Add) -> Generator[OutputStream]:
-        """The request is with the engine until the end of the block, or of its time."""
+        """Keep the request with the engine until the end of the block, or until its deadline."""
         stream = self._supervisor.submit(add)
         expiry = None
         if add.deadline_s is not None:
@@ -225,7 +225,7 @@ async def start_engine_backend(
 
 
 def _is_short_of_memory(stats: EngineStats | None, facts: Ready) -> bool:
-    """The engine runs fewer sequences than it could, because their keys and values fill its memory."""
+    """True if the engine runs fewer sequences than it could because keys and values fill its memory."""
     if stats is None or not stats.waiting or stats.running >= facts.max_sequences:
         return False
     return stats.kv_tokens >= _MOST * facts.kv_tokens > 0
@@ -238,7 +238,7 @@ async def _encode(served: ServedText, prompt: Prompt) -> tuple[list[int], str]:
 
 
 def _encode_now(served: ServedText, prompt: Prompt) -> tuple[list[int], str]:
-    """Token ids, and the prompt's text for those who ask to have it echoed; conversations are never echoed."""
+    """Token ids, and the prompt's text to be echoed if requested; chats are never echoed."""
     token_ids = served.prompts.encode(prompt)
     match prompt:
         case ChatPrompt():

@@ -1,4 +1,4 @@
-"""Everything that crosses between gateway and engine process: small closed structs, msgpack, no text.
+"""Messages between gateway and engine process: small closed structs, msgpack, no text.
 
 Frames are a 4-byte little-endian length and one message. `ToEngine` and `FromEngine` are the two unions.
 """
@@ -18,7 +18,7 @@ _LENGTH = struct.Struct("<I")
 
 
 class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
-    """First message: which model to load and how. The engine answers `Progress`…, then `Ready` or `LoadFailed`."""
+    """First message: which model to load and how. The engine sends `Progress`…, then `Ready` or `LoadFailed`."""
 
     model_path: str
     runner: str
@@ -34,7 +34,7 @@ class Abort(msgspec.Struct, frozen=True, tag="abort"):
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    """Finish nothing more and exit with status 0."""
+    """Exit with status 0 without finishing anything."""
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -43,7 +43,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
-    """The model is loaded and warm. `max_context` is what one sequence may hold, prompt and output together."""
+    """Sent when the model is loaded and warm. `max_context` is the most of prompt and output of one sequence."""
 
     vocab_size: int
     max_context: int
@@ -55,17 +55,17 @@ class Ready(msgspec.Struct, frozen=True, tag="ready", kw_only=True):
     """Tokens whose keys and values fit into memory, over all sequences."""
     runner: str = ""
     reason: str = ""
-    """Why this runner, if it was not asked for by name."""
+    """Reason for the choice of this runner, if it was not configured by name."""
     eos_token_ids: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     fallbacks: tuple[str, ...] = ()
-    """What was asked for or is there and could not be had."""
+    """Options that were configured or available and could not be used."""
     adapters: tuple[str, ...] = ()
-    """Names that `Add.adapter` may say."""
+    """Names accepted in `Add.adapter`."""
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag="load_failed"):
-    """The model cannot be served; the engine exits. `message` names file, tensor and what was expected."""
+    """Sent when the model cannot be served; the engine exits. `message` names file, tensor and what was expected."""
 
     message: str
 
@@ -78,7 +78,7 @@ class Stepped(msgspec.Struct, frozen=True, tag="stepped"):
 
 
 class Died(msgspec.Struct, frozen=True, tag="died"):
-    """The engine met a fatal error and exits with a non-zero status."""
+    """Sent on a fatal error; the engine exits with a non-zero status."""
 
     message: str
 
@@ -96,7 +96,7 @@ def encode_frame(message: ToEngine | FromEngine) -> bytes:
 
 
 class FrameBuffer:
-    """Cuts a byte stream back into message bodies."""
+    """Splits a byte stream into message bodies."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()

@@ -15,8 +15,7 @@ from gateway.batching.step import rows_of
 
 
 def logprob_of(logits: npt.NDArray[np.float32], peak: float, token_id: int, *, num_top: int) -> Logprob:
-    """Log-probability of a token, its `num_top` alternatives best first. `logits`: [vocab], finite, maximum `peak`.
-    """
+    """Log-probability of a token, `num_top` alternatives best first. `logits`: [vocab], finite, maximum `peak`."""
     log_total = peak + float(np.log(np.exp(logits - np.float32(peak)).sum(dtype=np.float64)))
     chosen = float(logits[token_id]) - log_total
     if num_top == 0:

@@ -10,13 +10,14 @@ from backends.errors import Overloaded, TenantQueueFull, WaitTooLong
 from gateway.engine.config import EngineConfig
 
 _REMEMBERED = 16
-"""Starts and places that the mean is taken over, at least."""
+"""Least number of starts and service times in the mean."""
 
 
 class QueueWaitEstimate:
-    """Measures on a clock that runs only while somebody waits: quiet hours say nothing about how fast a queue moves.
+    """Estimates waits on a clock that runs only while requests wait: idle hours say nothing about how fast a queue
+    moves.
 
-    Whoever found a free place is not counted as a start, because that one's wait says nothing about the queue either.
+    Requests that found a free slot are not counted as starts, because they did not wait in the queue.
     """
 
     def __init__(self) -> None:
@@ -26,29 +27,29 @@ class QueueWaitEstimate:
         self._held: deque[float] = deque(maxlen=_REMEMBERED)
 
     def pass_time(self, seconds: float) -> None:
-        """So long somebody waited."""
+        """Advance the clock by a time in which requests waited."""
         self._clock_s += seconds
 
     def begin(self) -> None:
-        """Somebody waits again, after a time when nobody did."""
+        """Note that a request waits again, after a time without any."""
         self._last_start_s = self._clock_s
 
     def start(self, *, places: int) -> None:
-        """One that waited has its first output."""
+        """Note that a waiting request has its first output."""
         self._last_start_s = self._clock_s
         self._starts.append(self._clock_s)
         while len(self._starts) > _window(places) + 1:
             self._starts.popleft()
 
     def leave(self, held_s: float) -> None:
-        """A place is free that was held for so long."""
+        """Note that a slot is free that was in use for `held_s` seconds."""
         self._held.append(held_s)
 
     def seconds_a_start(self, *, places: int) -> float:
-        """0 while nothing is known.
+        """Estimated seconds between two starts; 0 while nothing is known.
 
-        All places are held since the last start at least, so no mean can be below that time over their number. It
-        tells of a load that has become heavier before any of it has ended.
+        All slots have been in use since the last start at least, so the mean cannot be below that time over their
+        number. This detects a heavier load before any of its requests has ended.
         """
         return max(self._seen(places), (self._clock_s - self._last_start_s) / places)
 
@@ -56,12 +57,12 @@ class QueueWaitEstimate:
         window = _window(places)
         if len(self._starts) > window:
             return (self._starts[-1] - self._starts[-1 - window]) / window
-        # Too few have waited yet: by Little's law, as many leave in a second as there are places over the time of each.
+        # Too few have waited yet: by Little's law, as many end in a second as there are slots over the service time.
         return sum(self._held) / len(self._held) / places if self._held else 0.0
 
 
 def _window(places: int) -> int:
-    """At least one round of all places: those that were taken together become free together."""
+    """Entries to average: at least one round of all slots, because slots taken together become free together."""
     return max(_REMEMBERED, places)
 
 
@@ -69,7 +70,7 @@ _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 
 
 class _TenantQueue:
-    """A tenant with requests inside."""
+    """Counts of a tenant with accepted requests."""
 
     __slots__ = ("num_inside", "num_waiting", "weight")
 
@@ -80,7 +81,7 @@ class _TenantQueue:
 
 
 class AdmissionTicket:
-    """One request inside, until it leaves."""
+    """Admission of one request, from acceptance until it leaves."""
 
     __slots__ = ("_admission", "_is_left", "_is_let_in", "_queue", "_seated_at", "_tenant", "is_waiting")
 
@@ -101,16 +102,16 @@ class AdmissionTicket:
         self._is_left = False
         self._is_let_in = is_let_in
         self.is_waiting = is_waiting
-        """There was no place for it, and it has no output yet."""
+        """True while it has no slot and no output yet."""
 
     def start(self) -> None:
-        """Its first output is there. May be called again."""
+        """Note its first output. May be called again."""
         if self.is_waiting and not self._is_left:
             self.is_waiting = False
             self._seated_at = self._admission.started(self._queue, is_let_in=self._is_let_in)
 
     def leave(self) -> None:
-        """The engine is done with it. May be called again."""
+        """Note that the engine is done with it. May be called again."""
         if self._is_left:
             return
         self._is_left = True
@@ -120,9 +121,9 @@ class AdmissionTicket:
 class AdmissionControl:
     """Counts requests from acceptance to their end. `now` gives monotonic seconds.
 
-    A request waits if it came when all places were taken, until its first output. How long the next one would wait is
-    predicted from the turnover of late: under `fcfs` all who wait are before it, under `fair` those of its own tenant,
-    at the part of the turnover that is the tenant's by weight among those that wait.
+    A request that came when all slots were taken waits until its first output. The wait of the next one is predicted
+    from the recent rate of starts: under `fcfs` all waiting requests are before it, under `fair` those of its own
+    tenant, at the tenant's share of the rate by weight among the waiting tenants.
     """
 
     def __init__(self, config: EngineConfig, *, now: Callable[[], float]) -> None:
@@ -135,7 +136,7 @@ class AdmissionControl:
         self._num_inside = 0
         self._num_waiting = 0
         self._waiting_weight = 0.0
-        """Of tenants that wait."""
+        """Sum over tenants that wait."""
 
     @property
     def num_inside(self) -> int:
@@ -149,7 +150,7 @@ class AdmissionControl:
     def admit(
         self, *, tenant: str = "default", weight: float = 1.0, num_served: int, is_short: bool = False
     ) -> Generator[AdmissionTicket]:
-        """Hold a place; `num_served` are served at once, fewer if memory `is_short`, and the others wait.
+        """Admit a request; `num_served` are served at once, fewer if memory `is_short`, and the others wait.
 
         Raises `TenantQueueFull`, `Overloaded` when too many wait, or `WaitTooLong`.
         """
@@ -160,15 +161,15 @@ class AdmissionControl:
             ticket.leave()
 
     def started(self, queue: _TenantQueue, *, is_let_in: bool) -> float:
-        """For a place. Returns the time."""
+        """Note that a waiting request got a slot. Returns the time."""
         now = self._pass_time()
-        if not is_let_in:  # who was let in says nothing about how fast a queue moves
+        if not is_let_in:  # requests that skip the queue say nothing about how fast it moves
             self._wait_estimate.start(places=self._places)
         self._wait_no_more(queue)
         return now
 
     def left(self, tenant: str, queue: _TenantQueue, *, seated_at: float | None) -> None:
-        """For a place; None if it never had one of those who are served."""
+        """Note that a request ended; `seated_at` is None if it never had a slot."""
         now = self._pass_time()
         if seated_at is None:
             self._wait_no_more(queue)
@@ -195,7 +196,8 @@ class AdmissionControl:
         return AdmissionTicket(self, tenant, queue, is_waiting=is_waiting, is_let_in=is_let_in, now=now)
 
     def _lets_in(self, tenant: str) -> bool:
-        """A tenant that runs nothing gets a place from those who run more than their share, while such are there."""
+        """True if a tenant that runs nothing gets a slot from tenants that run more than their share, if there are any.
+        """
         return self._config.scheduling == "fair" and tenant not in self._queues and len(self._queues) < self._places
 
     def _check_counts(self, tenant: str, weight: float) -> None:
@@ -222,14 +224,14 @@ class AdmissionControl:
             )
 
     def _wait_s(self, queue: _TenantQueue | None, weight: float) -> float:
-        """Predicted, for the next request of a tenant."""
+        """Predicted wait of a tenant's next request."""
         if self._config.scheduling == "fcfs":
             return self._each_s() * (self._num_waiting + 1)
         num_before = 0 if queue is None else queue.num_waiting
         return self._each_s() * (num_before + 1) / self._share(queue, weight)
 
     def _share(self, queue: _TenantQueue | None, weight: float) -> float:
-        """Of the turnover, if this tenant waits with the next request, too."""
+        """Tenant's share of the rate of starts, if its next request waits, too."""
         known = queue.weight if queue is not None and queue.num_waiting else 0.0
         return weight / (max(0.0, self._waiting_weight - known) + weight)
 
@@ -252,7 +254,7 @@ class AdmissionControl:
         if not queue.num_waiting:
             self._waiting_weight -= queue.weight
         if not self._num_waiting:
-            self._waiting_weight = 0.0  # whatever rounding left
+            self._waiting_weight = 0.0  # discard what rounding left
 
     def _pass_time(self) -> float:
         now = self._now()
@@ -263,5 +265,5 @@ class AdmissionControl:
 
 
 def _bounded(seconds: float) -> float:
-    """At least one, so that nobody hammers."""
+    """Clip to at least a second, so that clients do not retry too often."""
     return min(max(seconds, _SHORTEST_WAIT_S), _LONGEST_WAIT_S)

@@ -32,22 +32,23 @@ class EngineConnection(asyncio.Protocol):
         """Take over a connected stream socket.
 
         `take` gets each message as it arrives, without a task that would have to be woken first. It must not wait;
-        what it raises is raised by `ends_within`, and nothing is taken any more.
+        what it raises is raised by `ends_within`, and later messages are dropped.
         """
         _, connection = await asyncio.get_running_loop().create_connection(lambda: cls(take), sock=ours)
         return connection
 
     def send(self, message: ToEngine) -> None:
-        """Queue a message. When the engine is gone it is lost, as `ends_within` will tell.
+        """Queue a message. It is lost when the engine is gone, which `ends_within` reports.
 
-        What is queued in one turn of the event loop leaves in one write: the engine wakes once and finds one batch.
+        Messages queued in one iteration of the event loop leave in one write: the engine wakes once and finds one
+        batch.
         """
         self._transport.write(encode_frame(message))
 
     async def ends_within(self, seconds: float) -> bool:
-        """Wait until the engine is gone, at most so long; whether it is.
+        """Wait until the engine is gone, at most `seconds`. True if it is gone.
 
-        Raises what `take` raised, `ValueError` or `msgspec.DecodeError` for what is no message.
+        Raises what `take` raised, `ValueError` or `msgspec.DecodeError` for an invalid message.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -69,11 +70,11 @@ class EngineConnection(asyncio.Protocol):
         try:
             for body in self._frames.feed(data):
                 self._take(self._decoder.decode(body))
-        except Exception as error:  # the event loop would log it and go on; whoever listens has to know
+        except Exception as error:  # the event loop would log it and go on; the listener must get it
             self._problem = error
             self._has_ended.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        del exc  # it is gone, and its process tells how
+        del exc  # it is gone, and its process reports why
         self._has_ended.set()
         self._has_closed.set()

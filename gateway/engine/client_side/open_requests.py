@@ -1,4 +1,4 @@
-"""Requests to an engine: made, sent, and kept open until each has exactly one last output, even if engines die."""
+"""Open requests of an engine: created, sent, and kept until each has exactly one last output, even if engines fail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MASK64 = (1 << 64) - 1
 
 
 def check_request(request: GenerateRequest, facts: Ready) -> None:
-    """Raises `RequestError` for what no prompt could make right."""
+    """Raises `RequestError` for parameters that fail with any prompt."""
     if request.adapter is not None and request.adapter not in facts.adapters:
         raise RequestError(f"this engine has no adapter {request.adapter!r}; name another model", param="model")
     for token_id in request.sampling.logit_bias:
@@ -30,7 +30,7 @@ def check_request(request: GenerateRequest, facts: Ready) -> None:
 
 
 def seconds_left(request: GenerateRequest) -> float | None:
-    """Until its deadline, if it has one. Raises `DeadlineExceeded` if that has passed."""
+    """Seconds until its deadline, if it has one. Raises `DeadlineExceeded` if that has passed."""
     if request.deadline_at is None:
         return None
     left_s = request.deadline_at - time.monotonic()
@@ -40,7 +40,7 @@ def seconds_left(request: GenerateRequest) -> float | None:
 
 
 def max_new_tokens(request: GenerateRequest, *, num_prompt: int, max_context: int) -> int:
-    """Tokens to generate at most; without a wish, until the context is full. Raises `ContextLengthExceeded`."""
+    """Most tokens to generate; by default, until the context is full. Raises `ContextLengthExceeded`."""
     owner = "model"
     if request.max_context is not None and request.max_context < max_context:
         owner, max_context = "tenant", request.max_context
@@ -65,7 +65,8 @@ def max_new_tokens(request: GenerateRequest, *, num_prompt: int, max_context: in
 
 
 def make_add(request: GenerateRequest, token_ids: list[int], *, max_tokens: int, eos_ids: tuple[int, ...]) -> Add:
-    """What the engine is sent; its id is the client's to choose. A missing seed is drawn here: a replay repeats it."""
+    """`Add` message for the engine; the client sets its id. A missing seed is drawn here, so that a replay repeats it.
+    """
     seed, deadline_at = request.sampling.seed, request.deadline_at
     return Add(
         id=0,
@@ -98,22 +99,22 @@ class OutputStream:
         self.was_replayed = False
 
     async def get(self) -> list[Output]:
-        """Everything that arrived since the last call, at least one. Not to be called after the last output."""
+        """All outputs that arrived since the last call, at least one. Not to be called after the last output."""
         await self._has_arrived.wait()
         self._has_arrived.clear()
         arrived, self._arrived = self._arrived, []
         return arrived
 
     def close(self) -> None:
-        """Tell the engine to forget the request unless it has ended. May be called twice."""
+        """Let the engine forget the request unless it has ended. May be called twice."""
         self._open_requests.close(self)
 
     def expire(self) -> None:
-        """Its time is over: the engine forgets it, and it fails, unless it has ended."""
+        """Fail the request because its deadline passed, and let the engine forget it, unless it has ended."""
         self._open_requests.expire(self)
 
     def put(self, output: Output) -> None:
-        # Bounded by nature: a request has at most max_tokens outputs.
+        # Bounded: a request has at most max_tokens outputs.
         self._arrived.append(output)
         self._has_arrived.set()
         self.has_emitted = self.has_emitted or bool(output.token_ids)
@@ -136,11 +137,11 @@ class OpenRequests:
 
     @property
     def silent_s(self) -> float:
-        """How long the engine has owed an answer without any sign of life."""
+        """Seconds since the engine's last message while requests are open; 0 without open requests."""
         return self._now() - self._last_sign_s if self._open else 0.0
 
     def submit(self, add: Add) -> OutputStream:
-        """Send a request, or keep it until the engine is up; if none will come it fails. `add.id` is replaced."""
+        """Send a request, or keep it until the engine is up; it fails if no engine will come. `add.id` is replaced."""
         if not self._open:
             self._last_sign_s = self._now()
         stream = OutputStream(self, msgspec.structs.replace(add, id=next(self._ids)))
@@ -158,7 +159,7 @@ class OpenRequests:
             self._send(Abort(stream.add.id))
 
     def expire(self, stream: OutputStream) -> None:
-        """Fail a request whose deadline passed, and tell the engine to forget it."""
+        """Fail a request whose deadline passed, and let the engine forget it."""
         if stream.add.id not in self._open:
             return
         self._fail(stream, _TOO_LATE)
@@ -166,7 +167,7 @@ class OpenRequests:
             self._send(Abort(stream.add.id))
 
     def deliver(self, outputs: tuple[Output, ...]) -> None:
-        """Hand outputs to their requests; those of requests closed meanwhile are dropped."""
+        """Deliver outputs to their requests; those of requests closed meanwhile are dropped."""
         for output in outputs:
             stream = self._open.get(output.id)
             if stream is None:
@@ -179,14 +180,14 @@ class OpenRequests:
         self._last_sign_s = self._now()
 
     def engine_is_up(self, send: Send) -> None:
-        """Send what waits, replays first: they are the oldest."""
+        """Send waiting requests, replays first: they are the oldest."""
         self._send = send
         self.note_sign_of_life()
         for stream in self._open.values():
             self._send_now(stream)
 
     def engine_is_down(self, error: Failure) -> None:
-        """Fail the requests that have shown something or were replayed before; keep the others for a replay."""
+        """Fail the requests that have shown output or were replayed before; keep the others for a replay."""
         self._send = None
         for stream in list(self._open.values()):
             if stream.has_emitted or stream.was_replayed:
@@ -195,7 +196,7 @@ class OpenRequests:
             stream.is_sent = False
 
     def fail_all(self, error: Failure) -> None:
-        """No engine will come back."""
+        """Fail all requests, because no engine will come back."""
         self._send, self._end = None, error
         for stream in list(self._open.values()):
             self._fail(stream, error)

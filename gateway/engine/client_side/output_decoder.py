@@ -1,4 +1,4 @@
-"""From the engine's tokens to the events of one request: text, stop strings, log-probabilities, usage."""
+"""Decodes the engine's tokens to the events of one request: text, stop strings, log-probabilities, usage."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from gateway.batching.messages import Logprob, Output
 
 
 class OutputDecoder:
-    """One sequence, from its first output to `Done` or `Failed`.
+    """Decodes one sequence, from its first output to `Done` or `Failed`.
 
-    A token is counted when it is looked at: what the engine produced beyond a stop string costs nobody anything. A stop
-    token is counted but shown nowhere.
+    A token is counted when it is decoded: tokens that the engine produced after a stop string are not charged. A stop
+    token is counted but never shown.
     """
 
     def __init__(
@@ -36,13 +36,14 @@ class OutputDecoder:
 
     @property
     def usage(self) -> Usage:
-        """As of now."""
+        """Usage up to now."""
         return Usage(prompt_tokens=self._num_prompt, completion_tokens=self._num_tokens, cached_tokens=self._num_cached)
 
     def take(self, outputs: list[Output]) -> list[Event]:
-        """At most one `Delta` for all outputs together, then the end if they hold it. Not to be called after that.
+        """Decode to at most one `Delta` for all outputs together, then the end if they have it. Not to be called after
+        that.
 
-        What was asked about the prompt comes before them, in a delta of its own.
+        Prompt log-probabilities come first, in a delta of their own.
         """
         scores = self._scores(outputs)
         for output in outputs:
@@ -53,7 +54,7 @@ class OutputDecoder:
         return [*scores, *self._delta()]
 
     def _scores(self, outputs: list[Output]) -> list[Event]:
-        """They come with the first output, unless that is an error."""
+        """Prompt scores as events; they come with the first output, unless that is an error."""
         if not self._is_scored or outputs[0].error is not None:
             return []
         self._is_scored = False
@@ -78,7 +79,7 @@ class OutputDecoder:
         return self._done(self._flush("stop" if output.finish_reason == "stop" else "length"))
 
     def _show(self, token_id: int, logprob: Logprob | None) -> bool:
-        """Returns whether a stop string is complete."""
+        """Append a token's text. True if a stop string is complete."""
         self._num_tokens += 1
         self._token_ids.append(token_id)
         if logprob is not None:
@@ -91,7 +92,7 @@ class OutputDecoder:
         return is_stopped
 
     def _flush(self, reason: FinishReason) -> FinishReason:
-        """Show what was held back; even that may complete a stop string."""
+        """Show the text held back for stop strings; even that may complete one."""
         if self._push(self._detokenizer.flush()):
             return "stop"
         self._texts.append(self._matcher.flush())

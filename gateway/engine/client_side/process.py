@@ -1,4 +1,4 @@
-"""An engine in a process of its own."""
+"""Runs an engine in its own process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SECRETS = frozenset(
 
 
 class ProcessEngine:
-    """A started engine process. Its standard error goes to our log, the last lines are kept for the error."""
+    """Running engine process. Its standard error goes to our log, the last lines are kept for the error."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
         self._name = name
@@ -90,7 +90,7 @@ class ProcessEngine:
 
 
 async def start_process(name: str, theirs: socket.socket) -> ProcessEngine:
-    """Start an engine that holds `theirs`, which is closed here. Raises `OSError` if no process can be made."""
+    """Start an engine that owns `theirs`, which is closed here. Raises `OSError` if no process can be created."""
     with theirs:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -109,9 +109,9 @@ async def start_process(name: str, theirs: socket.socket) -> ProcessEngine:
 
 
 def _environment() -> dict[str, str]:
-    """Ours without secrets, of which an engine needs none: it reads files that strangers made.
+    """Our environment without secrets: an engine needs none, and it reads files of unknown origin.
 
-    From a checkout that is not installed, with its root in front, so that the engine finds the same code.
+    In a checkout that is not installed, its root comes first, so that the engine finds the same code.
     """
     ours = {name: value for name, value in os.environ.items() if name not in _SECRETS}
     root = Path(__file__).resolve().parents[3]

@@ -1,4 +1,4 @@
-"""Histograms of an engine's steps, counted where its messages arrive and read when somebody scrapes."""
+"""Histograms of an engine's steps, updated by its messages and read by metric scrapes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 
 class Tally:
-    """How often a value fell into which bucket. An upper bound belongs to its bucket, as in Prometheus."""
+    """Histogram of values. An upper bound belongs to its bucket, as in Prometheus."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
@@ -25,7 +25,7 @@ class Tally:
         self.total += value * times
 
     def buckets(self) -> list[tuple[str, float]]:
-        """(upper bound, how many were at most that), the last one without a bound."""
+        """(upper bound, number of values up to it), the last one without a bound."""
         names = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
         seen, found = 0, []
         for name, count in zip(names, self._counts, strict=True):
@@ -35,7 +35,7 @@ class Tally:
 
 
 class StepHistograms:
-    """Of one engine; they go on when it is started anew."""
+    """Step histograms of one engine; kept across restarts."""
 
     def __init__(self) -> None:
         self.step_seconds = Tally(_SECONDS)
@@ -44,7 +44,7 @@ class StepHistograms:
         self.queue_seconds = Tally(_SECONDS)
 
     def note(self, message: Stepped, before: EngineStats | None) -> None:
-        """Take in one message; `before` are the numbers of the one before it from the same engine."""
+        """Add one message; `before` are the numbers of the one before it from the same engine."""
         for output in message.outputs:
             if output.queued_s:
                 self.queue_seconds.add(output.queued_s)
@@ -61,5 +61,5 @@ _NOTHING = EngineStats(0, 0, 0, 0, 0, 0, 0, 0.0)
 
 
 def _tokens(stats: EngineStats) -> int:
-    """Of prompts computed, and generated."""
+    """Tokens computed for prompts plus tokens generated."""
     return stats.prefill_tokens + stats.generated_tokens

@@ -1,4 +1,4 @@
-"""Keeps one engine alive: starts it, listens, kills it when it hangs, restarts it with growing delays."""
+"""Keeps one engine running: starts it, listens, kills it when it hangs, restarts it with growing delays."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from gateway.engine.messages import Died, FromEngine, Load, LoadFailed, Progress
 
 
 class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """Delays double from `first_s` to `longest_s`; the engine that dies `most` times within `window_s` is given up."""
+    """Delays double from `first_s` to `longest_s`; an engine that fails `most` times within `window_s` is given up."""
 
     first_s: float = 1.0
     longest_s: float = 60.0
     most: int = 5
     window_s: float = 600.0
     jitter: float = 0.2
-    """Delays vary by this share, so that many engines do not come back at once."""
+    """Delays vary by this fraction, so that many engines do not restart at once."""
 
 
 class RestartClock:
-    """Remembers deaths. `now` gives monotonic seconds."""
+    """Records engine failures. `now` gives monotonic seconds."""
 
     def __init__(self, policy: RestartPolicy, *, now: Callable[[], float]) -> None:
         self._policy = policy
@@ -41,7 +41,7 @@ class RestartClock:
         self._deaths: deque[float] = deque(maxlen=policy.most)
 
     def delay_after_death(self) -> float | None:
-        """Note a death. Returns seconds to wait before the next start, or None to give up."""
+        """Record a failure. Returns seconds to wait before the next start, or None to give up."""
         policy, now = self._policy, self._now()
         self._deaths.append(now)
         recent = sum(now - death <= policy.window_s for death in self._deaths)
@@ -57,18 +57,18 @@ _LOADING_PATIENCE = 10
 """Loading may be silent this many times longer than a step: files come from slow disks, graphs are compiled."""
 _REAP_GRACE_S = 2.0
 HANG_TIMEOUT_S = 30.0
-"""An engine that owes an answer and is silent for this long is killed."""
+"""Seconds; an engine with open requests that sends nothing for this long is killed."""
 
 
 class RunningEngine(Protocol):
-    """An engine that was started, wherever it runs. Its socket is the only thing said to it."""
+    """Started engine, wherever it runs. Its socket is the only channel to it."""
 
     def kill(self) -> None:
         """End it at once if that is possible."""
         ...
 
     async def stop(self, grace_s: float) -> str:
-        """Wait for its end, its socket being closed; then make it end. Returns how it ended."""
+        """Wait for its end after its socket was closed; then force it. Returns how it ended."""
         ...
 
 
@@ -77,7 +77,7 @@ StartEngine = Callable[[str, socket.socket], Awaitable[RunningEngine]]
 
 
 class EngineState(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known about the engine. `detail` is for operators; in state `failed` it says why."""
+    """State of the engine. `detail` is for operators; in state `failed` it is the reason."""
 
     phase: Literal["loading", "running", "restarting", "failed", "closed"]
     detail: str = ""
@@ -85,11 +85,11 @@ class EngineState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadRefused(Exception):
-    """The engine said that this model cannot be served."""
+    """Raised when the engine rejected the model."""
 
 
 class Supervisor:
-    """Owns one engine: runs engines one after the other for the same `Load`. Made and used on one event loop."""
+    """Runs engines one after the other for the same `Load`. Created and used on one event loop."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Supervisor:
         self._engine: RunningEngine | None = None
         self.state = EngineState(phase="loading", detail="starting")
         self.facts: Ready | None = None
-        """What the engine said when it became ready; kept while it restarts. None before."""
+        """Facts of the last `Ready` message; kept while the engine restarts. None before."""
         self.stats: EngineStats | None = None
         """Gauges and totals of the engine's last step."""
         self.step_histograms = StepHistograms()
@@ -131,11 +131,11 @@ class Supervisor:
         return getattr(self._engine, "pid", None)
 
     def start(self) -> None:
-        """Begin to load, in the background. To be called once."""
+        """Begin to load, in the background. Call it once."""
         self._task = asyncio.create_task(self._run(), name="engine supervisor")
 
     async def ready(self) -> Ready:
-        """Wait until the model is loaded. Raises `ModelError` when it cannot be, with the engine's own words."""
+        """Wait until the model is loaded. Raises `ModelError` with the engine's message when it cannot be."""
         await self._decided.wait()
         if self.facts is None:
             raise ModelError(self.state.detail)
@@ -162,10 +162,10 @@ class Supervisor:
         await asyncio.wait((self._task,))
 
     async def _run(self) -> None:
-        """Start engines until the first one is refused its model or too many died. Cancel it to end the engine."""
+        """Start engines until the first one rejects its model or too many failed. Cancel it to end the engine."""
         try:
             await self._restart_until_given_up()
-        except Exception as error:  # process edge: without a supervisor nobody would ever answer
+        except Exception as error:  # process edge: without a supervisor no request would ever end
             _log.exception("engine %s: the supervisor failed", self._name)
             self._end("failed", "engine_failed", f"{type(error).__name__}: {error}")
 
@@ -188,7 +188,7 @@ class Supervisor:
             await asyncio.sleep(delay_s)
 
     async def _live_once(self) -> str:
-        """One engine from start to end. Returns how it ended; raises `LoadRefused`."""
+        """Run one engine from start to end. Returns how it ended; raises `LoadRefused`."""
         self.state = EngineState(phase="loading", detail="starting")
         ours, theirs = socket.socketpair()
         try:
@@ -210,14 +210,14 @@ class Supervisor:
             self._engine = None
             try:
                 await connection.aclose()
-            finally:  # whatever became of the socket, the process ends
+            finally:  # whatever happened to the socket, the process ends
                 ending = await engine.stop(_REAP_GRACE_S)
         return f"{told}; {ending}" if told else ending
 
     async def _listen(self, connection: EngineConnection, engine: RunningEngine) -> str:
-        """Until the engine is gone. Returns what it told about its end, if anything."""
+        """Receive messages until the engine is gone. Returns its last message about its end, if any."""
         try:
-            # Loading has more patience, and may be over in the meantime: no look is longer than a step may be silent.
+            # Loading may take longer, and may end in the meantime: wait no longer than a step may be silent.
             while not await connection.ends_within(min(self._patience_s, self._hang_timeout_s)):
                 if self._patience_s <= 0:
                     raise TimeoutError(f"no message for {self._longest_silence_s:g} s")
@@ -232,7 +232,7 @@ class Supervisor:
 
     @property
     def _patience_s(self) -> float:
-        """How long the engine, if it owes an answer, may still be silent."""
+        """Seconds that an engine with open requests may still be silent."""
         silent_s = time.monotonic() - self._heard_at if self.state.phase == "loading" else self._open_requests.silent_s
         return self._longest_silence_s - silent_s
 
@@ -266,7 +266,7 @@ class Supervisor:
         self._open_requests.engine_is_up(self._connection.send)
 
     def _lose_engine(self, told: str) -> None:
-        """Answer at once, before the process is reaped."""
+        """Fail or keep the requests at once, before the process is reaped."""
         self.state = EngineState(phase="restarting", detail=told or "the engine process ended")
         self._open_requests.engine_is_down(Failure("engine_failed", told or "the engine process ended unexpectedly"))
 

@@ -1,4 +1,4 @@
-"""The same engine in a thread: for tests and very small machines. A crash of native code takes everything along."""
+"""Runs the same engine in a thread: for tests and very small machines. A crash of native code ends the gateway, too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.engine.worker_side.worker import EXIT_OK, serve
 
 
 class InlineEngine:
-    """A started engine thread. It cannot be killed; it ends at the end of a step once its socket is closed."""
+    """Running engine thread. It cannot be killed; it ends at the end of a step once its socket is closed."""
 
     def __init__(self, theirs: socket.socket, create: RunnerFactory) -> None:
         self._theirs = theirs
@@ -25,7 +25,7 @@ class InlineEngine:
         self._thread.start()
 
     def kill(self) -> None:
-        """Nothing can end a thread from outside; closing the socket is all there is."""
+        """Do nothing: a thread cannot be ended from outside; it ends when the socket is closed."""
 
     async def stop(self, grace_s: float) -> str:
         """Wait until the thread ends, at most `grace_s`. Returns how it ended."""
@@ -46,6 +46,6 @@ class InlineEngine:
 
 
 async def start_inline(name: str, theirs: socket.socket, *, create: RunnerFactory = create_runner) -> InlineEngine:
-    """Start an engine thread that holds `theirs`. `name` is for symmetry with `start_process`."""
+    """Start an engine thread that owns `theirs`. `name` is for symmetry with `start_process`."""
     del name
     return InlineEngine(theirs, create)

@@ -1,4 +1,4 @@
-"""From a `Load` message to a loop that is ready to step, with its adapters. Runs inside the engine."""
+"""Turns a `Load` message into a loop that is ready to step, with its adapters. Runs inside the engine."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ _SHOWN_DIGITS = 12
 def read_adapters(
     files: Iterable[AdapterRef], runner: str, capabilities: RunnerCapabilities, model: LoadableModel, info: ModelInfo
 ) -> dict[str, Adapter]:
-    """Adapters by name, all of them in memory. Raises `UnsupportedModel` where the runner cannot apply any, and
-    `AdapterError` for one that is unsound or does not fit.
+    """Adapters by name, all of them in memory.
+
+    Raises `UnsupportedModel` where the runner cannot apply any, and `AdapterError` for one that is unsound or does not
+    fit.
     """
     listed = list(files)
     if listed:
@@ -45,7 +47,7 @@ def read_adapters(
 
 
 def with_adapters(ready: Ready, adapters: Mapping[str, Adapter]) -> Ready:
-    """What the gateway is told, and for operators a line each, by which they know the content again."""
+    """Add the adapters' names, and for operators one line each that identifies the content."""
     notes = tuple(_note(name, adapter) for name, adapter in adapters.items())
     return msgspec.structs.replace(ready, adapters=tuple(adapters), notes=(*ready.notes, *notes))
 
@@ -76,17 +78,17 @@ def _note(name: str, adapter: Adapter) -> str:
 
 
 _COMFORTABLE_CONTEXT = 4096
-"""Tokens that a sequence may hold by default even if fewer sequences then fit at once."""
+"""Least default context in tokens, even if fewer sequences then fit at once."""
 
 
 class RunnerFactory(Protocol):
-    """What `backends.registry.create_runner` does."""
+    """Signature of `backends.registry.create_runner`."""
 
     def __call__(self, name: str, *, threads: int, exact: bool, device: str) -> Runner: ...
 
 
 class LoadedEngine(msgspec.Struct, frozen=True):
-    """A warm runner, the loop that drives it, and what the gateway is told about them."""
+    """Warm runner, the loop that drives it, and the `Ready` message for the gateway."""
 
     runner: Runner
     loop: Loop
@@ -102,10 +104,10 @@ def load_engine(
 ) -> LoadedEngine:
     """Open the model, load it into a new runner, plan KV, warm up.
 
-    Raises whatever the model or runner is refused with, mostly `ModelError` and `CapacityExceeded`.
+    Raises the error with which the model or runner is rejected, mostly `ModelError` or `CapacityExceeded`.
     """
     progress(Progress("opening", 0.0))
-    # A damaged file is refused before a tensor library takes its seconds to import.
+    # A damaged file is rejected before a tensor library takes its seconds to import.
     model = open_model(Path(load.model_path))
     choice = choose_runner() if load.runner == AUTO else RunnerChoice(runner=load.runner, reason="")
     runner = create_runner(
@@ -166,7 +168,7 @@ def _kv(plan: KVPlan, *, has_prefixes: bool) -> KVAllocator:
 def _kv_limit(load: Load, info: ModelInfo, spec: ModelSpec, *, layout: KVLayout, has_prefixes: bool) -> KVLimit:
     max_sequences = min(load.engine.max_batch, load.engine.step_tokens)
     if has_prefixes:
-        # Places that keep prefixes while all others run, as far as memory goes.
+        # More slots to keep prefixes while all sequences run, as far as memory allows.
         max_sequences += max(1, max_sequences // 2)
     num_at_once = 1 if layout == "paged" else max_sequences
     max_context = min(load.engine.max_context or _default_context(load, spec, num_at_once), info.max_context)
@@ -180,13 +182,13 @@ def _kv_limit(load: Load, info: ModelInfo, spec: ModelSpec, *, layout: KVLayout,
 
 
 def _default_context(load: Load, spec: ModelSpec, num_at_once: int) -> int:
-    """What lets so many sequences fit into KV memory at once, but not less than a comfortable context."""
+    """Context with which so many sequences fit into KV memory at once, but at least `_COMFORTABLE_CONTEXT`."""
     tokens_each = load.engine.kv_bytes // (spec.kv_bytes_per_token * num_at_once)
     return max(tokens_each, _COMFORTABLE_CONTEXT)
 
 
 def _limits(load: Load, limit: KVLimit, plan: KVPlan, capabilities: RunnerCapabilities) -> StepLimits:
-    """Blocks are shared by all sequences, so one may grow to the whole context, whatever their number."""
+    """Limits of a step. Blocks are shared, so one sequence may grow to the whole context, whatever their number."""
     return StepLimits(
         max_sequences=min(load.engine.max_batch, load.engine.step_tokens, plan.num_blocks),
         max_step_tokens=load.engine.step_tokens,
@@ -215,7 +217,7 @@ def _ready(
 
 
 def _notes(load: Load, info: ModelInfo, plan: KVPlan, limits: StepLimits) -> list[str]:
-    """Where the engine gives less than was asked for or than the model could."""
+    """Notes on where the engine gives less than was configured or than the model supports."""
     notes = [f"the KV cache is stored as {plan.dtype}"] if plan.dtype not in ("", "f32") else []
     if limits.max_sequences < load.engine.max_batch:
         notes.append(

@@ -31,11 +31,11 @@ from gateway.engine.worker_side.loading import LoadedEngine, RunnerFactory, load
 from gateway.process.gc_tuning import freeze_objects
 
 _READ_BYTES = 64 * 1024
-"""Below what malloc takes from the system, and gives back to it, for each single read: 128 KiB in glibc."""
+"""Below 128 KiB, from which on glibc's malloc maps and unmaps memory for every single read."""
 
 
 class GatewayGone(Exception):
-    """The other end is closed: nobody is left to work for."""
+    """Raised when the other end is closed."""
 
 
 class Channel:
@@ -48,7 +48,7 @@ class Channel:
         self._decoder = msgspec.msgpack.Decoder(ToEngine)
 
     def send(self, message: FromEngine) -> None:
-        """Waits while the gateway does not read: it must not fall behind without end. Raises `GatewayGone`."""
+        """Block while the gateway does not read: it must not fall behind without bound. Raises `GatewayGone`."""
         try:
             self._connection.sendall(encode_frame(message))
         except OSError as error:
@@ -62,7 +62,7 @@ class Channel:
             raise GatewayGone from error
 
     def drain(self) -> list[ToEngine]:
-        """Everything that has arrived by now, without blocking. Raises `GatewayGone`."""
+        """All messages that have arrived by now, without blocking. Raises `GatewayGone`."""
         messages: list[ToEngine] = []
         while True:
             try:
@@ -85,7 +85,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with_parent() -> None:
-    """Ask Linux to kill this process when the thread that started it ends; elsewhere the socket's end must do."""
+    """Ask Linux to kill this process when the thread that started it ends; elsewhere the end of the socket must do."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -96,7 +96,7 @@ _log = logging.getLogger("gateway.engine.worker_side.worker")
 
 
 class _Stopped(Exception):
-    """The gateway said `Stop`."""
+    """Raised on the gateway's `Stop` message."""
 
 
 def main(arguments: list[str]) -> int:
@@ -105,8 +105,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--fd", type=int, required=True, help="inherited end of a socket pair")
     descriptor: int = parser.parse_args(arguments).fd
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    # Ctrl-C and a service manager's SIGTERM reach the whole process group, but the gateway still wants to finish its
-    # running requests. Only the socket decides when to go.
+    # Ctrl-C and a service manager's SIGTERM reach the whole process group, but the gateway still has to finish its
+    # running requests. Only the socket decides when to exit.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent()
@@ -116,7 +116,7 @@ def main(arguments: list[str]) -> int:
 
 
 def serve(connection: socket.socket, *, create_runner: RunnerFactory) -> int:
-    """Load what the first message names, then step until told otherwise. Owns and closes `connection`."""
+    """Load the model of the first message, then step until stopped. Owns and closes `connection`."""
     channel = Channel(connection)
     try:
         return _serve(channel, create_runner)
@@ -135,7 +135,7 @@ def _serve(channel: Channel, create_runner: RunnerFactory) -> int:
         _run(channel, engine.loop, early)
     except (GatewayGone, _Stopped):
         raise
-    except Exception as error:  # process edge: whatever a runner throws, the gateway learns why
+    except Exception as error:  # process edge: report to the gateway whatever a runner raises
         _log.exception("the engine dies")
         channel.send(Died(_one_line(error)))
         return EXIT_DIED
@@ -183,7 +183,7 @@ def _run(channel: Channel, loop: Loop, early: list[ToEngine]) -> NoReturn:
 
 
 def _apply(messages: list[ToEngine], loop: Loop) -> list[Output]:
-    """Hand messages to the loop in order; returns refusals. Raises `_Stopped`."""
+    """Pass messages to the loop in order; returns rejections. Raises `_Stopped`."""
     outputs: list[Output] = []
     for message in messages:
         match message:
