@@ -1,4 +1,4 @@
-"""What one request takes and uses, from its arrival to its end, and its prompt in the log where the tenant allows."""
+"""Accounting of one request, from its arrival to its end, and its prompt in the log where the tenant allows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of JSON, in which no text can begin a line of its own."""
+    """One log line of JSON; no text in it can start a new line."""
 
     request_id: str
     id: str
@@ -36,7 +36,7 @@ class LoggedRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PromptLog:
-    """Collects the answers of one request."""
+    """Collects the outputs of one request."""
 
     def __init__(self, plan: RequestPlan) -> None:
         self._plan = plan
@@ -74,7 +74,9 @@ _STATES: dict[RequestOutcome, State] = {
 
 
 class RequestAccount:
-    """`enter`, `reserve`, `see` events, and exactly one `close`, which settles, counts and writes down."""
+    """Accounts for one request: `enter`, `reserve`, `see` events, and exactly one `close`, which settles and records
+    it.
+    """
 
     def __init__(self, plan: RequestPlan, services: Services) -> None:
         self._plan = plan
@@ -94,7 +96,7 @@ class RequestAccount:
         self._reservation = await limiter.shares.granted_soon(lambda: limiter.enter(plan.caller, plan.served.name))
 
     async def reserve(self, started: list[Started]) -> None:
-        """Each prompt once, and all that may be generated. Raises `RateLimited` or `QuotaExceeded`."""
+        """Reserve each prompt once, and all that may be generated. Raises `RateLimited` or `QuotaExceeded`."""
         plan = self._plan
         prompts = sum(each.prompt_tokens for each in started[:: plan.choices_per_prompt])
         pairs = zip(started, plan.requests, strict=True)
@@ -111,11 +113,11 @@ class RequestAccount:
         return self._meter.usage(choices_per_prompt=self._plan.choices_per_prompt)
 
     def refuse(self, error: Exception) -> None:
-        """Why it is not accepted; to be followed by `close`."""
+        """Count the reason why it is rejected; to be followed by `close`."""
         self._meter.refuse(reason_of(error))
 
     def refusal(self, error: ContextLengthExceeded) -> Exception:
-        """What to tell of a prompt that is too long: the same, or that the limits leave too little for it now."""
+        """Error for a prompt that is too long: the same, or that the limits leave too little for it now."""
         if not self._plan.is_bounded_by_room:
             return error
         return RateLimited(
@@ -124,7 +126,7 @@ class RequestAccount:
         )
 
     def close(self, outcome: RequestOutcome) -> None:
-        """A request that was refused was none: it takes nothing and is not written down."""
+        """Settle and record the request. A rejected one costs nothing and is not recorded."""
         used, ran = self.usage(), outcome != "refused"
         self._reservation.settle(self._used(used) if ran else NOTHING, ran=ran)
         if ran and self._services.usage_recorder is not None:

@@ -1,8 +1,8 @@
 """Authentication middleware: request ids, host and key checks before routing, and each route's required scope.
 
-It is asked behind the router's own match, so the route that is guarded is the route that answers.
+The scope is checked after the router's own match, so the route that is guarded is the route that responds.
 
-The path is judged as the client sent it (`scope["path"]`); no URL is ever built from the Host header.
+The path is checked as the client sent it (`scope["path"]`); no URL is ever built from the Host header.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ _KEY = "hostelry.request_context"
 
 
 class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
-    """One HTTP request or WebSocket. `caller` is None on public paths only; `start` is of `time.perf_counter`."""
+    """Context of one HTTP request or WebSocket.
+
+    `caller` is None on public paths only; `start` is a time of `time.perf_counter`.
+    """
 
     request_id: str
     caller: Caller | None
@@ -40,7 +43,7 @@ class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def authenticated(self) -> Caller:
-        """The caller, where the door lets nobody in without a key."""
+        """Authenticated caller, on routes that require a key."""
         assert self.caller is not None, "a guarded route was reached without a key"
         return self.caller
 
@@ -58,31 +61,31 @@ def request_context_of(scope: Mapping[str, Any]) -> RequestContext:  # Any: ASGI
 
 PUBLIC: Final = {"access": "public"}
 LOCAL: Final = {"access": "local"}
-"""Public to a client on this machine, else for operators."""
+"""Public for clients on this machine, else for operators only."""
 INFERENCE: Final = {"access": "inference"}
 ADMIN_READ: Final = {"access": "admin:read"}
 ADMIN_WRITE: Final = {"access": "admin:write"}
 
 
 async def require_access(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    """A guard for every route. Raises `PermissionDenied`.
+    """Guard of every route. Raises `PermissionDenied`.
 
-    It awaits nothing; Litestar would ask a plain function in a thread, which costs more than the rest of its work.
+    It awaits nothing; Litestar would call a plain function in a thread, which costs more than the rest of its work.
     """
     # Any: Litestar's user, auth and state, none of which we use
     access = handler.opt.get("access")
     caller = request_context_of(connection.scope).caller
     if access is None and connection.scope.get("method") == "OPTIONS":
-        return  # Litestar's own answer, which tells the methods of a path
+        return  # Litestar's own response, which lists the methods of a path
     if access == "public" or (access == "local" and caller is None):
-        return  # without a key the door lets in local clients only
+        return  # without a key, only local clients pass the middleware
     needed = "admin:read" if access == "local" else access
     if caller is None or needed not in caller.key.scopes:
         raise PermissionDenied(f"this key lacks the scope {needed}; use one that has it")
 
 
 class asgi(ASGIRouteHandler):
-    """A raw route whose guards see the handler itself: Litestar makes a copy of it for each of them at each request."""
+    """Raw route whose guards see the handler itself: Litestar copies it for each of them at each request."""
 
     __slots__ = ()
 
@@ -94,7 +97,7 @@ class asgi(ASGIRouteHandler):
 
 PUBLIC_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/openapi.json"})
 LOCAL_PATHS = frozenset({"/metrics"})
-"""Public to a client on this machine that no proxy speaks for."""
+"""Paths that are public for clients on this machine that are not behind a proxy."""
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -104,7 +107,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class AuthMiddleware:
-    """Stands before the application. `application` is called with a visit in its scope."""
+    """ASGI middleware in front of the application. `application` is called with a `RequestContext` in its scope."""
 
     def __init__(self, services: Services, application: Application) -> None:
         self._services = services
@@ -123,7 +126,7 @@ class AuthMiddleware:
         await self._enter(scope, receive, reply)
 
     def _admit(self, scope: Scope) -> Caller | None:
-        """Who calls, or None on a public path.
+        """Caller of the request, or None on a public path.
 
         Raises `HostNotAllowed`, `OriginNotAllowed`, `Unauthorized`, `TooManyWrongKeys`, `TenantDisabled` or `Draining`.
         """
@@ -136,7 +139,7 @@ class AuthMiddleware:
         return caller
 
     def _authenticate(self, scope: Scope) -> Caller:
-        """Whoever shows no key guesses none, and is not counted."""
+        """Authenticate by key. A request without a key guesses none, and is not counted as a wrong key."""
         authorization = [value for name, value in scope["headers"] if name == b"authorization"]
         try:
             return self._services.directory.authenticate(authorization)
@@ -153,7 +156,7 @@ class AuthMiddleware:
         return path in PUBLIC_PATHS or (path in LOCAL_PATHS and self._is_local(scope))
 
     def _is_local(self, scope: Scope) -> bool:
-        """A program on this machine, and no web page that calls it by a name of its own."""
+        """True for a program on this machine, but not for a web page that reaches it through its own host name."""
         return _comes_from_here(scope) and self._services.hosts.are_local(scope["headers"])
 
     async def _enter(self, scope: Scope, receive: Receive, reply: ResponseSender) -> None:
@@ -172,7 +175,7 @@ class AuthMiddleware:
 
 
 class ResponseSender:
-    """Adds to the first message of an answer the headers that every answer carries."""
+    """Adds the headers that every response has to its first message."""
 
     def __init__(self, send: Send, request_id: str, limiter: Limiter) -> None:
         self._send = send
@@ -206,7 +209,7 @@ class ResponseSender:
 
 
 async def send_problem(scope: Scope, send: Send, problem: Problem) -> None:
-    """Answer with an error object; a WebSocket is denied the same way before it was accepted, or just closed."""
+    """Respond with an error object; a WebSocket is rejected the same way before it was accepted, else closed."""
     body = _encode(problem.body)
     headers = [
         (b"content-type", b"application/json"),
@@ -240,7 +243,7 @@ def _comes_from_here(scope: Scope) -> bool:
 
 
 def _request_id(scope: Scope) -> str:
-    """The client's own id if it is a sane one, else a new one."""
+    """Client's own request id if it is valid, else a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _SANE_ID.fullmatch(value):
             return value.decode("ascii")

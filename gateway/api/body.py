@@ -1,4 +1,4 @@
-"""The body of a request: plain JSON in UTF-8 up to a size, decoded into a wire struct; errors name the field."""
+"""Reads a request body: plain JSON in UTF-8 up to a size, decoded into a wire struct; errors name the field."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_SHOWN_NAMES = 16
 
 
 class Decoded(msgspec.Struct, Generic[T], frozen=True):
-    """A request, and the names of its fields that mean nothing here."""
+    """Decoded request, and the names of its fields that have no effect here."""
 
     request: T
     ignored: tuple[str, ...]
@@ -44,7 +44,7 @@ class RequestDecoder(Generic[T]):
         """Raises `InvalidJson`, `InvalidRequest` or `UnsupportedParameter`."""
         try:
             if isinstance(body, bytes):
-                body.decode()  # what msgspec skips it does not check
+                body.decode()  # msgspec does not check the strings that it skips
             given = self._names.decode(body)
             refuse_unsupported(given, self._refused)
             request = self._struct.decode(body)
@@ -59,7 +59,7 @@ class RequestDecoder(Generic[T]):
 
 
 def raise_invalid(error: msgspec.MsgspecError) -> NoReturn:
-    """Raise what a msgspec error means to the client."""
+    """Raise the error for the client that a msgspec error stands for."""
     text = str(error)
     if not isinstance(error, msgspec.ValidationError):
         raise InvalidJson(f"the body is not valid JSON: {_lowered(text)}") from None
@@ -98,10 +98,10 @@ _DISCARD_S = 10.0
 
 
 async def read_json_body(scope: HTTPScope, receive: Receive, *, max_bytes: int) -> bytes:
-    """The whole body.
+    """Read the whole body.
 
-    Raises `UnsupportedMediaType` or `BodyTooLarge` after what the client still sends was thrown away, so that it
-    reads the answer instead of a reset; `ClientGone` if the connection ends first.
+    Raises `UnsupportedMediaType` or `BodyTooLarge` after the rest of the upload was discarded, so that the client
+    reads the response instead of a reset; `ClientGone` if the connection ends first.
     """
     try:
         _check_headers(scope, max_bytes=max_bytes)
@@ -112,7 +112,7 @@ async def read_json_body(scope: HTTPScope, receive: Receive, *, max_bytes: int) 
 
 
 async def discard_body(receive: Receive) -> None:
-    """Read on and forget, up to 64 MiB or 10 s."""
+    """Read and discard, up to 64 MiB or 10 s."""
     left = _DISCARD_BYTES
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_DISCARD_S):

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions`, POST and WebSocket."""
+"""Routes of `/v1/chat/completions`, POST and WebSocket."""
 
 from __future__ import annotations
 

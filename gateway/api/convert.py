@@ -1,4 +1,4 @@
-"""Wire → `GenerateRequest`: the only place where the one becomes the other."""
+"""Converts wire structs to `GenerateRequest`s; no other module does."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from gateway.tenants.policy import Caller
 _DEFAULT_COMPLETION_TOKENS = 16
 _NO_TOOLS = "this server does not call tools"
 _ROLES = {"developer": "system"}
-"""OpenAI's newer name for the system role; chat templates know the older one."""
+"""OpenAI's newer name for the system role; chat templates use the older one."""
 
 
 class RequestPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What one API request asks for: one `GenerateRequest` a choice, and how the answer is to look."""
+    """Plan of one API request: one `GenerateRequest` a choice, and the format of the response."""
 
     kind: Literal["chat", "completion"]
     id: str
@@ -37,15 +37,15 @@ class RequestPlan(msgspec.Struct, frozen=True, kw_only=True):
     route: Route
     caller: Caller
     model: str
-    """What the answer says: the name that was asked for, or the adapter's whole one."""
+    """Model name in the response: the requested one, or the adapter's full name."""
     arrived_s: float
-    """When its head, or its frame on a socket, arrived; of `time.perf_counter`."""
+    """Time of `time.perf_counter` when its head, or its WebSocket frame, arrived."""
     requests: tuple[GenerateRequest, ...]
     choices_per_prompt: int
     is_streamed: bool
     include_usage: bool
     is_bounded_by_room: bool = False
-    """The caller's limits leave less than the model's whole context, and the request does not say what it needs."""
+    """True if the caller's limits leave less than the model's whole context and the request gives no length."""
     echo: bool = False
     logprobs: int | None = None
 
@@ -64,11 +64,11 @@ def plan_chat(
     arrived_s: float,
     streams_by_default: bool = False,
 ) -> RequestPlan:
-    """`room` tells what the caller's limits leave for a model, in tokens; asked if the request does not say its length.
+    """Plan a chat request. `room` returns the tokens that the caller's limits leave; used if no length is given.
 
-    `arrived_s` is of `time.perf_counter`; a deadline counts from it.
+    `arrived_s` is a time of `time.perf_counter`; a deadline counts from it.
 
-    Raises `InvalidRequest` or `UnsupportedParameter` for what no single field can tell.
+    Raises `InvalidRequest` or `UnsupportedParameter` for errors that no single field shows.
     """
     _check_speculative(wire)
     is_streamed = streams_by_default if wire.stream is None else wire.stream
@@ -107,9 +107,10 @@ def plan_chat(
 def plan_completion(
     wire: CompletionRequest, *, route: Route, caller: Caller, request_id: str, arrived_s: float
 ) -> RequestPlan:
-    """`arrived_s` is of `time.perf_counter`; a deadline counts from it.
+    """Plan a completion request. `arrived_s` is a time of `time.perf_counter`; a deadline counts from it.
 
-    Raises `InvalidRequest` or `UnsupportedParameter` for what no single field can tell."""
+    Raises `InvalidRequest` or `UnsupportedParameter` for errors that no single field shows.
+    """
     _check_speculative(wire)
     n = wire.n or 1
     if wire.best_of is not None and wire.best_of != n:
@@ -145,7 +146,7 @@ def plan_completion(
 
 
 def _answering(requested: str, route: Route) -> str:
-    """Nobody should have to guess whether an adapter answered, nor which."""
+    """Model name in the response, which shows whether an adapter was used, and which."""
     return requested if route.adapter is None else route.name
 
 
@@ -170,7 +171,7 @@ def _choices(
     arrived_s: float,
     prompt_logprobs: int | None = None,
 ) -> tuple[GenerateRequest, ...]:
-    """One request a choice; choices of one prompt are neighbours."""
+    """One request a choice; choices of one prompt are adjacent."""
     stop = _stop(wire)
     age_s = time.perf_counter() - arrived_s
     deadline_at = None if wire.deadline_s is None else time.monotonic() + wire.deadline_s - age_s

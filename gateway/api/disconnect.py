@@ -1,4 +1,4 @@
-"""Clients that leave before they have their answer. A normal path, not an error."""
+"""Handles clients that disconnect before their response is complete: a normal path, not an error."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from litestar.types import Receive
 
 
 class ClientGone(BaseException):
-    """The connection ended, or its reader takes nothing any more.
+    """Raised when the connection ended, or the client stopped reading.
 
-    Like a cancellation it is no error: nobody is left to tell, so no edge may turn it into an answer.
+    Like a cancellation it is no error: no response can reach the client, so no edge may turn it into one.
     """
 
 

@@ -1,4 +1,4 @@
-"""Encodes tokens, log-probabilities and the chunks of a stream. What all chunks of a request share is encoded once."""
+"""Encodes tokens, log-probabilities and the chunks of a stream. The parts common to all chunks are encoded once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.api.schemas.common import CompletionTokensDetails, PromptTokensDeta
 from gateway.api.schemas.completions import CompletionLogprobs
 
 _LOWEST = -9999.0
-"""OpenAI's stand-in for minus infinity, which JSON cannot say."""
+"""OpenAI's stand-in for minus infinity, which JSON cannot express."""
 
 
 def chat_logprobs(tokens: tuple[TokenLogprob, ...]) -> ChatLogprobs:
@@ -21,7 +21,7 @@ def chat_logprobs(tokens: tuple[TokenLogprob, ...]) -> ChatLogprobs:
 
 
 class CompletionTokens:
-    """Log-probabilities of one choice of `/v1/completions`, which need to know how much text came before."""
+    """Log-probabilities of one choice of `/v1/completions`; tracks how much text came before."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -42,7 +42,7 @@ class CompletionTokens:
 
 
 def token_text(utf8: bytes) -> str:
-    r"""Text of one token, or `bytes:\xe2\x82` where it holds part of a character."""
+    r"""Text of one token, or `bytes:\xe2\x82` where it contains part of a character."""
     try:
         return utf8.decode()
     except UnicodeDecodeError:
@@ -50,7 +50,7 @@ def token_text(utf8: bytes) -> str:
 
 
 def _token(token: TokenLogprob) -> TokenLogprobObject:
-    assert token.logprob is not None  # prompts of conversations are not scored
+    assert token.logprob is not None  # prompts of chats are not scored
     return TokenLogprobObject(
         token=token_text(token.utf8),
         logprob=_finite(token.logprob),
@@ -76,7 +76,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """What surrounds the fields of every chunk on one transport."""
+    """Prefix and suffix of every chunk on one transport."""
 
     opening: bytes
     closing: bytes
@@ -122,7 +122,7 @@ class ChatChunks(Chunks):
     object = "chat.completion.chunk"
 
     def opening(self, choice: int, prompt_text: str) -> bytes | None:
-        del prompt_text  # conversations are never echoed
+        del prompt_text  # chats are never echoed
         fields = b'"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null'
         return self._choice_head[choice] + fields + self._tail
 
@@ -156,7 +156,7 @@ class CompletionChunks(Chunks):
         self._tokens = [CompletionTokens() for _ in plan.requests]
 
     def opening(self, choice: int, prompt_text: str) -> bytes | None:
-        """The prompt, if it is to be echoed."""
+        """Chunk with the prompt, if it is to be echoed."""
         return self._text(choice, prompt_text, b"null", b"null") if self._plan.echo else None
 
     def delta(self, choice: int, delta: Delta) -> bytes:

@@ -24,14 +24,14 @@ class Choices:
         self._arrived: deque[tuple[int, Event]] = deque()
 
     async def accepted(self) -> list[Started]:
-        """Wait until the backend took every choice. Raises what it raised if it refused one."""
+        """Wait until the backend accepted every choice. Raises its error if it rejected one."""
         if len(self._iterators) == 1:
             return [_started(await anext(self._iterators[0], None))]
         self._ask_all()
         await asyncio.wait(self._asked, return_when=asyncio.FIRST_EXCEPTION)
         for task in self._asked:
             if task.done():
-                task.result()  # a refusal comes first
+                task.result()  # a rejection comes first
         started = [_started(task.result()) for task in self._asked]
         self._asked.clear()
         return started
@@ -39,7 +39,7 @@ class Choices:
     async def next(self) -> tuple[int, Event] | None:
         """The next (choice, event) of any choice, or None after the last one's `Done`.
 
-        Raises `GenerationFailed` if a choice ends without saying how; a `Failed` is returned like any event.
+        Raises `GenerationFailed` if a choice ends without a final event; a `Failed` is returned like any event.
         """
         if self._unfinished == 0:
             return None
@@ -75,7 +75,7 @@ class Choices:
         return choice, event
 
     async def _wait(self) -> None:
-        """Collect what has arrived, and ask those choices for more."""
+        """Collect the events that have arrived, and request more from those choices."""
         done, _ = await asyncio.wait(self._asked, return_when=asyncio.FIRST_COMPLETED)
         for task in [task for task in self._asked if task in done]:
             choice = self._asked.pop(task)

@@ -1,4 +1,4 @@
-"""Probes, answered from cached state while models load and engines restart; `/metrics` and `/openapi.json`."""
+"""Probes, served from cached state while models load and engines restart; `/metrics` and `/openapi.json`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def document_routes(services: Services) -> list[HTTPRouteHandler]:
     def metrics() -> Response[bytes]:
         return Response(services.metrics.render(), media_type=_PROMETHEUS)
 
-    @get("/openapi.json", sync_to_thread=True, opt=PUBLIC)  # the first one takes a moment, and no start waits for it
+    @get("/openapi.json", sync_to_thread=True, opt=PUBLIC)  # the first call takes a moment, which must not delay the start
     def openapi() -> Response[bytes]:
         return Response(render_document().encode(), media_type="application/json")
 
@@ -41,7 +41,7 @@ def health_routes(services: Services) -> list[HTTPRouteHandler]:
 
 
 def readiness(services: Services) -> Readiness:
-    """Ready once every declared model can answer, until the server drains or an engine fails."""
+    """Readiness: ready once every declared model can serve, until the server drains or an engine fails."""
     models = services.models
     waiting_for = [Loading(name=name, progress=0.0) for name in models.missing]
     fallbacks: list[Fallback] = []

@@ -1,7 +1,7 @@
-"""By which names this server may be called, so that no web page reaches a local one through a name of its own.
+"""Allowed host names of this server, so that no web page reaches a local one through a name of its own.
 
-A page can have its own name point to 127.0.0.1 (DNS rebinding). The browser then takes the answers for the page's, but
-it still sends the page's name as `Host`, and its origin as `Origin`.
+A page can have its own name point to 127.0.0.1 (DNS rebinding). The browser then treats the responses as the page's,
+but it still sends the page's name as `Host`, and its origin as `Origin`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Hosts(msgspec.Struct, frozen=True):
-    """`names` are compared as a whole, in lower case and without a port. When open, any name will do."""
+    """Allowed names, compared as a whole, in lower case and without a port. When open, any name is allowed."""
 
     names: frozenset[str] = _LOCAL
     is_open: bool = True
 
     def check(self, headers: Headers) -> None:
-        """Raises `HostNotAllowed` or `OriginNotAllowed`. Whoever sends neither header is no browser."""
+        """Raises `HostNotAllowed` or `OriginNotAllowed`. A client that sends neither header is not a browser and
+        passes.
+        """
         if self.is_open:
             return
         for name, value in headers:
@@ -39,7 +41,7 @@ class Hosts(msgspec.Struct, frozen=True):
                 raise OriginNotAllowed(f"pages of {_shown(value)} may not use this server; {_HOW}")
 
     def are_local(self, headers: Headers) -> bool:
-        """Whether the client calls this server by a name of the machine itself, or one that is allowed."""
+        """True if the client uses a name of the machine itself for this server, or one that is allowed."""
         return all(self._allows(_name_of(value)) for name, value in headers if name == b"host")
 
     def _allows(self, name: str) -> bool:
@@ -47,7 +49,7 @@ class Hosts(msgspec.Struct, frozen=True):
 
 
 def hosts_of(bound: str, allowed: Iterable[str]) -> Hosts:
-    """Those of a server on this address. On a loopback address, or with names given, no others are allowed."""
+    """Allowed hosts of a server on this address. On a loopback address, or with names given, no others are allowed."""
     given = {name.lower() for name in allowed}
     own = set() if bound in _EVERYWHERE else {bound.lower()}
     is_open = ANY in given or not (given or is_loopback(bound))
@@ -55,7 +57,7 @@ def hosts_of(bound: str, allowed: Iterable[str]) -> Hosts:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether the name or address means this machine to everyone on it."""
+    """True if the name or address means this machine on every machine."""
     if name == "localhost" or name.endswith(".localhost"):  # RFC 6761
         return True
     try:
@@ -65,7 +67,7 @@ def is_loopback(name: str) -> bool:
 
 
 def _name_of(host: bytes) -> str:
-    """Without the port, and without the brackets of an IPv6 address."""
+    """Host name without the port, and without the brackets of an IPv6 address."""
     text = host.decode("latin-1").strip().lower()
     if text.startswith("["):
         return text[1:].partition("]")[0]
@@ -73,7 +75,7 @@ def _name_of(host: bytes) -> str:
 
 
 def _origin_of(value: bytes) -> str:
-    """The host of an origin; of an opaque one, `null`, there is none."""
+    """Host of an origin; empty for an opaque one, `null`."""
     try:
         return (urlsplit(value.decode("latin-1")).hostname or "").removesuffix(".")
     except ValueError:

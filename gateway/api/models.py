@@ -1,4 +1,4 @@
-"""`/v1/models`: what this tenant may use, and nothing else."""
+"""Routes of `/v1/models`: the models that this tenant may use, and no others."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ _log = logging.getLogger("gateway.errors")
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """How a class of errors is answered."""
+    """HTTP status and error fields for a class of exceptions."""
 
     status: int
     type: str
@@ -54,7 +54,7 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """An error as it goes over the wire."""
+    """Error as it is sent."""
 
     status: int
     body: ErrorObject
@@ -107,14 +107,14 @@ FAILED_STATUS: Mapping[str | None, int] = {
 """Status of a `Failed` before the first byte was sent, by the backend's code; 500 for any other."""
 
 _NOT_BY_ITSELF = (QuotaExceeded, TooManyWrongKeys)
-"""What a client library must not try again without being told to."""
+"""Errors that a client library must not retry unless told to."""
 
 
 _REFUSALS: Mapping[type, str] = {TenantQueueFull: "tenant_queue_full", WaitTooLong: "wait_too_long"}
 
 
 def reason_of(error: Exception) -> str:
-    """Why a request was refused, for a metric: one of few words, whatever a backend says."""
+    """Reason of a rejection for a metric: one of few words, whatever a backend reports."""
     for kind in type(error).__mro__:
         if kind in _REFUSALS:
             return _REFUSALS[kind]
@@ -155,7 +155,7 @@ def _problem(
 
 
 def _message_of(error: Exception) -> str:
-    """Our own words; the router's come without its framework's prefix."""
+    """Error message; the router's come without its framework's prefix."""
     if isinstance(error, NotFoundException):
         return "nothing is served at this path; the routes are listed at /openapi.json"
     if isinstance(error, MethodNotAllowedException):
@@ -173,7 +173,7 @@ def _headers_of(error: Exception) -> tuple[tuple[bytes, bytes], ...]:
     if isinstance(error, Unauthorized):
         return ((b"www-authenticate", b"Bearer"),)
     if getattr(error, "code", None) == DeadlineExceeded.code:
-        return ((b"x-should-retry", b"false"),)  # its time is over, however often it is sent
+        return ((b"x-should-retry", b"false"),)  # its deadline has passed, however often it is sent
     retry_after_s = getattr(error, "retry_after_s", None)
     if retry_after_s is None:
         return ((b"x-should-retry", b"false"),) if isinstance(error, RateLimited) else ()

@@ -1,4 +1,4 @@
-"""A planned request over HTTP: one JSON body, or Server-Sent Events."""
+"""Responds to a planned request over HTTP: one JSON body, or Server-Sent Events."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class PlannedResponse:
-    """Answers one plan. What goes wrong before the first byte is raised, later it becomes an error event."""
+    """HTTP response to one plan. Errors before the first byte are raised, later ones become an error event."""
 
     def __init__(self, plan: RequestPlan, services: Services, send: Send, *, request_id: str, headers: Headers) -> None:
         self._plan = plan
@@ -39,7 +39,7 @@ class PlannedResponse:
         await serve_until_gone(receive, self._stream if self._plan.is_streamed else self._whole)
 
     async def _whole(self, tasks: asyncio.TaskGroup) -> None:
-        del tasks  # one body needs no keep-alive
+        del tasks  # a single body needs no keep-alive
         async with accepted(self._plan, self._services) as generation:
             body = await fold(generation)
         length = (b"content-length", str(len(body)).encode())
@@ -74,7 +74,7 @@ class PlannedResponse:
 
 
 class EventStream:
-    """Writes events, says that it lives when there are none, and notices a reader that takes nothing."""
+    """Writes SSE events, sends keep-alive comments when idle, and detects clients that stopped reading."""
 
     def __init__(self, send: Send, *, keep_alive_s: float, write_timeout_s: float) -> None:
         self._send = send
@@ -90,7 +90,7 @@ class EventStream:
         self._written_at = time.monotonic()
 
     async def keep_alive(self) -> None:
-        """Run beside the writer. Raises `ClientGone` when a write does not end."""
+        """Run concurrently with the writer. Raises `ClientGone` when a write does not end."""
         while True:
             limit_s = self._write_timeout_s if self._is_writing else self._keep_alive_s
             silent_s = time.monotonic() - self._written_at

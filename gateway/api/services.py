@@ -1,4 +1,4 @@
-"""What the application serves with."""
+"""Objects that the routes use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.tenants.tasks.recorder import UsageRecorder
 
 
 class Services(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that routes need; made once by the process, or by a test."""
+    """Everything that routes need; created once by the process, or by a test."""
 
     models: Models
     directory: Directory
@@ -26,11 +26,11 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     wrong_keys: WrongKeys = msgspec.field(default_factory=WrongKeys)
     hosts: Hosts = Hosts()
     usage_recorder: UsageRecorder | None = None
-    """Writes down what is used; without a store nobody does."""
+    """Records usage; None without a store."""
     tenant_admin: TenantAdmin | None = None
-    """What the admin API works on; without a store there is none."""
+    """State that the admin API changes; None without a store."""
     max_body_bytes: int = 8 * 1024 * 1024
     keep_alive_s: float = 15.0
-    """A stream that is silent for this long says that it lives."""
+    """Seconds after which an idle stream sends a keep-alive."""
     write_timeout_s: float = 60.0
-    """A client that takes nothing for this long is gone."""
+    """Seconds after which a client that reads nothing counts as gone."""

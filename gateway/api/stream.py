@@ -1,4 +1,6 @@
-"""Events to responses: one path, three endings. SSE and WebSocket stream chunks; the third folds them into one body."""
+"""Turns events into responses: one path, three ends. SSE and WebSocket stream chunks; the third folds them into one
+body.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _Choice:
-    """What has come of one choice."""
+    """Collected output of one choice."""
 
     def __init__(self, text: str) -> None:
         self.pieces = [text] if text else []
@@ -53,7 +55,7 @@ class Fold:
         collected.logprobs += event.logprobs
 
     def body(self, usage: Usage) -> bytes:
-        """The answer as JSON, once every choice is done."""
+        """Response as JSON, once every choice is done."""
         return _encode(self._chat(usage) if self._plan.kind == "chat" else self._completion(usage))
 
     def _chat(self, usage: Usage) -> ChatCompletion:
@@ -98,7 +100,7 @@ Write = Callable[[bytes], Awaitable[None]]
 
 
 class Generation:
-    """One accepted request: its events, metered."""
+    """Metered events of one accepted request."""
 
     def __init__(self, plan: RequestPlan, choices: Choices, account: RequestAccount, started: list[Started]) -> None:
         self.plan = plan
@@ -121,9 +123,10 @@ class Generation:
 
 @asynccontextmanager
 async def accepted(plan: RequestPlan, services: Services) -> AsyncGenerator[Generation]:
-    """Start the plan and wait until the backend took it; on leaving, release and count it, however it ended.
+    """Start the plan and wait until the backend accepted it; on leaving, release and count it, however it ended.
 
-    Raises `RateLimited`, `QuotaExceeded` or `UsageUnavailable` before it runs, `RequestError` if the backend refuses.
+    Raises `RateLimited`, `QuotaExceeded` or `UsageUnavailable` before it runs, `RequestError` if the backend rejects
+    it.
     """
     account = RequestAccount(plan, services)
     choices = Choices(plan.served, plan.requests)
@@ -160,9 +163,9 @@ async def _accepted(choices: Choices, account: RequestAccount) -> list[Started]:
 
 
 async def stream(generation: Generation, chunks: ChatChunks | CompletionChunks, write: Write) -> None:
-    """Write every chunk as it comes, up to the usage chunk; what marks the end is the transport's affair.
+    """Write every chunk as it comes, up to the usage chunk; the transport marks the end.
 
-    Waiting for `write` is the back-pressure of a slow reader. Raises `GenerationFailed` in the midst.
+    Waiting for `write` is the back-pressure of a slow reader. Raises `GenerationFailed` in the middle.
     """
     for choice, started in enumerate(generation.started):
         opening = chunks.opening(choice, started.prompt_text)
@@ -179,7 +182,7 @@ async def stream(generation: Generation, chunks: ChatChunks | CompletionChunks, 
 
 
 async def fold(generation: Generation) -> bytes:
-    """The whole answer as one body. Raises `GenerationFailed`."""
+    """The whole response as one body. Raises `GenerationFailed`."""
     folded = Fold(generation.plan, generation.started)
     while (found := await generation.next()) is not None:
         folded.take(*found)

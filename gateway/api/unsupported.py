@@ -1,4 +1,4 @@
-"""Parameters that other servers know and that change what an answer means. We refuse them: ignoring would be a lie."""
+"""Parameters of other servers that change the meaning of a response. They are rejected: ignoring them would mislead."""
 
 from __future__ import annotations
 

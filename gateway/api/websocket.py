@@ -69,7 +69,7 @@ class WebSocketSession:
             raise_unless_gone(group)
 
     async def _take(self, message: Any, tasks: asyncio.TaskGroup) -> None:  # Any: an ASGI message
-        """Act on one frame. A bad one is answered; the socket stays open."""
+        """Handle one frame. A bad one gets an error frame; the socket stays open."""
         arrived_s, request_id = time.perf_counter(), None
         try:
             text = self._text(message)
@@ -136,7 +136,7 @@ class WebSocketSession:
         await self._send(_encode(EndFrame(type="done", request_id=request_id)))
 
     async def _cancel(self, request_id: str) -> None:
-        """End a request and say so, once its resources are free."""
+        """Cancel a request and confirm it, once its resources are free."""
         task = self._running.get(request_id)
         if task is None:
             raise InvalidRequest(f"no request {request_id!r} runs on this socket", param="request_id")
@@ -149,7 +149,7 @@ class WebSocketSession:
         await self._send(_encode(ErrorFrame(problem.body.error, request_id)))
 
     async def _send(self, data: bytes) -> None:
-        """Raises `ClientGone` if the client takes nothing for too long."""
+        """Send a frame. Raises `ClientGone` if the client reads nothing for too long."""
         try:
             async with asyncio.timeout(self._services.write_timeout_s):
                 await self._raw_send({"type": "websocket.send", "text": data.decode(), "bytes": None})

@@ -1,4 +1,4 @@
-"""What the admin routes share: bodies, changes in the caller's name, pages."""
+"""Shared parts of the admin routes: bodies, changes on behalf of the caller, pages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAGE = 100
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """Some entries of a list. The next page comes with `after` set to the id of the last one."""
+    """Page of a list. The next page is requested with `after` set to the id of the last entry."""
 
     object: Literal["list"] = "list"
     data: list[T]
@@ -42,13 +42,13 @@ class Deleted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdminContext:
-    """Serves operators."""
+    """Context of the admin routes, which serve operators."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
     async def body(self, request: AnyRequest, decoder: RequestDecoder[S]) -> S:
-        """Raises `InvalidRequest` for what does not fit, unknown fields among it."""
+        """Decode the body. Raises `InvalidRequest` for a wrong one, also for unknown fields."""
         limit = self._services.max_body_bytes
         return decoder.decode(await read_json_body(request.scope, request.receive, max_bytes=limit)).request
 
@@ -66,13 +66,13 @@ class AdminContext:
             yield session
 
     async def drain(self) -> None:
-        """Bring this gateway's usage into the store, so that what is read is complete. Raises `StoreError`."""
+        """Write this gateway's usage to the store, so that reads are complete. Raises `StoreError`."""
         if self._services.usage_recorder is not None:
             await self._services.usage_recorder.drain()
 
     @asynccontextmanager
     async def change(self, request: AnyRequest) -> AsyncGenerator[Change]:
-        """A change that the audit log will say this caller made."""
+        """Open a change that the audit log attributes to this caller."""
         context = request_context_of(request.scope)
         async with self._tenant_admin().change(Actor(context.authenticated.key.id, context.request_id)) as change:
             yield change
@@ -84,7 +84,7 @@ class AdminContext:
 
 
 def page_of(found: list[T], *, limit: int) -> Page[T]:
-    """`found` was asked for with one more than `limit`."""
+    """Page of at most `limit` entries; `found` was queried with `limit + 1`."""
     return Page(data=found[:limit], has_more=len(found) > limit)
 
 

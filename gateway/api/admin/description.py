@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of an admin route beyond the signature of its handler: bodies, problems, examples."""
+"""OpenAPI description of an admin route beyond the signature of its handler: bodies, problems, examples."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ _OPTION = "description"
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
-    """`request` is the struct of the body, `response` that of an answer which the handler encodes itself."""
+    """Description of a handler: `request` is the body's struct, `response` that of a body which the handler encodes
+    itself.
+    """
 
     request: type[msgspec.Struct] | None = None
     response: object = None
     example: Json = {}
     answer: object
     also: str = ""
-    """Another media type that a parameter asks for."""
+    """Another media type that a parameter selects."""
     problems: tuple[int, ...] = ()
 
 
@@ -33,7 +35,7 @@ def described(
     also: str = "",
     problems: tuple[int, ...] = (),
 ) -> dict[str, Any]:
-    """Options of a handler: who may use it, and its `Description`."""
+    """Options of a handler: its required access, and its `Description`."""
     description = Description(
         request=request, response=response, example=example or {}, answer=answer, also=also, problems=problems
     )
@@ -104,5 +106,5 @@ DELETED = {"id": KEY["id"], "deleted": True}
 
 
 def page_example(entry: Json) -> Json:
-    """A page that holds one entry."""
+    """Page with one entry."""
     return {"object": "list", "data": [entry], "has_more": False}

@@ -1,4 +1,4 @@
-"""All of `/admin/v1`."""
+"""All routes of `/admin/v1`."""
 
 from __future__ import annotations
 

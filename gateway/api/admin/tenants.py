@@ -1,4 +1,4 @@
-"""`/admin/v1/tenants`, `/admin/v1/organisations` and `/admin/v1/keys`."""
+"""Routes of `/admin/v1/tenants`, `/admin/v1/organisations` and `/admin/v1/keys`."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ _MAX_OVERLAP_S = 30 * 86400
 
 
 class Rotation(msgspec.Struct, frozen=True, kw_only=True):
-    """How long the old key stays good beside the new one."""
+    """Seconds that the old key stays valid along with the new one."""
 
     overlap_s: Annotated[float, Meta(ge=0, le=_MAX_OVERLAP_S)] = 0.0
 

@@ -1,4 +1,4 @@
-"""`/admin/v1/usage`: sums by tenant, key, model and hour, and single requests; `/admin/v1/audit`: the audit log."""
+"""Routes of `/admin/v1/usage` (sums by tenant, key, model and hour, and single requests) and `/admin/v1/audit`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AfterNumber = Annotated[
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether each entry follows from those before it; `broken_at` is the first number that does not."""
+    """Tells whether each entry follows from those before it; `broken_at` is the first number that does not."""
 
     whole: bool
     broken_at: int | None

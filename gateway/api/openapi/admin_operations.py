@@ -1,4 +1,4 @@
-"""The operations of `/admin/v1`, read from the handlers: paths, parameters, bodies and answers are what they take."""
+"""Operations of `/admin/v1`, derived from the handlers: paths, parameters, request and response bodies."""
 
 from __future__ import annotations
 

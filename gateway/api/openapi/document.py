@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, from the wire structs and the table of operations.
+"""Generates the OpenAPI 3.1 document from the wire structs and the table of operations.
 
 python -m gateway.api.openapi.document > openapi/openapi.json
 """

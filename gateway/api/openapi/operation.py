@@ -1,4 +1,4 @@
-"""One row of the table of operations."""
+"""Row type of the table of operations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     chunk: type[msgspec.Struct] | None = None
     media_type: str = "application/json"
     also: str = ""
-    """Another type that a parameter asks for."""
+    """Another media type that a parameter selects."""
     example: Json | None = None
     answer: object = None
     is_public: bool = False

@@ -1,4 +1,4 @@
-"""The table of operations that the OpenAPI document is made from. A test holds it against the routes."""
+"""Table of operations from which the OpenAPI document is made. A test compares it with the routes."""
 
 from __future__ import annotations
 

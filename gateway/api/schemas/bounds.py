@@ -1,6 +1,6 @@
 """Numbers and lengths that several requests share. Every number and list of a request has a bound.
 
-Texts have none of their own: the limit on the body bounds them.
+Texts have none: the limit on the body bounds them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ServiceTier = Literal["auto", "default"]
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
-    """What a stream carries beside the text."""
+    """Options of a stream: extra data along with the text."""
 
     include_usage: bool | None = None
 

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions`: requests, responses, chunks and WebSocket frames. Names are OpenAI's."""
+"""Structs of `/v1/chat/completions`: requests, responses, chunks and WebSocket frames. Names are OpenAI's."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def _absent() -> msgspec.Raw:
 
 
 class ContentPart(msgspec.Struct, frozen=True):
-    """A piece of a message. This server knows the type `text` only."""
+    """A part of a message. This server supports the type `text` only."""
 
     type: str
     text: str | None = None
 
 
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """One turn. The roles `tool` and `function` are known and refused, and so is what comes after `name`."""
+    """One message. The roles `tool` and `function` and the fields after `name` are recognised and rejected."""
 
     role: Role
     content: str | Annotated[list[ContentPart], Meta(min_length=1, max_length=1024)] | None = None
@@ -55,7 +55,7 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatCompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation to continue. `null` means the default everywhere but in `model` and `messages`."""
+    """A chat to continue. `null` means the default everywhere but in `model` and `messages`."""
 
     model: str
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=4096)]
@@ -95,7 +95,7 @@ class TopLogprob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TokenLogprobObject(msgspec.Struct, frozen=True, kw_only=True):
-    r"""One generated token and its best alternatives; `token` reads `bytes:\xe2` where a character is cut."""
+    r"""One generated token and its best alternatives; `token` reads `bytes:\xe2` where a character is split."""
 
     token: str
     logprob: float
@@ -122,7 +122,7 @@ class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole answer."""
+    """The whole response."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -173,14 +173,14 @@ class CancelFrame(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EndFrame(msgspec.Struct, frozen=True, kw_only=True):
-    """The last frame of a request that ended well, or was cancelled."""
+    """The last frame of a request that completed or was cancelled."""
 
     type: Literal["done", "cancelled"]
     request_id: str
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """What every incoming frame may carry; read first, so that an error can name its request."""
+    """Common fields of incoming frames; decoded first, so that an error can name its request."""
 
     type: Literal["request", "cancel"] = "request"
     request_id: RequestId | None = None

@@ -1,4 +1,4 @@
-"""Small objects on the wire: errors, probes, models, token counts."""
+"""Small wire structs: errors, probes, models, token counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong, in one sentence that says how to fix it; `param` is a path such as `messages[0].content`."""
+    """Error message that says how to fix it; `param` is a path such as `messages[0].content`."""
 
     message: str
     type: str
@@ -18,35 +18,35 @@ class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ErrorObject(msgspec.Struct, frozen=True):
-    """Body of every answer that is no success, and of the last event of a stream that broke."""
+    """Body of every error response, and of the last event of a stream that broke."""
 
     error: ErrorDetail
 
 
 class Live(msgspec.Struct, frozen=True):
-    """The event loop turns."""
+    """The event loop runs."""
 
     status: Literal["alive"] = "alive"
 
 
 class Loading(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that cannot answer. `progress` is the part of loading that is done, 0 to 1."""
+    """A model that cannot serve yet. `progress` is the part of loading that is done, 0 to 1."""
 
     name: str
     progress: float
 
 
 class Fallback(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that is served, but not by the device or engine that was asked for or is there."""
+    """A model that is served, but not by the device or engine that was configured or is available."""
 
     name: str
     detail: str
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Whether requests can be answered, which models are missing, and what runs otherwise than it could.
+    """Tells whether requests can be served, which models are missing, and which run on a fallback.
 
-    Models that are well are not named.
+    Models without a problem are not listed.
     """
 
     status: Literal["ready", "loading", "draining"]
@@ -61,7 +61,7 @@ class ModelObject(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     owned_by: str
     parent: str | UnsetType = UNSET
-    """Of an adapter, the model that it belongs to."""
+    """Base model of an adapter."""
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):

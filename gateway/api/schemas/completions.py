@@ -1,4 +1,4 @@
-"""`/v1/completions`: requests and answers, whole and in chunks. Names are OpenAI's."""
+"""Structs of `/v1/completions`: requests and responses, whole and in chunks. Names are OpenAI's."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The whole answer, or one event of a stream (then `usage` is as in chat chunks)."""
+    """The whole response, or one event of a stream (then `usage` is as in chat chunks)."""
 
     id: str
     object: Literal["text_completion"]
