@@ -1,4 +1,4 @@
-"""Who calls (a tenant through one of its keys), and what a tenant and a key may do."""
+"""Callers (a tenant through one of its keys), and the policy and limits of tenants and keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How fast, and how much in a UTC day and month; None is no limit. Costs are in the operator's currency."""
+    """Rates and concurrency, and budgets for a UTC day and month; None is no limit. Costs are in the operator's
+    currency.
+    """
 
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
@@ -32,34 +34,34 @@ NO_LIMITS = Limits()
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a tenant may use. The defaults are off: every model, no limits."""
+    """Permissions of a tenant. The defaults are off: every model, no limits."""
 
     models: tuple[str, ...] = ()
-    """Names this tenant may use; empty is all. Others do not exist for it."""
+    """Names this tenant may use; empty is all. Others are reported as unknown."""
     aliases: dict[Name, str] = {}
-    """Name the tenant says → model."""
+    """Alias → model."""
     default_adapter: Name | None = None
-    """Adapter that answers when this tenant names a model alone, whichever model; None is the model alone."""
+    """Adapter for requests that name only a model, whichever it is; None is the model alone."""
     limits: Limits = NO_LIMITS
-    """Of all keys together."""
+    """Limits of all keys together."""
     model_limits: dict[str, Limits] = {}
-    """Of single models, beside `limits`."""
+    """Limits of single models, in addition to `limits`."""
     max_context: Annotated[int, Meta(ge=16, le=2**31 - 1)] | None = None
-    """Prompt and completion of a request, in tokens, below what the model allows."""
+    """Most tokens of a request, prompt and completion, if less than the model allows."""
     max_output_tokens: Tokens | None = None
-    """Of a request, below what it asks for or the model allows."""
+    """Most output tokens of a request, if less than it asks for or the model allows."""
     weight: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
-    """Its part of an engine when tenants compete."""
+    """Weight of its share of an engine when tenants compete."""
     priority: Annotated[int, Meta(ge=-3, le=3)] = 0
     """Each step is a lead of 4,096 tokens over tenants of lower priority, no more."""
     prefix_group: Name | None = None
     """Tenants of one organisation with the same group share the prefix cache; without it a tenant shares with none."""
     log_prompts: bool = False
-    """Write prompts and answers to the server's log, a line of JSON each. Without it they are never logged."""
+    """Write prompts and responses to the server's log, a line of JSON each. Without it they are never logged."""
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
-    """Who pays. `id` never changes and is never used again, `name` is for people."""
+    """Tenant that is charged. `id` never changes and is never used again, `name` is for people."""
 
     name: str
     id: str = ""
@@ -69,7 +71,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def prefix_scope(self) -> str:
-        """Who shares what was computed for its prompts: itself, or its group within its organisation."""
+        """Scope of the prefix cache: the tenant itself, or its group within its organisation."""
         group = self.policy.prefix_group
         if group is None or self.organisation is None:
             return f"tenant {self.id or self.name}"
@@ -79,12 +81,12 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
         return not self.policy.models or model in self.policy.models
 
     def model_of(self, requested: str) -> str:
-        """What an alias of this tenant stands for; any other name is itself."""
+        """Model that an alias of this tenant stands for; any other name is unchanged."""
         return self.policy.aliases.get(requested, requested)
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """What a tenant shows, without the secret. `expires_at` is in Unix seconds."""
+    """Key of a tenant, without the secret. `expires_at` is in Unix seconds."""
 
     id: str
     tenant_id: str
@@ -94,7 +96,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """A key that was shown, and its tenant."""
+    """Authenticated key and its tenant."""
 
     tenant: Tenant
     key: Key

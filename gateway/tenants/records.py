@@ -1,4 +1,4 @@
-"""Organisations, tenants and keys as the operator asks for them and sees them."""
+"""Organisations, tenants and keys as the operator specifies and sees them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Label = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f
 
 
 class TenantSpec(Policy, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A tenant to create, with its policy spelt out beside its name."""
+    """A tenant to create, with its policy and name."""
 
     name: Name
     organisation: Name | None = None
@@ -23,14 +23,14 @@ class TenantSpec(Policy, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class TenantConfig(TenantSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[[tenants]]`: who may call, with all that the admin API takes. Keys in clear or, better, as SHA-256 in hex."""
+    """`[[tenants]]`: a tenant with all fields of the admin API. Keys in clear or, better, as SHA-256 in hex."""
 
     keys: tuple[Annotated[str, Meta(min_length=8, max_length=512)], ...] = ()
     key_sha256: tuple[Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")], ...] = ()
 
 
 class TenantRecord(TenantSpec, frozen=True, kw_only=True, omit_defaults=False):
-    """A tenant that exists. Those of origin `config` are declared in the configuration file and changed there."""
+    """An existing tenant. Those of origin `config` are declared in the configuration file and changed there."""
 
     id: str
     object: Literal["tenant"] = "tenant"
@@ -66,7 +66,7 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewKey(KeyRecord, frozen=True, kw_only=True):
-    """The one time that the secret is shown."""
+    """A new key; this is the only time that the secret is shown."""
 
     key: str
 

@@ -1,4 +1,4 @@
-"""Tenancy as one service: the store, this gateway's view of it, and the tasks that keep both up to date."""
+"""Tenancy as one service: the store, this gateway's copy of it, and the tasks that keep both up to date."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPERATOR_ID = "operator"
 
 
 class TenantAdmin:
-    """`session` to read, `change` to write. What was changed holds for the next request of this gateway."""
+    """Reads with `session`, writes with `change`. Changes apply to the next request of this gateway."""
 
     def __init__(self, database: Database, refresher: Refresher) -> None:
         self._database = database
@@ -48,7 +48,7 @@ class TenantAdmin:
 
 
 def directory_with_operator(admin_key: str | None) -> Directory:
-    """A directory that knows nobody but the operator, who is in no store; `admin_key` may do all but infer."""
+    """Directory with no caller but the operator, who is in no store; `admin_key` may do all but inference."""
     if admin_key is None:
         return Directory()
     digest = bytes.fromhex(key_digest(admin_key))
@@ -61,7 +61,7 @@ _CLOSE_S = 3.0
 
 
 class Tenancy(msgspec.Struct, frozen=True):
-    """Who may call and how much, where the operator changes it, and where usage is written down."""
+    """Directory and limits of callers, the admin service, and the usage recorder."""
 
     directory: Directory
     tenant_admin: TenantAdmin
@@ -78,7 +78,7 @@ async def open_tenancy(
     admin_key: str | None,
     keep_days: int = 0,
 ) -> AsyncGenerator[Tenancy]:
-    """The store at `url`, or in the data directory, with what the configuration declares.
+    """Open the store at `url`, or in the data directory, with what the configuration declares.
 
     Single requests are kept `keep_days`, 0 is forever.
 
@@ -109,7 +109,7 @@ async def open_tenancy(
 
 
 async def _close_tasks(usage_recorder: UsageRecorder, peer_sync: PeerSync, refresher: Refresher) -> None:
-    """What is new goes to the store. One that does not answer is not waited for: nothing in it depends on that."""
+    """Write what is new to the store, without waiting for one that does not respond: nothing is lost then."""
     with contextlib.suppress(StoreError, TimeoutError):
         async with asyncio.timeout(_CLOSE_S):
             await usage_recorder.aclose()

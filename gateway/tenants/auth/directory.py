@@ -1,4 +1,4 @@
-"""API keys, and all keys and tenants in memory, so that no request waits for the store."""
+"""API keys, and a directory of all keys and tenants in memory, so that no request waits for the store."""
 
 from __future__ import annotations
 
@@ -41,29 +41,29 @@ def new_key() -> str:
 
 
 def key_digest(key: str) -> str:
-    """What is stored of a key: SHA-256 in hex. It has 256 bits of its own, so no slow hash is needed."""
+    """Stored form of a key: SHA-256 in hex. A key has 256 random bits, so no slow hash is needed."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def key_hint(key: str) -> str:
-    """The part of a key that may be shown."""
+    """Part of a key that may be shown."""
     return f"{KEY_PREFIX if key.startswith(KEY_PREFIX) else ''}…{key[-4:]}"
 
 
 def new_id(kind: str) -> str:
-    """Sorts by time of creation and cannot be guessed: `kind`, microseconds, 48 random bits."""
+    """New id that sorts by time of creation and cannot be guessed: `kind`, microseconds, 48 random bits."""
     return f"{kind}_{time.time_ns() // 1000:014x}{secrets.token_hex(6)}"
 
 
 class KeyEntry(msgspec.Struct, frozen=True):
-    """A key and the SHA-256 of its secret; without `key` the digest opens nothing any more."""
+    """A key and the SHA-256 of its secret; an entry without `key` revokes the digest."""
 
     digest: bytes
     key: Key | None
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """What became different up to `version` of the store. A tenant that is None was deleted."""
+    """Changes of the store up to `version`. A tenant that is None was deleted."""
 
     version: int
     tenants: dict[str, Tenant | None] = {}
@@ -71,7 +71,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Directory:
-    """Looked up by whole digest and compared in constant time. Does no I/O and never holds a key in clear."""
+    """Finds keys by whole digest, compared in constant time. Does no I/O and never stores a key in clear."""
 
     def __init__(self, changes: Changes | None = None, *, wall_clock: Callable[[], float] = time.time) -> None:
         self.version = -1
@@ -83,7 +83,7 @@ class Directory:
             self.apply(changes)
 
     def apply(self, changes: Changes) -> None:
-        """Take over changes; each request sees all of them or none."""
+        """Apply changes; each request sees all of them or none."""
         for tenant_id, tenant in changes.tenants.items():
             if tenant is None:
                 self._tenants.pop(tenant_id, None)
@@ -97,7 +97,7 @@ class Directory:
         self.version = changes.version
 
     def authenticate(self, authorization: Sequence[bytes]) -> Caller:
-        """The caller whose key is in these `Authorization` header values.
+        """Caller of the key in these `Authorization` header values.
 
         Raises `Unauthorized` without exactly one key that is known and has not expired, `TenantDisabled` if its
         tenant is disabled.
@@ -118,7 +118,7 @@ class Directory:
         return Caller(tenant=tenant, key=key)
 
     def take_used(self) -> dict[str, float]:
-        """Key id → Unix seconds of its last use since this was last asked for."""
+        """Key id → Unix seconds of its last use, for keys used since the last call."""
         used, self._used = self._used, {}
         return used
 
@@ -129,5 +129,5 @@ class Directory:
         return self._tenants.get(tenant_id)
 
     def __len__(self) -> int:
-        """Keys."""
+        """Number of keys."""
         return len(self._keys)

@@ -1,4 +1,4 @@
-"""How many wrong keys each address may show in a minute. Right ones are not held up, whatever came before them."""
+"""Limits the wrong keys per minute of each address. Right keys are accepted, whatever came before them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from gateway.errors import TooManyWrongKeys
 from gateway.tenants.limits.window import SlidingMinute
 
 MAX_SOURCES = 2048
-"""So many addresses are remembered, those that failed last."""
+"""Number of addresses remembered, those that failed last."""
 DEFAULT_PER_MINUTE = 60
 
 
 class WrongKeys:
-    """Counts by the address of the connection; what a header says of it is never believed."""
+    """Counts by the address of the connection; headers are not trusted for it."""
 
     def __init__(self, *, per_minute: int = DEFAULT_PER_MINUTE, now: Callable[[], float] = time.monotonic) -> None:
         """`per_minute=0` sets no limit."""
@@ -25,7 +25,7 @@ class WrongKeys:
         self._sources: OrderedDict[str, SlidingMinute] = OrderedDict()
 
     def note(self, address: str | None) -> None:
-        """A wrong key came from there. Raises `TooManyWrongKeys`, and then it was not counted."""
+        """Count a wrong key. Raises `TooManyWrongKeys`, and then it was not counted."""
         if self._per_minute == 0:
             return
         shown, now = self._window(_source(address)), self._now()
@@ -39,7 +39,7 @@ class WrongKeys:
         shown.take(1, now)
 
     def __len__(self) -> int:
-        """Addresses that are remembered."""
+        """Number of remembered addresses."""
         return len(self._sources)
 
     def _window(self, source: str) -> SlidingMinute:
@@ -51,7 +51,7 @@ class WrongKeys:
 
 
 def _source(address: str | None) -> str:
-    """The address; of IPv6 the network of 64 bits, all of which is commonly one customer's."""
+    """Address to count under; for IPv6 its /64 network, which commonly belongs to one customer."""
     try:
         parsed = ip_address(address or "")
     except ValueError:

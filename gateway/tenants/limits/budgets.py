@@ -1,12 +1,12 @@
-"""How much: tokens and money of a UTC day and month. A budget is never exceeded by one gateway.
+"""Budgets of tokens and money for a UTC day and month. A budget is never exceeded by one gateway.
 
-A request reserves the most that it can cost before it runs, and settles with what it did cost.
+A request reserves the most that it can cost before it runs, and settles its actual cost at its end.
 
 ```
 limit  [ stored ][ leaving ][ settled ][ reserved ][ free ... ]
-         in the     on its way,  since     by requests
-         store      being        then      that run
-                    written
+in the     on its way,  since     by requests
+store      being        then      that run
+written
 ```
 """
 
@@ -31,7 +31,7 @@ _TOUCHED_S = 120.0
 
 
 class Amount(msgspec.Struct, frozen=True):
-    """What a request takes: tokens, and billionths of the currency."""
+    """Cost of a request: tokens, and billionths of the currency."""
 
     tokens: int = 0
     nanos: int = 0
@@ -44,7 +44,7 @@ NOTHING, LEAST = Amount(0, 0), Amount(1, 1)
 
 
 class Spent(msgspec.Struct, frozen=True, kw_only=True):
-    """What the store knows of one subject's day or month."""
+    """Spending of one subject in a day or month, as stored."""
 
     subject: str
     period: Period
@@ -63,7 +63,7 @@ class Budget(msgspec.Struct, frozen=True):
 
 
 class Pot:
-    """One budget's use in its current day or month."""
+    """Use of one budget in its current day or month."""
 
     __slots__ = ("begins", "leaving", "reserved", "settled", "stored")
 
@@ -71,7 +71,7 @@ class Pot:
         self.begins = self.stored = self.leaving = self.settled = self.reserved = 0
 
     def turn(self, begins: int) -> None:
-        """A new period begins; what runs is taken along."""
+        """Begin a new period; running requests count in it."""
         if begins > self.begins:
             self.begins, self.stored, self.leaving, self.settled = begins, 0, 0, 0
 
@@ -81,7 +81,7 @@ class Pot:
 
 
 class HeldBudget(msgspec.Struct):
-    """What a reservation holds of a pot."""
+    """Part of a pot that a reservation has taken."""
 
     subject: str
     pot: Pot
@@ -93,7 +93,7 @@ Pots = dict[tuple[Unit, Period], Pot]
 
 
 class Budgets:
-    """What all subjects with a budget have spent. `wall_clock` gives Unix seconds."""
+    """Spending of all subjects with a budget. `wall_clock` gives Unix seconds."""
 
     def __init__(self, shares: Shares, *, wall_clock: Callable[[], float] = time.time) -> None:
         self._shares = shares
@@ -102,13 +102,13 @@ class Budgets:
         self._touched: dict[str, float] = {}
 
     def check(self, subjects: Iterable[Subject], amount: Amount = LEAST) -> None:
-        """Raises `QuotaExceeded` if a budget has not so much left, `RateLimited` if others hold it for the moment."""
+        """Raises `QuotaExceeded` if a budget has less left, `RateLimited` if others have reserved it for the moment."""
         for subject in subjects:
             for budget in budgets_of(subject.limits):
                 self._check(subject, budget, amount.of(budget.unit))
 
     def reserve(self, subjects: Iterable[Subject], amount: Amount) -> list[HeldBudget]:
-        """To be called after `check`."""
+        """Reserve an amount. Call it after `check`."""
         held = [
             HeldBudget(subject.id, self._pot(subject.id, budget), budget, amount.of(budget.unit))
             for subject in subjects
@@ -127,7 +127,7 @@ class Budgets:
             each.pot.settled += used.of(each.budget.unit)
 
     def left(self, subjects: Iterable[Subject], unit: Unit) -> int | None:
-        """The least that any budget in this unit leaves; None without one."""
+        """Least that any budget in this unit has left; None without one."""
         return min(
             (
                 self._left(subject.id, budget)
@@ -139,19 +139,20 @@ class Budgets:
         )
 
     def active(self) -> list[str]:
-        """Subjects that a request touched of late, whose spending is worth reading anew."""
+        """Subjects with recent requests, whose spending is worth reading again."""
         oldest = self._now() - _TOUCHED_S
         self._touched = {subject: at for subject, at in self._touched.items() if at >= oldest}
         return list(self._touched)
 
     def begin_drain(self) -> None:
-        """What was settled so far is about to be written to the store."""
+        """Mark settled amounts as being written to the store."""
         for subject in self._touched:
             for pot in self._pots[subject].values():
                 pot.leaving, pot.settled = pot.leaving + pot.settled, 0
 
     def end_drain(self, subjects: Iterable[str], spent: Iterable[Spent]) -> None:
-        """It is there, and the store told this of these subjects; one that it does not name has spent nothing."""
+        """Note that they are stored, with what the store returned for these subjects; a missing one has spent nothing.
+        """
         found = {(each.subject, each.period): each for each in spent}
         for subject in subjects:
             for (unit, period), pot in self._pots[subject].items():
@@ -159,7 +160,7 @@ class Budgets:
                 pot.stored = _stored(found.get((subject, period)), unit, pot.begins)
 
     def unknown(self, subjects: Iterable[Subject]) -> list[Subject]:
-        """Those with a budget of which nothing is known yet."""
+        """Subjects with a budget whose spending is not known yet."""
         return [
             subject
             for subject in subjects
@@ -167,7 +168,7 @@ class Budgets:
         ]
 
     def learn(self, subjects: Iterable[Subject], spent: Iterable[Spent]) -> None:
-        """What the store told of unknown subjects. What is known already stays as it is."""
+        """Add the stored spending of unknown subjects. Known ones are not changed."""
         now, found = self._now(), {(each.subject, each.period): each for each in spent}
         for subject in subjects:
             pots = self._pots.setdefault(subject.id, {})
@@ -195,7 +196,8 @@ class Budgets:
         raise QuotaExceeded(_exceeded(subject, budget, spent, amount, ends), retry_after_s=ends - now)
 
     def _left(self, subject: str, budget: Budget) -> int:
-        """Of what the store has not seen spent, this gateway's share, less what it spent and reserved itself."""
+        """Amount left: this gateway's share of what is not spent in the store, less its own spending and reservations.
+        """
         pot = self._pot(subject, budget)
         pot.turn(span_of(budget.period, self._now()).begins)
         share = (budget.limit - pot.stored) * self._shares.of(subject) // WHOLE

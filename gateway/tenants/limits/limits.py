@@ -1,4 +1,4 @@
-"""What a tenant, a key, and a tenant's use of one model may take: requests at once, rates a minute, and budgets.
+"""Limits of a tenant, a key, and a tenant's use of one model: concurrent requests, rates a minute, and budgets.
 
 A request reserves before it runs and settles after, however it ends. All of it happens in memory, on one event loop.
 """
@@ -23,7 +23,7 @@ _FEW_ACCOUNTS = 1024
 
 
 class SubjectAccount:
-    """What one subject has taken in the last minute, and what it runs."""
+    """Usage of one subject in the last minute, and its running requests."""
 
     __slots__ = ("limits", "requests", "running", "tokens")
 
@@ -37,7 +37,7 @@ class SubjectAccount:
         return self.running == 0 and self.requests.taken(now) == 0 and self.tokens.taken(now) == 0
 
     def used_share(self, now: float) -> int:
-        """Of the limits that it was last used under, rounded up."""
+        """Used part of the limits that last applied, rounded up."""
         uses = (
             (self.requests.taken(now), self.limits.requests_per_minute),
             (self.tokens.taken(now), self.limits.tokens_per_minute),
@@ -47,11 +47,11 @@ class SubjectAccount:
 
 
 _UNTOUCHED = SubjectAccount()
-"""Of everybody who has none yet; nothing is ever taken from it."""
+"""Shared empty account for subjects without usage; never modified."""
 
 
 class Held(msgspec.Struct):
-    """What a reservation holds of one account."""
+    """Amounts that a reservation has taken from one account."""
 
     account: SubjectAccount
     subject: Subject
@@ -61,7 +61,7 @@ class Held(msgspec.Struct):
 
 
 class Limiter:
-    """Knows every account that is not idle. `now` is a monotonic clock in seconds, `wall_clock` Unix seconds."""
+    """Tracks every account that is not idle. `now` is a monotonic clock in seconds, `wall_clock` Unix seconds."""
 
     def __init__(
         self, *, now: Callable[[], float] = time.monotonic, wall_clock: Callable[[], float] = time.time
@@ -73,7 +73,7 @@ class Limiter:
         self._prune_at = _FEW_ACCOUNTS
 
     def enter(self, caller: Caller, model: str) -> Reservation:
-        """Take a request from every account of the caller, or from none. Raises `RateLimited` or `QuotaExceeded`."""
+        """Reserve a request in every account of the caller, or in none. Raises `RateLimited` or `QuotaExceeded`."""
         now = self._now()
         subjects = _limited(caller, model)
         self.budgets.check(subjects)
@@ -105,7 +105,7 @@ class Limiter:
         return min(kv, default=None)
 
     def headers(self, caller: Caller) -> list[tuple[bytes, bytes]]:
-        """`x-ratelimit-*` of the tightest limits of this tenant and key; none without limits."""
+        """Headers `x-ratelimit-*` of the tightest limits of this tenant and key; none without limits."""
         now, subjects = self._now(), _limited(caller, None)
         accounts = [self._accounts.get(subject.id) or _UNTOUCHED for subject in subjects]
         requests = [
@@ -119,17 +119,17 @@ class Limiter:
         return [*rate_headers("requests", requests, now), *rate_headers("tokens", tokens, now)]
 
     def used_share(self, subject: str) -> int:
-        """The part of its limits a minute that a subject takes here now, in parts of `WHOLE`."""
+        """Part of its limits a minute that a subject uses on this gateway now, in parts of `WHOLE`."""
         account = self._accounts.get(subject)
         return 0 if account is None else account.used_share(self._now())
 
     def heavy_users(self, part: int) -> list[str]:
-        """Subjects that take more than this part of their limits."""
+        """Subjects that use more than this part of their limits."""
         now = self._now()
         return [subject for subject, account in self._accounts.items() if account.used_share(now) > part]
 
     def __len__(self) -> int:
-        """Accounts in memory."""
+        """Number of accounts in memory."""
         return len(self._accounts)
 
     def take_tokens(self, held: list[Held], amount: Amount) -> list[HeldBudget]:
@@ -207,7 +207,7 @@ class Limiter:
 
 
 class Reservation:
-    """A request that may run. `settle` is called exactly once, and gives back what was not used."""
+    """Reservation of a request that may run. `settle` is called exactly once, and returns what was not used."""
 
     def __init__(self, limiter: Limiter | None, held: list[Held]) -> None:
         self._limiter = limiter
@@ -215,12 +215,14 @@ class Reservation:
         self._budgets: list[HeldBudget] = []
 
     def take(self, amount: Amount) -> None:
-        """Of every account or of none: the prompt and all that may be generated. Raises as `Limiter.enter` does."""
+        """Reserve the prompt and all that may be generated, in every account or in none. Raises as `Limiter.enter`
+        does.
+        """
         if self._limiter is not None:
             self._budgets = self._limiter.take_tokens(self._held, amount)
 
     def settle(self, used: Amount, *, ran: bool) -> None:
-        """`ran` is false for a request that was refused and so was none."""
+        """Settle the actual usage. `ran` is false for a request that was rejected and does not count."""
         for each in self._held:
             each.account.running -= 1
             each.account.tokens.give_back(each.tokens - used.tokens, each.token_second)
@@ -232,7 +234,7 @@ class Reservation:
 
 
 NOTHING_RESERVED = Reservation(None, [])
-"""What a request holds before it entered."""
+"""Reservation of a request that has not entered."""
 
 
 def _limited(caller: Caller, model: str | None) -> list[Subject]:

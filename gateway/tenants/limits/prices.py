@@ -1,4 +1,4 @@
-"""What tokens cost, in whole billionths of the operator's currency, and the UTC days and months of budgets."""
+"""Prices of tokens, in whole billionths of the operator's currency, and the UTC days and months of budgets."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ DAY_S = 86400
 
 
 class BudgetPeriod(msgspec.Struct, frozen=True):
-    """From `begins`, inclusive, to `ends`, exclusive, in Unix seconds."""
+    """Period from `begins`, inclusive, to `ends`, exclusive, in Unix seconds."""
 
     begins: int
     ends: int
 
 
 def span_of(period: Period, moment: float) -> BudgetPeriod:
-    """The day or month that a Unix time lies in."""
+    """Day or month that contains a Unix time."""
     return _span(period, int(moment // DAY_S))
 
 
@@ -36,14 +36,16 @@ def _span(period: Period, day: int) -> BudgetPeriod:
 
 
 NANOS = 10**9
-"""Of one unit of the currency."""
+"""Billionths in one unit of the currency."""
 _PICOS_A_NANO = 1000
 
 TokenRate = Annotated[float, Meta(ge=0, le=10**6)]
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of a million tokens. Prompt tokens that came from the prefix cache cost `cached_input`, without one `input`."""
+    """Price of a million tokens. Prompt tokens from the prefix cache cost `cached_input`, or `input` if that is not
+    set.
+    """
 
     input: TokenRate = 0.0
     cached_input: TokenRate | None = None
@@ -58,7 +60,7 @@ FREE = Price()
 
 
 def cost_nanos(price: Price, *, prompt_tokens: int, cached_tokens: int = 0, completion_tokens: int = 0) -> int:
-    """Of one request, rounded to the nearest billionth. `cached_tokens` are among the prompt's."""
+    """Cost of one request, rounded to the nearest billionth. `cached_tokens` are among the prompt's."""
     if price == FREE:
         return 0
     cached = price.input if price.cached_input is None else price.cached_input
@@ -71,5 +73,5 @@ def cost_nanos(price: Price, *, prompt_tokens: int, cached_tokens: int = 0, comp
 
 
 def _picos(rate: float) -> int:
-    """A millionth of a millionth of the currency, of one token."""
+    """Cost of one token in trillionths of the currency."""
     return round(rate * 10**6)

@@ -1,4 +1,4 @@
-"""Whom limits apply to (a tenant, a key, a tenant's use of a model), and how long their requests may be."""
+"""Subjects of limits (a tenant, a key, a tenant's use of a model), and bounds on the length of their requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gateway.tenants.policy import Caller, Key, Limits, Tenant
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """`id` names it in memory and in the store, `what` in messages."""
+    """Subject of limits. `id` names it in memory and in the store, `what` in messages."""
 
     id: str
     limits: Limits
@@ -17,7 +17,7 @@ class Subject(msgspec.Struct, frozen=True):
 
 
 def subjects_of(caller: Caller, model: str | None) -> list[Subject]:
-    """Of a request for a model; without one, those that every request of this caller has in common."""
+    """Subjects of a request for a model; without a model, those of every request of this caller."""
     subjects = [tenant_subject(caller.tenant), key_subject(caller.key)]
     if model is not None and model in caller.tenant.policy.model_limits:
         subjects.append(model_subject(caller.tenant, model))
@@ -55,19 +55,19 @@ def model_subject_id(tenant_id: str, model: str) -> str:
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """In tokens; None leaves it to the model."""
+    """Bounds of a request in tokens; None leaves it to the model."""
 
     max_tokens: int | None
     max_context: int | None
     is_by_room: bool
-    """Whether the limits bound the context, and may leave more another time."""
+    """True if the limits bound the context, and may leave more another time."""
 
 
 def bounds_of(caller: Caller, *, max_tokens: int | None, room: int | None) -> Bounds:
-    """Of a request that asks for `max_tokens`. Raises `InvalidRequest` if its tenant may not.
+    """Bounds of a request that asks for `max_tokens`. Raises `InvalidRequest` if its tenant may not.
 
-    A request that does not say how long its answer may be would ask for all that the model can; so that it fits the
-    limits at all, its context is bounded by `room`, what they leave.
+    A request without a length would ask for all that the model can; so that it fits the limits at all, its context is
+    bounded by `room`, the tokens that they leave.
     """
     policy = caller.tenant.policy
     most = policy.max_output_tokens

@@ -1,4 +1,4 @@
-"""Rates over a sliding minute, and the `x-ratelimit-*` headers that tell them, as OpenAI writes them."""
+"""Rates over a sliding minute, and their `x-ratelimit-*` headers in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class RateStatus(msgspec.Struct, frozen=True):
 def rate_headers(
     unit: Literal["requests", "tokens"], rates: Sequence[RateStatus], now: float
 ) -> list[tuple[bytes, bytes]]:
-    """Of the rate that has the least left; none without one."""
+    """Headers of the rate that has the least left; none without a rate."""
     found = [(rate.limit - rate.window.taken(now), rate.limit, rate.window) for rate in rates if rate.limit is not None]
     if not found:
         return []
@@ -87,7 +87,7 @@ def rate_headers(
 
 
 def _duration(seconds: float) -> str:
-    """`6m0s`, `12s`, `350ms`."""
+    """Format a duration: `6m0s`, `12s`, `350ms`."""
     if seconds < 1:
         return f"{round(1000 * seconds)}ms"
     minutes, rest = divmod(round(seconds), 60)

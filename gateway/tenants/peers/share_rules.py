@@ -1,4 +1,4 @@
-"""How much of a limit each gateway takes: pure rules over what all of them say, see `gateway.tenants.peers.shares`."""
+"""Rules for the share of a limit that each gateway gets: pure functions, see `gateway.tenants.peers.shares`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import msgspec
 from gateway.tenants.peers.shares import WHOLE, Granted
 
 WANTED_S = 60.0
-"""For so long a wish is remembered; without one, shares return to equal parts."""
+"""Seconds that a wish for more is remembered; without one, shares return to equal parts."""
 _WANTS_MORE_S = 5.0
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """Another gateway that lives, and what it takes of a limit that it has no `QuotaShare` of."""
+    """A live gateway, and its default share, which applies to limits without a `QuotaShare`."""
 
     id: str
     default: int
 
 
 class QuotaShare(msgspec.Struct, frozen=True, kw_only=True):
-    """What a gateway takes of one subject's limits, and how many seconds ago it wanted more."""
+    """Share of one subject's limits that a gateway has, and how many seconds ago it wanted more."""
 
     subject: str
     gateway: str
@@ -30,7 +30,7 @@ class QuotaShare(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QuotaShares(msgspec.Struct, frozen=True):
-    """What this gateway may take, and what it tells the others."""
+    """Shares that this gateway may use and publishes to the others."""
 
     default: int
     parts: dict[str, QuotaShare]
@@ -49,9 +49,9 @@ def next_shares(
     heavy: Callable[[int], Iterable[str]],
     used: Callable[[str], int],
 ) -> QuotaShares:
-    """The next standing of gateway `own`.
+    """Compute the next shares of gateway `own`.
 
-    `used` tells the part of a subject's limits that is taken here now, `heavy` the subjects that take more than a part.
+    `used` returns the part of a subject's limits that is in use here, `heavy` the subjects that use more than a part.
     """
     others = {peer.id: peer.default for peer in peers if peer.id != own}
     before = next((peer.default for peer in peers if peer.id == own), 0)
@@ -82,7 +82,7 @@ def next_shares(
 
 
 class QuotaView(msgspec.Struct, frozen=True, kw_only=True):
-    """What one gateway knows of one subject: its part, what it uses of it, and what the others leave free."""
+    """View of one subject from one gateway: its share, how much of it is used, and what the others leave free."""
 
     share: int
     default: int
@@ -97,7 +97,7 @@ class QuotaView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def next_share(self) -> int:
-        """Never less than what is used, and never more than what is free."""
+        """Next share: never less than what is used, and never more than what is free."""
         rivals = sum(ago_s < _WANTS_MORE_S for ago_s in self.others_wanted_ago_s)
         is_hungry = self.wanted_ago_s < _WANTS_MORE_S
         fair = WHOLE // (rivals + 1) if is_hungry else 0

@@ -1,7 +1,7 @@
-"""Which part of every limit this gateway may grant, when several serve the same tenants.
+"""Shares of every limit that this gateway may grant, when several serve the same tenants.
 
-The parts of all gateways that live never make more than the whole: each takes only what the others have given up, and
-gives up only what it does not use. A gateway that is alone has everything.
+The shares of all live gateways never exceed the limit: each takes only what the others have given up, and gives up
+only what it does not use. A single gateway has the whole limit.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from gateway.errors import ShareTooSmall
 
 WHOLE = 1 << 16
 PATIENCE_S = 2.0
-"""How long a request waits for another gateway to give up what it does not use."""
+"""Seconds that a request waits for another gateway to give up unused share."""
 
 T = TypeVar("T")
 
 
 class Granted(msgspec.Struct, frozen=True):
-    """The share of every limit, and those of single subjects that differ."""
+    """Default share of every limit, and those of single subjects that differ."""
 
     default: int
     own: dict[str, int]
 
 
 class Shares:
-    """In parts of `WHOLE`."""
+    """Shares of this gateway in parts of `WHOLE`."""
 
     def __init__(self) -> None:
         self._granted = Granted(WHOLE, {})
@@ -46,25 +46,25 @@ class Shares:
         return self._granted.own.get(subject, self._granted.default)
 
     def granted(self, limit: int, subject: str) -> int:
-        """What this gateway may grant of a limit: of any share at least one."""
+        """Part of a limit that this gateway may grant: at least one if it has any share."""
         share = self.of(subject)
         if share == WHOLE:
             return limit
         return max(1, limit * share // WHOLE) if share else 0
 
     def want(self, subject: str) -> None:
-        """The whole limit has room for a request that this share has none for."""
+        """Note that a request would fit the whole limit but not this share."""
         self._wanted.add(subject)
         self.is_wanted.set()
 
     def take_wanted(self) -> set[str]:
-        """Subjects that wanted more since this was last asked for."""
+        """Return and clear the subjects that wanted more since the last call."""
         wanted, self._wanted = self._wanted, set()
         self.is_wanted.clear()
         return wanted
 
     def take_over(self, granted: Granted) -> None:
-        """From now on; requests that wait for it try again."""
+        """Apply new shares; requests that wait for them try again."""
         if granted == self._granted:
             return
         self._granted = granted
@@ -72,7 +72,7 @@ class Shares:
         moved.set()
 
     async def granted_soon(self, take: Callable[[], T]) -> T:
-        """What `take` returns, tried again whenever shares move. Raises what it raises when patience ends."""
+        """Result of `take`, tried again whenever shares change. Raises its error when `PATIENCE_S` is over."""
         until = time.monotonic() + PATIENCE_S
         while True:
             try:

@@ -1,4 +1,4 @@
-"""The audit log, read and verified."""
+"""Reads and verifies the audit log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BATCH = 1000
 
 
 async def list_audit(session: AsyncSession, *, after: int, limit: int) -> list[AuditRecord]:
-    """Oldest first, behind the number `after`."""
+    """Entries after the number `after`, oldest first."""
     statement = select(AuditRow).where(AuditRow.number > after).order_by(AuditRow.number).limit(limit)
     return [_record(row) for row in await session.scalars(statement)]
 

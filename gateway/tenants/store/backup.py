@@ -1,4 +1,4 @@
-"""Copies of the SQLite store, made while it is in use, and put back while it is not. PostgreSQL has its own tools."""
+"""Backups of the SQLite store, made while it is in use, restored while it is not. PostgreSQL has its own tools."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SUFFIX = ".db"
 
 
 def back_up(file: Path, *, now: float | None = None) -> Path:
-    """Copy the store into the folder `backups` beside it, where the newest seven stay. Raises `StoreError`."""
+    """Copy the store into the directory `backups` next to it, which keeps the newest seven. Raises `StoreError`."""
     folder = file.parent / "backups"
     folder.mkdir(mode=0o700, exist_ok=True)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
@@ -34,7 +34,7 @@ def back_up(file: Path, *, now: float | None = None) -> Path:
 
 
 def back_up_daily(file: Path) -> Path | None:
-    """A backup, unless the newest one is younger than a day."""
+    """Make a backup, unless the newest one is less than a day old."""
     newest = backups_of(file)[-1:]
     if newest and time.time() - newest[0].stat().st_mtime < EVERY_S:
         return None
@@ -42,12 +42,12 @@ def back_up_daily(file: Path) -> Path | None:
 
 
 def backups_of(file: Path) -> list[Path]:
-    """Oldest first."""
+    """Backups, oldest first."""
     return sorted((file.parent / "backups").glob(f"{file.stem}-*{_SUFFIX}"))
 
 
 def restore(backup: Path, file: Path) -> Path | None:
-    """Put a backup in the place of the store; what was there is kept under the name that is returned.
+    """Replace the store by a backup; the replaced file is kept under the returned name.
 
     Raises `StoreCorrupt` for a backup that is not sound, `StoreError` while a server uses the store.
     """
@@ -81,7 +81,7 @@ def _check(backup: Path) -> None:
 
 
 def _require_unused(file: Path) -> None:
-    """A damaged store cannot be locked, but then no server runs on it either."""
+    """Check that no server uses the store. A damaged one cannot be locked, but then no server runs on it either."""
     if not file.exists():
         return
     try:

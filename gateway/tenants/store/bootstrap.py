@@ -1,7 +1,7 @@
-"""Tenants and keys of the configuration file → the store, as often as the server starts.
+"""Writes tenants and keys of the configuration file to the store at every start.
 
-The file wins over what it declares: a tenant of that name becomes its own, and a key that it no longer names is
-revoked. What was made through the API stays as it is.
+The file takes precedence: it takes over a tenant of the same name, and a key that it no longer names is revoked.
+What was created through the API is not changed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from gateway.tenants.store.transaction import Actor, Change, change
 ACTOR = Actor("configuration file")
 _KEY_NAME = "from the configuration file"
 Digests = dict[str, str]
-"""SHA-256 of a key in hex → what may be shown of it."""
+"""SHA-256 of a key in hex → the part of it that may be shown."""
 
 
 async def bootstrap(database: Database, declared: Iterable[TenantConfig]) -> None:
-    """Does nothing if the store holds all of this already. Raises `ConfigError` if two tenants hold one key."""
+    """Does nothing if the store has all of this already. Raises `ConfigError` if two tenants have the same key."""
     wanted = {entry.name: (spec_of(entry), _digests(entry)) for entry in declared}
     _check_distinct(wanted)
     async with database.session() as session:
@@ -85,7 +85,7 @@ def _digests(entry: TenantConfig) -> Digests:
 
 
 def _check_distinct(wanted: dict[str, tuple[TenantSpec, Digests]]) -> None:
-    """Raises `ConfigError`: a key that two share would charge the wrong one."""
+    """Raises `ConfigError` for a key that two tenants share, because it would charge the wrong one."""
     holder: dict[str, str] = {}
     for name, (_, digests) in wanted.items():
         for digest in digests:

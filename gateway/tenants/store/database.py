@@ -17,22 +17,22 @@ from gateway.tenants.store.errors import Conflict, StoreCorrupt, StoreError, Sto
 from gateway.tenants.store.session import ShieldedSession, shielded
 
 LATEST = "0004"
-"""Newest migration; a test holds it against the folder."""
+"""Newest migration; a test compares it with the directory."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _NEW_STORE = Path(__file__).parent / "new_store.sql"
-"""What the migrations make of an empty SQLite file; a test holds it against them."""
+"""Result of the migrations on an empty SQLite file; a test compares the two."""
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _LOCK_TIMEOUT_S = 2.0
 _CLOSE_WITHIN_S = 3.0
 _MIGRATION_LOCK = 4_706_115
-"""Of PostgreSQL's advisory locks: one gateway migrates, the others wait."""
+"""Number of a PostgreSQL advisory lock: one gateway migrates, the others wait."""
 
 
 class Database:
-    """Sessions over one database. `open` before use, `aclose` after."""
+    """Sessions of one database. `open` before use, `aclose` after."""
 
     def __init__(self, url: str) -> None:
-        """Raises `StoreError` for a URL of no supported database."""
+        """Parse the URL. Raises `StoreError` for an unsupported database."""
         try:
             parsed = make_url(url)
             driver = _DRIVERS[parsed.drivername.split("+")[0]]
@@ -57,7 +57,7 @@ class Database:
 
     @property
     def shown(self) -> str:
-        """For messages, without a password."""
+        """URL or file for messages, without a password."""
         return str(self.file) if self.file else self.url.render_as_string()
 
     async def open(self) -> None:
@@ -75,7 +75,7 @@ class Database:
             await connection.run_sync(_migrate)
 
     async def aclose(self) -> None:
-        """Wait, not for long, until the last session has ended, and close all connections."""
+        """Wait, for a short time, until the last session has ended, and close all connections."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_WITHIN_S):
                 await self._sessions.wait_empty()
@@ -83,7 +83,7 @@ class Database:
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncSession]:
-        """A transaction, committed at the end of the block. Raises `StoreUnavailable` or `Conflict`."""
+        """Transaction, committed at the end of the block. Raises `StoreUnavailable` or `Conflict`."""
         with self._sessions.request(), self._translated():
             session = self._new_session()
             try:
@@ -103,7 +103,7 @@ class Database:
                 raise StoreCorrupt(self._damage(_reason(error))) from error
             raise StoreUnavailable(f"the store cannot be used now: {_reason(error)}") from error
         except DBAPIError as error:
-            if "0x00" in str(error.orig):  # PostgreSQL holds no NUL, so nothing there is called by one
+            if "0x00" in str(error.orig):  # PostgreSQL cannot store NUL, so no name there contains one
                 raise UnknownEntry("there is nothing of that name") from error
             if _is_corrupt(error):
                 raise StoreCorrupt(self._damage(_reason(error))) from error
@@ -126,7 +126,7 @@ class Database:
 
 
 def _set_up_sqlite(connection: Any, record: object) -> None:  # Any: a DBAPI connection
-    """Readers never wait for a writer, and a commit that returned is on the disk."""
+    """Configure SQLite: readers never wait for a writer, and a returned commit is on the disk."""
     del record
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
@@ -136,7 +136,7 @@ def _set_up_sqlite(connection: Any, record: object) -> None:  # Any: a DBAPI con
 
 
 def _migrate(connection: Connection) -> None:
-    """Alembic is needed only when an older store has to be changed, or for a new one on PostgreSQL."""
+    """Migrate with Alembic, which is needed only to change an older store, or for a new one on PostgreSQL."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
     elif _is_empty(connection):
@@ -146,7 +146,7 @@ def _migrate(connection: Connection) -> None:
 
 
 def upgrade(connection: Connection) -> None:
-    """Run the migrations that are missing. Raises `StoreError` for a store that knows more of them."""
+    """Run the migrations that are missing. Raises `StoreError` for a store of a newer version."""
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
@@ -168,7 +168,7 @@ def _is_empty(connection: Connection) -> bool:
 
 
 def _lay_out(connection: Connection) -> None:
-    """Write in one go what the migrations would: they and Alembic take a tenth of a first start."""
+    """Create the tables without migrations: they and Alembic take a tenth of a first start."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
     if not _is_empty(connection):  # another gateway was faster
         return
@@ -188,6 +188,6 @@ def _is_corrupt(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """The driver's own words, without the statement and its parameters."""
+    """Message of the driver, without the statement and its parameters."""
     cause = getattr(error, "orig", None) or error
     return (str(cause).strip() or type(cause).__name__).splitlines()[0][:200]

@@ -1,8 +1,8 @@
-"""What can be wrong with the store.
+"""Errors of the store.
 
 StoreError
-├── StoreUnavailable   locked, full, or not reachable now; what was asked did not happen
-├── StoreCorrupt       what lies there is not sound, and nothing is made in its place
+├── StoreUnavailable   locked, full, or not reachable now; the operation was not done
+├── StoreCorrupt       the file is damaged, and no new one is created in its place
 ├── Conflict           a name is taken, or an entry belongs to the configuration file
 └── UnknownEntry       no such organisation, tenant or key
 """
@@ -15,7 +15,7 @@ class StoreError(Exception):
 
 
 class StoreUnavailable(StoreError):
-    """Try again later."""
+    """The store cannot be used now; try again later."""
 
     retry_after_s = 1.0
 
@@ -25,8 +25,8 @@ class StoreCorrupt(StoreError):
 
 
 class Conflict(StoreError):
-    """The change contradicts what is there."""
+    """The change contradicts an existing entry."""
 
 
 class UnknownEntry(StoreError):
-    """Nothing of that id or name."""
+    """No entry has that id or name."""

@@ -1,4 +1,4 @@
-"""Keys in the store: made, rotated, revoked, never shown again; and what gateways keep in memory."""
+"""Keys in the store: created, rotated, revoked, never shown again; and the entries that gateways keep in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _decode_policy = msgspec.json.Decoder(Policy).decode
 
 
 async def changes_since(session: AsyncSession, version: int) -> Changes | None:
-    """None if there are none."""
+    """Changes after a version; None if there are none."""
     newest = (await session.execute(select(StateRow.version))).scalar_one()
     if newest == version:
         return None
@@ -64,7 +64,7 @@ decode_limits = msgspec.json.Decoder(Limits).decode
 
 
 async def create_key(change: Change, spec: KeySpec) -> NewKey:
-    """Raises `UnknownEntry` for a tenant that is not there."""
+    """Create a key. Raises `UnknownEntry` for an unknown tenant."""
     tenant = await find_tenant(change.session, spec.tenant)
     secret = new_key()
     row = await add_key(change, tenant, spec, digest=key_digest(secret), hint=key_hint(secret))
@@ -74,7 +74,7 @@ async def create_key(change: Change, spec: KeySpec) -> NewKey:
 async def add_key(
     change: Change, tenant: TenantRow, spec: KeySpec, *, digest: str, hint: str, origin: Origin = "api"
 ) -> KeyRow:
-    """A key of which only the digest is known. Raises `Conflict` if another tenant holds it."""
+    """Add a key of which only the digest is known. Raises `Conflict` if another tenant has it."""
     row = KeyRow(
         id=new_id("key"),
         tenant_id=tenant.id,
@@ -95,7 +95,7 @@ async def add_key(
 
 
 async def rotate_key(change: Change, key_id: str, *, overlap_s: float) -> NewKey:
-    """A new key like the old one, which stays good for `overlap_s` more. Raises `UnknownEntry` or `Conflict`."""
+    """Create a key like the old one, which stays valid for `overlap_s` more. Raises `UnknownEntry` or `Conflict`."""
     old, tenant = await _with_tenant(change.session, key_id)
     require_origin(old, "api", f"key {old.id}")
     if old.revoked_at is not None:
@@ -113,7 +113,7 @@ async def rotate_key(change: Change, key_id: str, *, overlap_s: float) -> NewKey
 
 
 async def revoke_key(change: Change, key_id: str, *, origin: Origin = "api") -> None:
-    """Revoking twice changes nothing. Raises `UnknownEntry` or `Conflict`."""
+    """Revoke a key; revoking it twice changes nothing. Raises `UnknownEntry` or `Conflict`."""
     row, _ = await _with_tenant(change.session, key_id)
     require_origin(row, origin, f"key {row.id}")
     if row.revoked_at is None:
@@ -122,12 +122,12 @@ async def revoke_key(change: Change, key_id: str, *, origin: Origin = "api") -> 
 
 
 async def find_key(session: AsyncSession, key_id: str) -> KeyRecord:
-    """Raises `UnknownEntry`."""
+    """Key by id. Raises `UnknownEntry`."""
     return key_record(*await _with_tenant(session, key_id))
 
 
 async def list_keys(session: AsyncSession, *, tenant: str | None, after: str, limit: int) -> list[KeyRecord]:
-    """Raises `UnknownEntry` for a tenant that is not there."""
+    """Keys in order of creation. Raises `UnknownEntry` for an unknown tenant."""
     statement = select(KeyRow)
     if tenant is not None:
         statement = statement.where(KeyRow.tenant_id == (await find_tenant(session, tenant)).id)
@@ -140,7 +140,7 @@ async def list_keys(session: AsyncSession, *, tenant: str | None, after: str, li
 
 
 async def note_used(session: AsyncSession, used: Mapping[str, float]) -> None:
-    """Store when keys were last used; the operator's own, which is not in the store, is passed over."""
+    """Store when keys were last used; the operator's own, which is not in the store, is skipped."""
     table = cast(Table, KeyRow.__table__)
     statement = update(table).where(table.c.id == bindparam("key_id")).values(last_used_at=bindparam("at"))
     await session.execute(statement, [{"key_id": key_id, "at": at} for key_id, at in used.items()])

@@ -13,8 +13,8 @@ PATIENCE_S = 2.5
 """Longer than SQLite waits for a lock."""
 
 
-async def shielded(work: Coroutine[Any, Any, T]) -> T:  # Any: what a coroutine says to its loop
-    """Do the work to its end. Whoever is cancelled meanwhile waits for that, and is cancelled then.
+async def shielded(work: Coroutine[Any, Any, T]) -> T:  # Any: values that a coroutine sends to its event loop
+    """Run the work to its end. A caller that is cancelled meanwhile waits for that, and is cancelled then.
 
     Work that does not end soon after, or a caller that is cancelled once more, cancels the work itself.
     """
@@ -28,7 +28,7 @@ async def shielded(work: Coroutine[Any, Any, T]) -> T:  # Any: what a coroutine 
         task.cancel()
         await _wait(task, timeout_s=PATIENCE_S)
     if task.done() and not task.cancelled():
-        task.exception()  # nobody will ask for it, and asyncio complains of errors that nobody saw
+        task.exception()  # read it, because asyncio logs exceptions that are never retrieved
     raise cancelled
 
 
@@ -41,10 +41,10 @@ async def _wait(task: asyncio.Task[Any], *, timeout_s: float | None) -> asyncio.
 
 
 class ShieldedSession(AsyncSession):
-    """Every statement is done to its end, also when the task that waits for it is cancelled, which it is then.
+    """Session that runs every statement to its end, even when the task that waits for it is cancelled meanwhile.
 
-    A driver that is cancelled inside a statement loses its connection, and with SQLite the lock that it held stays
-    held; cancelled while a connection goes back to the pool, SQLAlchemy logs an error and a traceback.
+    A driver that is cancelled inside a statement loses its connection, and with SQLite its lock stays taken; cancelled
+    while a connection returns to the pool, SQLAlchemy logs an error and a traceback.
     """
 
     # Any: whatever SQLAlchemy's own methods take and return, of which there are many overloads

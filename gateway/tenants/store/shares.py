@@ -1,4 +1,4 @@
-"""Gateways and their shares in the store. Ages are told by the store's own clock, which all gateways have in common."""
+"""Gateways and their shares in the store. Ages are by the store's own clock, which all gateways have in common."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from gateway.tenants.store.statements import insert_into
 from gateway.tenants.store.tables import GatewayRow, ShareRow
 
 LIFETIME_S = 3.0
-"""A gateway that did not say for so long that it lives does not."""
+"""Seconds without an update after which a gateway counts as gone."""
 _LOCK = 4_706_116
-"""Of PostgreSQL's advisory locks: one gateway changes shares at a time."""
+"""Number of a PostgreSQL advisory lock: one gateway changes shares at a time."""
 
 
 class SharesOfPeers(msgspec.Struct, frozen=True):
-    """All gateways that live, and all parts that differ from their defaults."""
+    """All live gateways, and all shares that differ from their defaults."""
 
     peers: tuple[Peer, ...]
     parts: tuple[QuotaShare, ...]
 
 
 async def lock_shares(session: AsyncSession) -> None:
-    """Until the transaction ends."""
+    """Lock the shares until the transaction ends."""
     if session.get_bind().dialect.name == "postgresql":
         await session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     else:  # the first write locks all of SQLite
@@ -47,7 +47,7 @@ async def read_board(session: AsyncSession) -> SharesOfPeers:
 
 
 async def write_standing(session: AsyncSession, own: str, standing: QuotaShares) -> None:
-    """Replace all that this gateway said before, and clear away those that live no more."""
+    """Replace the shares of this gateway, and delete gateways that are gone."""
     now = await _now(session)
     await session.execute(delete(GatewayRow).where(GatewayRow.seen_at < now - LIFETIME_S, GatewayRow.id != own))
     living = select(GatewayRow.id)
@@ -69,7 +69,7 @@ async def forget_gateway(session: AsyncSession, own: str) -> None:
 
 
 async def _now(session: AsyncSession) -> float:
-    """SQLite's gateways are on one machine and share its clock."""
+    """Current time. SQLite's gateways are on one machine and share its clock."""
     if session.get_bind().dialect.name != "postgresql":
         return time.time()
     return float((await session.execute(text("SELECT extract(epoch FROM clock_timestamp())"))).scalar_one())

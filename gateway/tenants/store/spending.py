@@ -1,4 +1,4 @@
-"""What subjects of limits spent in a day and a month: added to as requests are recorded, read by gateways."""
+"""Spending of subjects in a day and a month: added to as requests are recorded, read by gateways."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _KEPT_S = 62 * 86400
 
 
 async def add_spending(session: AsyncSession, entries: Sequence[UsageEntry]) -> None:
-    """In the transaction that records the entries, so that the sums agree."""
+    """Add the cost of entries, in the transaction that records them, so that the sums agree."""
     totals: dict[tuple[str, str, int], list[int]] = defaultdict(lambda: [0, 0])
     for entry in entries:
         for key in _keys(entry):
             total = totals[key]
             total[0] += entry.prompt_tokens + entry.completion_tokens
             total[1] += entry.cost_nanos
-    # In a fixed order, so that two gateways that write the same rows never wait for each other in a circle.
+    # In a fixed order, so that two gateways that write the same rows never deadlock.
     for batch in batches(sorted(totals.items())):
         rows = [dict(zip(_KEY, key, strict=True)) | {"tokens": t, "cost_nanos": nanos} for key, (t, nanos) in batch]
         statement = insert_into(session, SpendingRow).values(rows)
@@ -39,7 +39,7 @@ async def add_spending(session: AsyncSession, entries: Sequence[UsageEntry]) -> 
 
 
 async def read_spending(session: AsyncSession, subjects: Iterable[str], *, now: float) -> list[Spent]:
-    """Of the day and the month that `now`, in Unix seconds, lies in."""
+    """Spending in the day and the month that contain `now`, in Unix seconds."""
     begins = [span_of(period, now).begins for period in PERIODS]
     found: list[Spent] = []
     for batch in batches(subjects):
@@ -49,7 +49,7 @@ async def read_spending(session: AsyncSession, subjects: Iterable[str], *, now: 
 
 
 async def forget_spending(session: AsyncSession, *, now: float) -> None:
-    """Of days and months long past."""
+    """Delete the spending of days and months long past."""
     await session.execute(delete(SpendingRow).where(SpendingRow.begins < now - _KEPT_S))
 
 

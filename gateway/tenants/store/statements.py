@@ -20,7 +20,7 @@ _BATCH = 500
 
 
 def batches(items: Iterable[T]) -> Iterator[list[T]]:
-    """The items in order, so many at a time as one statement takes."""
+    """Split the items, in order, into batches that fit one statement."""
     iterator = iter(items)
     while batch := list(islice(iterator, _BATCH)):
         yield batch

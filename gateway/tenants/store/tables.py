@@ -1,4 +1,4 @@
-"""The tables. Times are Unix seconds, structs are kept as JSON texts.
+"""Tables of the store. Times are Unix seconds, structs are stored as JSON texts.
 
 `version` of a tenant or key is that of the change that last touched it, so that gateways read only what is new.
 """
@@ -42,13 +42,13 @@ IS_LIVE = text("deleted_at IS NULL")
 
 
 class StoreRow(DeclarativeBase):
-    """A table. All share one `metadata`."""
+    """Base of all tables, which share one `metadata`."""
 
     metadata = MetaData(naming_convention=NAMES)
 
 
 class StateRow(StoreRow):
-    """One row: the version of the last change."""
+    """Single row with the version of the last change."""
 
     __tablename__ = "state"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -63,7 +63,7 @@ class OrganisationRow(StoreRow):
 
 
 class TenantRow(StoreRow):
-    """Deleted tenants stay, for their usage; their names are free again."""
+    """Tenant. Deleted ones remain, for their usage; their names are free again."""
 
     __tablename__ = "tenants"
     __table_args__ = (Index("ix_tenants_live_name", "name", unique=True, sqlite_where=IS_LIVE),)
@@ -80,14 +80,16 @@ class TenantRow(StoreRow):
 
 @event.listens_for(TenantRow.__table__, "before_create")
 def _name_the_living(table: Table, connection: Connection, **_: object) -> None:
-    """`postgresql_where` above would import that dialect at every start, 40 ms that a SQLite store does without."""
+    """Add the condition here: `postgresql_where` would import that dialect at every start, 40 ms that SQLite does not
+    need.
+    """
     if connection.dialect.name == "postgresql":
         (index,) = (index for index in table.indexes if index.name == "ix_tenants_live_name")
         index.dialect_options["postgresql"]["where"] = IS_LIVE
 
 
 class KeyRow(StoreRow):
-    """`digest` is the SHA-256 of the key in hex; the key itself is nowhere."""
+    """Key. `digest` is the SHA-256 of the key in hex; the key itself is not stored."""
 
     __tablename__ = "api_keys"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -106,7 +108,7 @@ class KeyRow(StoreRow):
 
 
 class AuditRow(StoreRow):
-    """Append only; `digest` covers the row and the digest before it."""
+    """Entry of the audit log. Append only; `digest` covers the row and the digest before it."""
 
     __tablename__ = "audit"
     number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
@@ -120,7 +122,7 @@ class AuditRow(StoreRow):
 
 
 class UsageRow(StoreRow):
-    """One request that was accepted, exactly once; `id` is the answer's."""
+    """One accepted request, exactly once; `id` is the response's."""
 
     __tablename__ = "usage"
     __table_args__ = (
@@ -143,7 +145,7 @@ class UsageRow(StoreRow):
 
 
 class UsageHourRow(StoreRow):
-    """Sums of `usage` by the hour in which requests ended, which is named by its beginning."""
+    """Sums of `usage` by the hour in which requests ended, identified by its start."""
 
     __tablename__ = "usage_hours"
     hour: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
@@ -159,7 +161,7 @@ class UsageHourRow(StoreRow):
 
 
 class SpendingRow(StoreRow):
-    """What a subject of limits spent in one UTC day or month, for budgets; old ones are forgotten."""
+    """Spending of a subject in one UTC day or month, for budgets; old rows are deleted."""
 
     __tablename__ = "spending"
     subject: Mapped[str] = mapped_column(String(320), primary_key=True)
@@ -170,7 +172,7 @@ class SpendingRow(StoreRow):
 
 
 class GatewayRow(StoreRow):
-    """A gateway that lives, and the share that it takes of every limit that has no row in `shares`."""
+    """Live gateway, and its share of every limit that has no row in `shares`."""
 
     __tablename__ = "gateways"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -179,7 +181,7 @@ class GatewayRow(StoreRow):
 
 
 class ShareRow(StoreRow):
-    """What one gateway takes of one subject's limits, and when it last wanted more."""
+    """Share of one subject's limits that one gateway has, and when it last wanted more."""
 
     __tablename__ = "shares"
     subject: Mapped[str] = mapped_column(String(320), primary_key=True)

@@ -22,7 +22,7 @@ _decode_policy = msgspec.json.Decoder(Policy).decode
 
 
 async def create_organisation(change: Change, name: str) -> OrganisationRecord:
-    """Raises `Conflict` if the name is taken."""
+    """Create an organisation. Raises `Conflict` if the name is taken."""
     if await _organisation_named(change.session, name) is not None:
         raise Conflict(f"an organisation called {name} exists already")
     row = OrganisationRow(id=new_id("org"), name=name, created_at=change.now)
@@ -38,7 +38,7 @@ async def list_organisations(session: AsyncSession, *, after: str, limit: int) -
 
 
 async def create_tenant(change: Change, spec: TenantSpec, *, origin: Origin = "api") -> TenantRecord:
-    """An organisation that is named and not there yet is made. Raises `Conflict` if the name is taken."""
+    """Create a tenant, and its organisation if that is new. Raises `Conflict` if the name is taken."""
     if await _live_tenant(change.session, spec.name) is not None:
         raise Conflict(f"a tenant called {spec.name} exists already; change it, or choose another name")
     row = TenantRow(id=new_id("ten"), origin=origin, created_at=change.now)
@@ -50,7 +50,7 @@ async def create_tenant(change: Change, spec: TenantSpec, *, origin: Origin = "a
 
 
 async def update_tenant(change: Change, reference: str, spec: TenantSpec, *, origin: Origin = "api") -> TenantRecord:
-    """Give a tenant all that `spec` says. Raises `UnknownEntry` or `Conflict`."""
+    """Set all fields of a tenant to those of `spec`. Raises `UnknownEntry` or `Conflict`."""
     row = await find_tenant(change.session, reference)
     require_origin(row, origin, f"tenant {row.name}")
     if spec.name != row.name and await _live_tenant(change.session, spec.name) is not None:
@@ -62,7 +62,7 @@ async def update_tenant(change: Change, reference: str, spec: TenantSpec, *, ori
 
 
 async def delete_tenant(change: Change, reference: str) -> str:
-    """Revoke its keys and take it off every list; its usage stays. Returns its id.
+    """Revoke its keys and remove it from every list; its usage remains. Returns its id.
 
     Raises `UnknownEntry` or `Conflict`.
     """
@@ -76,7 +76,7 @@ async def delete_tenant(change: Change, reference: str) -> str:
 
 
 async def find_tenant(session: AsyncSession, reference: str) -> TenantRow:
-    """By id or name. Raises `UnknownEntry`."""
+    """Tenant by id or name. Raises `UnknownEntry`."""
     row = await _live_tenant(session, reference)
     if row is None:
         raise UnknownEntry(f"there is no tenant {reference!r}; list them with GET /admin/v1/tenants")
@@ -104,24 +104,24 @@ async def tenant_record(session: AsyncSession, row: TenantRow) -> TenantRecord:
 
 
 async def page(session: AsyncSession, statement: Select[R], kind: type[R], *, after: str, limit: int) -> list[R]:
-    """Rows in the order they were created, behind the id `after`."""
+    """Rows in the order of creation, after the id `after`."""
     found: Sequence[R] = (await session.scalars(statement.where(kind.id > after).order_by(kind.id).limit(limit))).all()
     return list(found)
 
 
 def require_origin(row: TenantRow | KeyRow, origin: Origin, what: str) -> None:
-    """The configuration file would undo at the next start what the API changed."""
+    """Raises `Conflict` for an entry of another origin: the next start would undo the change."""
     if row.origin == "config" and origin == "api":
         raise Conflict(f"{what} is declared in the configuration file; change it there and restart")
 
 
 def policy_of(spec: Policy) -> Policy:
-    """The policy alone, without what a tenant has beside it."""
+    """Policy alone, without the other fields of a tenant."""
     return Policy(**{name: getattr(spec, name) for name in _policy_fields})
 
 
 def spec_of(tenant: TenantSpec) -> TenantSpec:
-    """What a tenant was asked to be, without what the store or the file has beside it."""
+    """Specification of a tenant, without the fields that the store or the file add."""
     return TenantSpec(**{name: getattr(tenant, name) for name in TenantSpec.__struct_fields__})
 
 

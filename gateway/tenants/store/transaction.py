@@ -1,4 +1,4 @@
-"""A change to the store: one transaction, one version, one line in the audit log for each thing done."""
+"""Changes of the store: one transaction, one version, one audit log entry for each action."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Actor(msgspec.Struct, frozen=True):
-    """Who does it, and in which request."""
+    """Author of a change, and the request in which it was made."""
 
     name: str
     request_id: str = ""
 
 
 class Change:
-    """Rows are changed through `session` and stamped with `version`."""
+    """Open change. Rows are changed through `session` and stamped with `version`."""
 
     def __init__(self, session: AsyncSession, actor: Actor, version: int) -> None:
         self.session = session
@@ -34,7 +34,7 @@ class Change:
         self._actor = actor
 
     async def log(self, action: str, target: str, detail: object) -> None:
-        """Append to the audit log. `detail` must hold no secret."""
+        """Append to the audit log. `detail` must not contain a secret."""
         last = await self.session.scalar(select(AuditRow).order_by(AuditRow.number.desc()).limit(1))
         row = AuditRow(
             number=1 if last is None else last.number + 1,
@@ -52,7 +52,7 @@ class Change:
 
 @asynccontextmanager
 async def change(database: Database, actor: Actor) -> AsyncGenerator[Change]:
-    """Changes come one after the other: the row of the version is locked until the end of the block."""
+    """Open a change. Changes are serialised: the row of the version is locked until the end of the block."""
     async with database.session() as session:
         statement = update(StateRow).values(version=StateRow.version + 1).returning(StateRow.version)
         version = (await session.execute(statement)).scalar_one()

@@ -31,7 +31,7 @@ _COLUMNS = {
 
 
 class UsageSpan(msgspec.Struct, frozen=True, kw_only=True):
-    """Which usage: of a tenant by id, and from one Unix second, inclusive, to another, exclusive."""
+    """Selects usage of a tenant by id, and from one Unix second, inclusive, to another, exclusive."""
 
     tenant_id: str | None = None
     start: float = 0.0
@@ -39,7 +39,7 @@ class UsageSpan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsageSum(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Sums over a group. `tenant` and `key` are ids; `hour` is where it begins, in Unix seconds.
+    """Sums over a group. `tenant` and `key` are ids; `hour` is its start, in Unix seconds.
 
     `cost` is in the operator's currency.
     """
@@ -59,7 +59,7 @@ class UsageSum(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 async def record_usage(session: AsyncSession, entries: Sequence[UsageEntry]) -> None:
-    """Entries that are there already change nothing, so a journal may be read twice."""
+    """Record requests. Entries that exist already change nothing, so a journal may be read twice."""
     for batch in batches(entries):
         fresh = await _insert(session, {entry.id: entry for entry in batch})
         await _add_to_hours(session, fresh)
@@ -80,7 +80,7 @@ async def sum_usage(session: AsyncSession, span: UsageSpan, by: Sequence[Groupin
 
 
 async def list_usage(session: AsyncSession, span: UsageSpan, *, after: str, limit: int) -> list[UsageRecord]:
-    """Requests in the order of their end, behind the one with the id `after`. Raises `UnknownEntry`."""
+    """Requests in the order of their end, after the one with the id `after`. Raises `UnknownEntry`."""
     order = (UsageRow.ended_at, UsageRow.id)
     statement = select(UsageRow).where(
         UsageRow.ended_at >= span.start, UsageRow.ended_at < span.end, *_of_tenant(UsageRow, span)
@@ -94,17 +94,19 @@ async def list_usage(session: AsyncSession, span: UsageSpan, *, after: str, limi
 
 
 async def forget_usage(session: AsyncSession, *, before: float, limit: int) -> int:
-    """Delete the oldest requests that ended before that Unix second, so many at most; sums stay. How many they were."""
+    """Delete the oldest requests that ended before that Unix second, at most `limit`; sums remain. Returns their
+    number.
+    """
     oldest = select(UsageRow.id).where(UsageRow.ended_at < before).order_by(UsageRow.ended_at, UsageRow.id).limit(limit)
     gone = await session.scalars(delete(UsageRow).where(UsageRow.id.in_(oldest)).returning(UsageRow.id))
     return len(gone.all())
 
 
 async def _insert(session: AsyncSession, entries: dict[str, UsageEntry]) -> list[UsageEntry]:
-    """Those that were not there."""
+    """Insert entries. Returns those that are new."""
     rows = [msgspec.to_builtins(entry) for entry in entries.values()]
     statement = insert_into(session, UsageRow).on_conflict_do_nothing(index_elements=["id"]).returning(UsageRow.id)
-    # As parameters, not as values of the statement, which would be compiled anew for each number of rows.
+    # As parameters, not as values of the statement, which would be compiled again for each number of rows.
     fresh = await session.scalars(statement, rows)
     return [entries[key] for key in fresh]
 
@@ -117,7 +119,7 @@ async def _add_to_hours(session: AsyncSession, entries: list[UsageEntry]) -> Non
     if not hours:
         return
     keys = ("hour", "tenant_id", "key_id", "model")
-    # In a fixed order, so that two gateways that write the same hours never wait for each other in a circle.
+    # In a fixed order, so that two gateways that write the same hours never deadlock.
     rows = [dict(zip(keys, key, strict=True)) | _totals(found) for key, found in sorted(hours.items())]
     statement = insert_into(session, UsageHourRow).values(rows)
     table = cast(Table, UsageHourRow.__table__)

@@ -1,4 +1,4 @@
-"""Work in the background that comes again and again, and ends between two turns."""
+"""Periodic background tasks, which stop between two turns."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 LAST_TURN_S = 2.5
 """Longer than SQLite waits for a lock."""
 
-Run = Callable[[asyncio.Event], Coroutine[Any, Any, None]]  # Any: what a coroutine says to its loop
+Run = Callable[[asyncio.Event], Coroutine[Any, Any, None]]  # Any: values that a coroutine sends to its event loop
 
 
 async def pause(stop: asyncio.Event, *, seconds: float) -> bool:
-    """Wait that long, or until `stop` is set. Whether there is to be another turn."""
+    """Wait that long, or until `stop` is set. True if there is another turn."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stop.wait()
@@ -24,7 +24,7 @@ async def pause(stop: asyncio.Event, *, seconds: float) -> bool:
 
 @asynccontextmanager
 async def in_background(*runs: Run) -> AsyncGenerator[None]:
-    """Run all of them beside the block. At its end each is told to stop, and cancelled if it does not."""
+    """Run all tasks during the block. At its end each gets its stop event, and is cancelled if it does not stop."""
     stop = asyncio.Event()
     tasks = [asyncio.create_task(run(stop)) for run in runs]
     try:

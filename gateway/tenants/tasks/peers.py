@@ -1,4 +1,4 @@
-"""Tells other gateways on the same store that this one lives, and keeps its shares of all limits."""
+"""Announces this gateway to others on the same store, and updates its shares of all limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEARTBEAT_S = 1.0
 
 
 class PeerSync:
-    """When the store is gone, shares stay as they are."""
+    """Synchronises shares. They remain as they are while the store is unreachable."""
 
     def __init__(self, database: Database, limiter: Limiter) -> None:
         self.id = f"gw_{secrets.token_hex(8)}"
@@ -33,7 +33,7 @@ class PeerSync:
         self._is_lost = False
 
     async def sync(self) -> None:
-        """Look at what the others say, and say what is new. Raises `StoreError`."""
+        """Read the shares of the others, and write the own if they changed. Raises `StoreError`."""
         wanted = self._limiter.shares.take_wanted()
         async with self._database.session() as session:
             standing = self._stand(await read_board(session), wanted)
@@ -47,7 +47,7 @@ class PeerSync:
         self._limiter.shares.take_over(standing.shares)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set; a meeting that has begun is ended."""
+        """Synchronise until `stop` is set; a running update is completed."""
         while await self._pause(stop):
             try:
                 await self.sync()
@@ -59,7 +59,7 @@ class PeerSync:
                 self._is_lost = False
 
     async def leave(self) -> None:
-        """What this gateway took is free at once."""
+        """Release the shares of this gateway at once."""
         with contextlib.suppress(StoreError):
             async with self._database.session() as session:
                 await forget_gateway(session, self.id)
@@ -71,7 +71,7 @@ class PeerSync:
         )
 
     async def _pause(self, stop: asyncio.Event) -> bool:
-        """Whether there is to be another meeting."""
+        """Wait for the next update. True unless stopped."""
         waits = [asyncio.create_task(event.wait()) for event in (stop, self._limiter.shares.is_wanted)]
         try:
             await asyncio.wait(waits, timeout=SYNC_S, return_when=asyncio.FIRST_COMPLETED)

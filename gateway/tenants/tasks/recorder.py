@@ -1,4 +1,4 @@
-"""Records what every request used, brings it into the store, and forgets single requests of long ago."""
+"""Records the usage of every request, writes it to the store, and deletes old single requests."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from gateway.tenants.usage.journal import Journal, read_journal
 _log = logging.getLogger(__name__)
 
 BATCH = 1000
-"""Rows of a turn, so that nobody who writes waits for long."""
+"""Rows per turn, so that other writers do not wait for long."""
 BUSY_S, IDLE_S = 0.2, 60.0
 DAY_S = 86400
 
 
 class Retention:
-    """Works beside everything else, a batch a turn. Without `keep_days` nothing is forgotten."""
+    """Deletes old requests in the background, a batch a turn. Without `keep_days` nothing is deleted."""
 
     def __init__(self, database: Database, *, keep_days: int, wall_clock: Callable[[], float] = time.time) -> None:
         self._database = database
@@ -36,13 +36,13 @@ class Retention:
         self._is_lost = False
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set; a batch that has begun is ended."""
+        """Run until `stop` is set; a running batch is completed."""
         is_behind = self._keep_s > 0
         while await pause(stop, seconds=BUSY_S if is_behind else IDLE_S):
             is_behind = self._keep_s > 0 and await self.turn()
 
     async def turn(self) -> bool:
-        """Forget a batch. Whether there may be more."""
+        """Delete a batch. True if there may be more."""
         try:
             async with self._database.session() as session:
                 forgotten = await forget_usage(session, before=self._now() - self._keep_s, limit=BATCH)
@@ -60,7 +60,7 @@ _DRAIN_EVERY = 20
 
 
 class UsageRecorder:
-    """Nothing runs that could not be written down: while the journal cannot be written, requests are refused."""
+    """Records usage. While the journal cannot be written, requests are rejected: no usage goes unrecorded."""
 
     def __init__(self, journal: Journal, database: Database, limiter: Limiter) -> None:
         self.journal = journal
@@ -71,7 +71,9 @@ class UsageRecorder:
         self._is_lost = False
 
     async def open(self) -> None:
-        """What gateways before this one left behind counts from the first request on. Raises `StoreError`."""
+        """Drain the journals of earlier gateways, so that budgets are right from the first request. Raises
+        `StoreError`.
+        """
         await self.drain()
         async with self._database.session() as session:
             await forget_spending(session, now=time.time())
@@ -82,11 +84,11 @@ class UsageRecorder:
             raise UsageUnavailable("usage cannot be written down now, so nothing is served; try again soon")
 
     def record(self, entry: UsageEntry) -> None:
-        """To be called once a request, before the last byte of its answer leaves."""
+        """Record a request. Call it once, before the last byte of its response is sent."""
         self.journal.append(entry)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set; a turn that has begun is ended."""
+        """Run until `stop` is set; a running turn is completed."""
         turns = count()
         while await pause(stop, seconds=SYNC_S):
             self.journal.retry()
@@ -95,7 +97,7 @@ class UsageRecorder:
                 await self._drain_quietly()
 
     async def drain(self) -> None:
-        """Bring everything that is written into the store. Raises `StoreError`, and loses nothing."""
+        """Move all journal lines to the store. Raises `StoreError`, and loses nothing."""
         async with self._draining:
             async with self._syncing:
                 self._limiter.budgets.begin_drain()
@@ -111,7 +113,7 @@ class UsageRecorder:
                 await self._read_back()
 
     async def aclose(self) -> None:
-        """Drain once more. What the store does not take now, the next start finds."""
+        """Drain once more. What the store does not accept now is read at the next start."""
         try:
             self.journal.retry()
             self.journal.sync()
@@ -120,12 +122,12 @@ class UsageRecorder:
             self.journal.close()
 
     async def _sync(self) -> None:
-        """In a thread. Until it is done the file must not change: one that is closed meanwhile still seems in use."""
+        """Flush to disk in a thread. The file must not change meanwhile: one closed during that still seems in use."""
         async with self._syncing:
             await asyncio.to_thread(self.journal.sync)
 
     async def _read_back(self) -> None:
-        """What budgets have left, by all gateways. What waits in memory is not in the store."""
+        """Read the spending of all gateways for budgets. What waits in memory is not in the store."""
         subjects = self._limiter.budgets.active()
         if not subjects or self.journal.is_broken:
             return

@@ -1,4 +1,4 @@
-"""Keeps the directory as fresh as the store, and tells the store when keys were last used."""
+"""Keeps the directory up to date with the store, and stores when keys were last used."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from gateway.tenants.tasks.background import pause
 _log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.4
-"""A key that another gateway revoked is refused within a second."""
+"""Seconds; a key that another gateway revoked is rejected within a second."""
 _NOTE_EVERY = 25
 
 
 class Refresher:
-    """Reads what changed, over and over. When the store is gone, requests go on from what is known."""
+    """Reads changes periodically. While the store is unreachable, requests use the last known state."""
 
     def __init__(self, database: Database, directory: Directory, limiter: Limiter) -> None:
         self._database = database
@@ -34,7 +34,7 @@ class Refresher:
         self._is_lost = False
 
     async def refresh(self) -> None:
-        """Take over all changes now. Raises `StoreError`."""
+        """Apply all changes now. Raises `StoreError`."""
         async with self._database.session() as session:
             changes = await changes_since(session, self._directory.version)
             if changes is None:
@@ -45,7 +45,7 @@ class Refresher:
         self._directory.apply(changes)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop` is set; a turn that has begun is ended."""
+        """Run until `stop` is set; a running turn is completed."""
         turns = count()
         while await pause(stop, seconds=INTERVAL_S):
             await self._turn(notes=next(turns) % _NOTE_EVERY == 0)

@@ -1,4 +1,4 @@
-"""What is written down of a request that was accepted."""
+"""Usage records of accepted requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ State = Literal["completed", "client_cancelled", "engine_failed", "shutdown"]
 
 
 class RequestUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """One request. `id` is the answer's own, times are Unix seconds, tokens as in the answer's `usage`.
+    """Usage of one request. `id` is the response's, times are Unix seconds, tokens as in the response's `usage`.
 
     `started_at` is when the request arrived.
     """
@@ -20,7 +20,7 @@ class RequestUsage(msgspec.Struct, frozen=True, kw_only=True):
     tenant_id: str
     key_id: str
     model: str
-    """`model`, or `model:adapter` if one answered."""
+    """Name `model`, or `model:adapter` if an adapter was used."""
     state: State
     started_at: float
     ended_at: float
@@ -31,17 +31,17 @@ class RequestUsage(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def base(self) -> str:
-        """The model without its adapter: what limits and budgets of a model are of."""
+        """Model without its adapter, to which limits and budgets of a model apply."""
         return self.model.partition(":")[0]
 
 
 class UsageEntry(RequestUsage, frozen=True, kw_only=True):
-    """As it is written down; the cost is what the price was then, in billionths of the operator's currency."""
+    """Journal entry; the cost is by the price at that time, in billionths of the operator's currency."""
 
     cost_nanos: int = 0
 
 
 class UsageRecord(RequestUsage, frozen=True, kw_only=True):
-    """As the operator sees it, with the cost in the operator's currency."""
+    """Record for the operator, with the cost in the operator's currency."""
 
     cost: float

@@ -1,7 +1,7 @@
-"""Usage on its way to the store: a line for each request in append-only files, written before the answer ends.
+"""Journal of usage before it is stored: a line per request in append-only files, written before the response ends.
 
-A line that was written outlives the process. A file belongs to the gateway that holds its lock; whoever finds one
-without a lock may bring it into the store, which takes each request once.
+A written line survives the process. A file belongs to the gateway that has its lock; any gateway may move one
+without a lock to the store, which records each request once.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _decode = msgspec.json.Decoder(UsageEntry).decode
 
 
 class Journal:
-    """Append, and now and then `rotate`, so that what is finished can go to the store. One thread writes."""
+    """Appends lines, and rotates files, so that finished ones can be stored. One thread writes."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises `OSError`."""
+        """Open a new file in the directory. Raises `OSError`."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._directory = directory
         self._unwritten: list[bytes] = []
@@ -35,11 +35,11 @@ class Journal:
 
     @property
     def is_broken(self) -> bool:
-        """There are lines that could not be written; they are kept in memory for `retry`."""
+        """True if there are lines that could not be written; they are kept in memory for `retry`."""
         return bool(self._unwritten)
 
     def append(self, entry: UsageEntry) -> None:
-        """Write a line. What the system refuses is kept, and told by `is_broken`."""
+        """Write a line. If that fails, it is kept, and `is_broken` is true."""
         line = _encode(entry) + b"\n"
         if not self._unwritten and self._write(line):
             return
@@ -51,7 +51,7 @@ class Journal:
             del self._unwritten[0]
 
     def sync(self) -> None:
-        """Onto the disk, if anything is new. May run in another thread."""
+        """Flush to disk, if anything is new. May run in another thread."""
         size = self._size
         if size > self._synced:
             os.fsync(self._file)
@@ -67,7 +67,7 @@ class Journal:
         os.close(old)
 
     def finished(self) -> list[Path]:
-        """Files that nobody writes any more, of gateways that ended, too; oldest first."""
+        """Files that are no longer written, of ended gateways, too; oldest first."""
         found = [path for path in self._directory.glob(f"*{_SUFFIX}") if path != self._path]
         return sorted((path for path in found if _is_free(path)), key=lambda path: path.stat().st_mtime)
 
@@ -83,7 +83,7 @@ class Journal:
         return file, path
 
     def _write(self, line: bytes) -> bool:
-        """The whole line or nothing of it."""
+        """Write the whole line or nothing of it."""
         try:
             written = os.write(self._file, line)
             if written < len(line):
@@ -98,7 +98,9 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[UsageEntry]:
-    """The entries of a file. A line without an end was never answered for; any other that cannot be read is told."""
+    """Read the entries of a file. A line without an end belongs to no completed request; other damaged lines are
+    logged.
+    """
     lines = path.read_bytes().split(b"\n")
     entries, damaged = [], 0
     for line in lines[:-1]:

@@ -30,7 +30,7 @@ def upgrade() -> None:
 
 
 def _sum_up(subject: str, period: str, begins: int) -> str:
-    """What was used before there were prices counts in tokens only."""
+    """Sum of tokens only: what was used before there were prices has no cost."""
     return (
         f"INSERT INTO spending SELECT {subject}, '{period}', {begins}, "  # noqa: S608 - all of it is written above
         f"CAST(SUM(prompt_tokens + completion_tokens) AS BIGINT), 0 "
