@@ -18,7 +18,7 @@ def document_routes(services: Services) -> list[HTTPRouteHandler]:
     def metrics() -> Response[bytes]:
         return Response(services.metrics.render(), media_type=_PROMETHEUS)
 
-    @get("/openapi.json", sync_to_thread=True, opt=PUBLIC)  # the first call takes a moment, which must not delay the start
+    @get("/openapi.json", sync_to_thread=True, opt=PUBLIC)  # the first call takes a moment, so not at start
     def openapi() -> Response[bytes]:
         return Response(render_document().encode(), media_type="application/json")
 
