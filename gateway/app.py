@@ -40,7 +40,7 @@ __all__ = ["Gateway", "Services", "create_app"]
 
 
 def create_app(services: Services) -> Litestar:
-    """Everything that `hostelry serve` answers, as one ASGI application. Starts and owns nothing."""
+    """Build one ASGI application with all routes of `hostelry serve`. Starts and owns nothing."""
     services.metrics.watch(services.models)
     routes: list[ASGIRouteHandler | HTTPRouteHandler] = [
         chat_route(services),
@@ -54,7 +54,7 @@ def create_app(services: Services) -> Litestar:
 
 
 class Gateway(Litestar):
-    """Litestar with the front door before its router, since its middleware does not see unknown paths."""
+    """Litestar with the authentication middleware before its router; its own middleware does not see unknown paths."""
 
     def __init__(self, services: Services, routes: Sequence[ASGIRouteHandler | HTTPRouteHandler]) -> None:
         super().__init__(
@@ -68,8 +68,8 @@ class Gateway(Litestar):
 
     @staticmethod
     def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
-        """Leave out those for pydantic and attrs, which Litestar imports where they are installed (2.25; the openai
-        package brings pydantic, a tenth of a second). All our types are msgspec's.
+        """Leave out the plugins for pydantic and attrs, which Litestar imports where they are installed (2.25; the
+        openai package brings pydantic, a tenth of a second). All our types are msgspec's.
         """
         return [*plugins, MsgspecDIPlugin()]
 
@@ -113,7 +113,7 @@ def make_services(config: ServerConfig, models: Models, tenancy: Tenancy, drain:
 
 @contextlib.asynccontextmanager
 async def answering(services: Services, listener: socket.socket) -> AsyncGenerator[None]:
-    """Answer HTTP on the socket until the block ends."""
+    """Serve HTTP on the socket until the block ends."""
     config = uvicorn.Config(
         create_app(services),
         http=CoalescingProtocol,
@@ -122,7 +122,7 @@ async def answering(services: Services, listener: socket.socket) -> AsyncGenerat
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # or a client's X-Forwarded-For would be its address
+        proxy_headers=False,  # else a client's X-Forwarded-For would count as its address
         timeout_graceful_shutdown=_SHUTDOWN_GRACE_S,
     )
     server = _Server(config)
@@ -135,7 +135,7 @@ async def answering(services: Services, listener: socket.socket) -> AsyncGenerat
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: when to stop is decided by the caller."""
+    """uvicorn without its own signal handling: the caller decides when to stop."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:

@@ -1,4 +1,4 @@
-"""`hostelry`: the command line. Each verb lives in its own file and is imported only when it is called."""
+"""Command line `hostelry`. Each command has its own file and is imported only when it is called."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _VERBS = {
 
 
 class _LazyGroup(click.Group):
-    """Lists verbs without importing them, so that every command starts fast."""
+    """Lists commands without importing them, so that every command starts fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_VERBS)

@@ -35,14 +35,14 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 8 * 1024 * 1024
     allowed_hosts: tuple[Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9._:-]{1,255})$")], ...] = ()
-    """Names by which clients call this server, beside its address and those of this machine; `*` is any."""
+    """Names by which clients call this server, in addition to its address and those of this machine; `*` is any."""
     max_wrong_keys_per_minute: Annotated[int, Meta(ge=0, le=10**9)] = DEFAULT_PER_MINUTE
-    """Of one address; 0 is no limit."""
+    """Limit per address; 0 is no limit."""
     drain_timeout_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
 
 
 class ModelConfig(EngineConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[[models]]`: one model and the engine that runs it. `path` is a file, a folder or a hub id."""
+    """`[[models]]`: one model and the engine that runs it. `path` is a file, a directory or a hub id."""
 
     path: str
     name: Name | None = None
@@ -50,28 +50,29 @@ class ModelConfig(EngineConfig, frozen=True, kw_only=True, forbid_unknown_fields
     quantize: Annotated[str, Meta(pattern=r"^[A-Z0-9_]{2,16}$")] | None = None
     """Quantize to this format at load; the result is kept in the data directory and used again."""
     price: Price = FREE
-    """What its tokens cost tenants."""
+    """Price of its tokens for tenants."""
 
     @property
     def engine(self) -> EngineConfig:
-        """The settings that its engine is told."""
+        """Settings for its engine."""
         fields = EngineConfig.__struct_fields__
         return EngineConfig(**{name: getattr(self, name) for name in fields})
 
 
 class AdapterConfig(AdapterRef, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[[adapters]]`: a LoRA adapter beside a served model. `path` is a PEFT folder, relative to the file's own."""
+    """`[[adapters]]`: a LoRA adapter of a served model. `path` is a PEFT directory, relative to the configuration file.
+    """
 
     name: Name
     tenants: tuple[Name, ...] = ()
-    """For tenants that are not named, the adapter does not exist."""
+    """Tenants that may use it; empty is all. For others, the adapter does not exist."""
 
 
 class UsageConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[usage]`: what is written down of requests."""
+    """`[usage]`: retention of usage records."""
 
     keep_days: Annotated[int, Meta(ge=0, le=36500)] = 400
-    """How long single requests are kept, 0 is forever; sums by the hour always are."""
+    """Days that single requests are kept, 0 is forever; sums by the hour always are."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -122,7 +123,7 @@ def _rename_former_keys(path: Path, data: dict[str, Any]) -> None:  # Any: TOML 
 
 
 def _beside(path: Path, config: Config) -> Config:
-    """With adapters found from the folder that the file lies in, wherever the server is started."""
+    """Make adapter paths relative to the directory of the file, wherever the server is started."""
     folder = path.absolute().parent
     adapters = tuple(msgspec.structs.replace(each, path=str(folder / each.path)) for each in config.adapters)
     return msgspec.structs.replace(config, adapters=adapters)

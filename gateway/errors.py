@@ -1,24 +1,24 @@
-"""What can go wrong at the edge. `gateway.api.problems` says how each is answered.
+"""Errors of the gateway. `gateway.api.problems` maps each to a response.
 
 GatewayError
 ├── InvalidRequest          the body cannot be served as it stands
 │   ├── InvalidJson         it is no JSON object of sane depth
 │   └── UnsupportedParameter  understood, but ignoring it would change the meaning
-├── Unauthorized            no key, or one that nobody holds
-├── TooManyWrongKeys        an address showed too many of those
+├── Unauthorized            no key, or an unknown one
+├── TooManyWrongKeys        an address sent too many of those
 ├── HostNotAllowed          the server is called by a name that is not its own
 ├── PermissionDenied        this may not be done
-│   ├── TenantDisabled      its tenant is switched off
-│   └── OriginNotAllowed    a web page of another site asks
+│   ├── TenantDisabled      its tenant is disabled
+│   └── OriginNotAllowed    the request comes from a web page of another site
 ├── NotFound                no such route
 │   └── ModelNotFound       no such model or adapter for this tenant
 ├── MethodNotAllowed
 ├── BodyTooLarge
 ├── UnsupportedMediaType
 ├── RateLimited             a limit of the tenant or key is reached
-│   └── ShareTooSmall       other gateways hold what is left of it
+│   └── ShareTooSmall       other gateways have the rest of it
 ├── QuotaExceeded           a budget of the tenant or key is used up
-├── UsageUnavailable        what is used could not be written down
+├── UsageUnavailable        usage could not be recorded
 ├── ModelNotReady           the model is loading or its engine is down
 ├── Draining                the server is shutting down
 └── GenerationFailed        accepted, then not finished
@@ -28,7 +28,7 @@ from __future__ import annotations
 
 
 class GatewayError(Exception):
-    """Root of what the gateway itself raises. `message` is shown to the client, `param` names the field at fault."""
+    """Root of the gateway's own errors. `message` is shown to the client, `param` names the field at fault."""
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -45,15 +45,15 @@ class InvalidJson(InvalidRequest):
 
 
 class UnsupportedParameter(InvalidRequest):
-    """A parameter that this server knows and refuses, because ignoring it would change the meaning."""
+    """The parameter is known and rejected, because ignoring it would change the meaning."""
 
 
 class Unauthorized(GatewayError):
-    """No usable key. The message never says which part of a key was wrong."""
+    """No usable key. The message does not reveal which part of a key was wrong."""
 
 
 class TooManyWrongKeys(GatewayError):
-    """An address showed more wrong keys in a minute than `server.max_wrong_keys_per_minute`."""
+    """An address sent more wrong keys in a minute than `server.max_wrong_keys_per_minute`."""
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
@@ -73,7 +73,7 @@ class TenantDisabled(PermissionDenied):
 
 
 class OriginNotAllowed(PermissionDenied):
-    """A browser asks for a page of a site that is not this server's."""
+    """A browser sent the request for a page of another site."""
 
 
 class NotFound(GatewayError):
@@ -101,7 +101,7 @@ class UnsupportedMediaType(GatewayError):
 
 
 class RateLimited(GatewayError):
-    """The caller asks for more than it may now; without `retry_after_s`, more than it ever may."""
+    """The caller exceeds its present limits; without `retry_after_s`, the request can never fit."""
 
     def __init__(self, message: str, *, retry_after_s: float | None) -> None:
         super().__init__(message)
@@ -109,7 +109,7 @@ class RateLimited(GatewayError):
 
 
 class ShareTooSmall(RateLimited):
-    """The limit has room, and other gateways hold it."""
+    """The limit has room, but in the shares of other gateways."""
 
 
 class QuotaExceeded(GatewayError):
@@ -121,19 +121,19 @@ class QuotaExceeded(GatewayError):
 
 
 class UsageUnavailable(GatewayError):
-    """The journal of usage cannot be written, and what cannot be accounted for is not served."""
+    """The journal of usage cannot be written, and what cannot be recorded is not served."""
 
     retry_after_s = 1.0
 
 
 class ModelNotReady(GatewayError):
-    """The model exists and cannot answer yet."""
+    """The model exists and cannot serve yet."""
 
     retry_after_s = 2.0
 
 
 class Draining(GatewayError):
-    """The server finishes what it has and takes nothing new."""
+    """The server finishes running requests and accepts no new ones."""
 
     retry_after_s = 5.0
 

@@ -30,7 +30,7 @@ M = TypeVar("M", Counter, Gauge, Histogram)
 
 
 class Family(Generic[M]):
-    """A metric, and what it counts for each combination of labels, which the library itself finds slowly."""
+    """Metric with its children by labels; the library's own look-up is slow."""
 
     def __init__(self, metric: M) -> None:
         self._metric: M = metric
@@ -44,7 +44,7 @@ class Family(Generic[M]):
 
 
 class Metrics:
-    """Everything `/metrics` shows. Not thread-safe; lives on the event loop."""
+    """Everything that `/metrics` shows. Not thread-safe; used on the event loop."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
@@ -69,17 +69,17 @@ class Metrics:
         return Family(Histogram(name, text, ("model",), buckets=buckets, registry=self._registry))
 
     def watch(self, models: Models) -> None:
-        """Read the engines' own numbers at each scrape. To be called once."""
+        """Read the engines' own numbers at each scrape. Call it once."""
         self._registry.register(EngineCollector(models))
 
     def render(self) -> bytes:
-        """Text format, version 0.0.4."""
+        """Metrics in text format, version 0.0.4."""
         return generate_latest(self._registry)
 
     def begin(self, *, model: str, tenant: str, arrived_s: float) -> Meter:
         """Start to measure a request that was routed to `model`; the meter must be ended.
 
-        `arrived_s` is when it arrived, of `time.perf_counter`.
+        `arrived_s` is its time of arrival by `time.perf_counter`.
         """
         return Meter(self, model=model, tenant=self._tenant_label(tenant), arrived_s=arrived_s)
 
@@ -99,7 +99,7 @@ class Meter:
         self._model, self._tenant = model, tenant
         self._arrived_s = arrived_s
         self._last_s: dict[int, float] = {}
-        """Of each choice that has begun, when its last delta came."""
+        """Time of the last delta of each choice that has begun."""
         self._between = metrics._between_tokens.labels(model)
         self._usages: dict[int, Usage] = {}
         self._new_tokens: dict[int, int] = {}
@@ -119,7 +119,7 @@ class Meter:
                 self._new_tokens[choice] = 0
 
     def usage(self, *, choices_per_prompt: int) -> Usage:
-        """Tokens so far: what the backend said at the end of a choice, else what its deltas carried.
+        """Tokens so far: those in a choice's final event, else those in its deltas.
 
         Choices of one prompt bill it once.
         """
@@ -133,7 +133,7 @@ class Meter:
         )
 
     def refuse(self, reason: str) -> None:
-        """Count why the request is not accepted; to be followed by `end`."""
+        """Count the reason of a rejection; to be followed by `end`."""
         self._metrics._refused.labels(self._model, reason).inc()
 
     def _see_time(self, choice: int) -> None:

@@ -1,4 +1,4 @@
-"""Requested name → the model or adapter that serves it, as far as this tenant may know."""
+"""Resolves a requested name to the model or adapter that serves it, within what the tenant may use."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
         return [adapter.name for adapter in self.adapters if not adapter.tenants or tenant.name in adapter.tenants]
 
     def has_adapter(self, name: str, tenant: Tenant) -> bool:
-        """Whether its engine answers with it. Valid once the backend is ready."""
+        """True if its engine serves the adapter. Valid once the backend is ready."""
         return name in self.adapters_for(tenant) and self.backend.capabilities().adapters
 
 
 class Route(msgspec.Struct, frozen=True):
-    """Who answers a request: a model, and the adapter of it that was asked for or is the tenant's own."""
+    """Target of a request: a model, and the requested adapter or the tenant's default one."""
 
     served: ServedModel
     adapter: str | None = None
 
     @property
     def name(self) -> str:
-        """By which anybody may ask for the same: the adapter is spelt out."""
+        """Full name, under which any tenant reaches the same: the adapter is included."""
         return self.served.name if self.adapter is None else f"{self.served.name}:{self.adapter}"
 
 
@@ -63,7 +63,7 @@ class Models:
             self.add(model)
 
     def add(self, model: ServedModel) -> None:
-        """Raises `ValueError` if the name is taken."""
+        """Add a model. Raises `ValueError` if the name is taken."""
         if model.name in self._by_name:
             raise ValueError(f"two models are called {model.name}; give one another name")
         self._by_name[model.name] = model
@@ -80,13 +80,15 @@ class Models:
         return tuple(name for name in self._expected if name not in self._by_name)
 
     def visible_to(self, tenant: Tenant) -> list[Route]:
-        """All that this tenant may name: models, and behind each its adapters."""
+        """All names that this tenant may use: models, each followed by its adapters."""
         models = [model for model in self if tenant.may_use(model.name)]
         return [Route(model, adapter) for model in models for adapter in (None, *model.adapters_for(tenant))]
 
     def find(self, requested: str, tenant: Tenant) -> Route:
-        """What has that name, ready or not; a model's name is the model alone. Raises `ModelNotFound` with the nearest
-        names this tenant may use, or `ModelNotReady` for a model that is expected.
+        """Find a model or adapter by name, ready or not; a model's name is the model alone.
+
+        Raises `ModelNotFound` with the nearest names this tenant may use, or `ModelNotReady` for a model that is
+        expected.
         """
         base, adapter = self._parts(requested, tenant)
         model = self._known(base, tenant)
@@ -95,7 +97,7 @@ class Models:
         return Route(model, adapter)
 
     def route(self, requested: str, tenant: Tenant) -> Route:
-        """Who answers to that name now: a model, or `model:adapter`; without an adapter, with the tenant's own.
+        """Route a name: a model, or `model:adapter`; a model alone gets the tenant's default adapter.
 
         An adapter that the engine cannot serve, or that is not this tenant's, is `ModelNotFound`, since the model alone
         would be another one. Raises what `find` raises, too, and `ModelNotReady`.
@@ -110,7 +112,9 @@ class Models:
         return Route(model, adapter)
 
     def _parts(self, requested: str, tenant: Tenant) -> tuple[str, str | None]:
-        """Model and adapter. A name that is a model's, or begins with none that the tenant may use, is one whole."""
+        """Split a name into model and adapter. A model's name, or one without a usable model as its first part, stays
+        whole.
+        """
         whole = tenant.model_of(requested)
         base, colon, adapter = whole.partition(":")
         if whole == requested:

@@ -35,7 +35,7 @@ EXIT_OK, EXIT_FAILED, EXIT_STORE_CORRUPT = 0, 1, 3
 _PROGRESS_INTERVAL_S = 0.1
 _STORE = ("sqlalchemy", "sqlalchemy.ext.asyncio", "gateway.tenants.service")
 _HTTP = ("litestar", "gateway.app", "gateway.app")
-"""What is imported late, in parts, so that a failed engine ends the start between any two."""
+"""Modules to import late, in parts, so that a failed engine ends the start between any two."""
 
 
 def run(config: Config, *, source: str | None, data_dir: Path, key_hint: str, admin_key: str) -> int:
@@ -64,7 +64,7 @@ async def _serve(config: Config, listener: socket.socket, *, data_dir: Path, key
             await http
         from gateway.app import answering, make_services
 
-        await stack.enter_async_context(_engines(models))  # end before the store does, where their usage goes
+        await stack.enter_async_context(_engines(models))  # ends before the store, which records its usage
         services = make_services(config.server, models, tenancy, stop.drain)
         await stack.enter_async_context(answering(services, listener))
         stop.on_signals()
@@ -107,7 +107,7 @@ class Shutdown:
         return None
 
     async def wait(self, *, timeout_s: float) -> None:
-        """Return when a signal came and the requests inside have ended, or may not run any longer."""
+        """Return when a signal came and the running requests have ended, or their time is over."""
         await self._first.wait()
         self.drain.close()
         if self.drain.num_open:
@@ -135,7 +135,7 @@ async def _import_late(names: Iterable[str], loading: asyncio.Task[None]) -> Non
 
 @contextlib.asynccontextmanager
 async def _in_a_task(work: Coroutine[None, None, None]) -> AsyncGenerator[asyncio.Task[None]]:
-    """Do work in a task that does not outlive the block."""
+    """Run work in a task that does not outlive the block."""
     task = asyncio.create_task(work)
     try:
         yield task
@@ -174,11 +174,11 @@ def _adapters_of(model: ModelConfig, config: Config) -> tuple[AdapterConfig, ...
 
 
 def _model_file(config: ModelConfig, *, data_dir: Path, tell: DownloadProgress) -> Path:
-    """Where the model lies, downloaded and quantized if need be. Takes as long as that takes. Raises `ModelError`."""
+    """Path of the model, downloaded and quantized if need be, however long that takes. Raises `ModelError`."""
     path = resolve_model(config.path, cache_dir=data_dir / "hub", progress=tell)
     if config.quantize is None:
         return path
-    from gateway.models.quantized import quantized_model  # needed by few
+    from gateway.models.quantized import quantized_model  # rarely needed
 
     return quantized_model(path, format=config.quantize, directory=data_dir / "quantized", progress=tell)
 

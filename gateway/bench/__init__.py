@@ -1,1 +1,3 @@
-"""`hostelry bench`: speed and quality, seen from outside over HTTP, beside any other OpenAI server in the same run."""
+"""Implements `hostelry bench`: speed and quality over HTTP, optionally compared with another OpenAI server in the same
+run.
+"""

@@ -1,4 +1,4 @@
-"""How fast the CPU kernels multiply, beside what the machine's arithmetic and memory could do at best."""
+"""Measures the throughput of the CPU kernels, and the machine's arithmetic and memory ceilings to compare it with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gateway.bench.report import show
 from gateway.process.terminal import console, machine_facts
 
 _BYTES = 256 * 1024 * 1024
-"""A thread's share: far beyond any cache."""
+"""Bytes per thread: far beyond any cache."""
 
 
 def read_bytes_per_s(*, threads: int, rounds: int = 5) -> float:
@@ -41,7 +41,7 @@ OUTPUTS, COLUMNS = 11_264, 1_024
 
 
 class KernelReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Rates of every format and number of rows, and both ceilings, taken in the same run."""
+    """Rates of every format and number of rows, and both ceilings, measured in the same run."""
 
     machine: str
     level: str
@@ -77,7 +77,9 @@ def measure_kernels(formats: tuple[str, ...], *, threads: int, as_json: bool) ->
 
 
 def table_of(found: KernelReport) -> Table:
-    """A line a format, a column a number of rows: 10⁹ operations a second and 10⁹ bytes of weights read."""
+    """Table with a line per format and a column per number of rows: 10⁹ operations a second and 10⁹ bytes of weights
+    read.
+    """
     title = (
         f"{found.machine}, level {found.level}, {found.threads} threads: GOPS | GB/s of weights; "
         f"ceilings {found.peak_gops:.0f} GOPS, {found.read_gb_s:.1f} GB/s"

@@ -1,4 +1,4 @@
-"""Streams of completions against an OpenAI server, timed as a client sees them, on prompts of a wanted length."""
+"""Streams completions from an OpenAI server and times them as a client sees them, with prompts of a given length."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHORT, _LONG = 20, 120
 
 
 class PromptMaker:
-    """Makes prompts of about `tokens` tokens. No two share a beginning, so that no prefix cache helps."""
+    """Makes prompts of about `tokens` tokens. No two share a prefix, so that no prefix cache helps."""
 
     def __init__(self, words_per_token: float, *, extra_tokens: int) -> None:
         self._words_per_token = words_per_token
@@ -37,7 +37,7 @@ class PromptMaker:
 
 
 async def measured_maker(session: aiohttp.ClientSession, target: Target) -> PromptMaker:
-    """Ask the server how many tokens two texts have. Raises `BenchFailed`."""
+    """Calibrate a `PromptMaker` with the server's token counts of two texts. Raises `BenchFailed`."""
     counts = {}
     maker = PromptMaker(1.0, extra_tokens=0)
     for words in (_SHORT, _LONG):
@@ -53,11 +53,11 @@ _TIMEOUT = aiohttp.ClientTimeout(total=600)
 
 
 class BenchFailed(Exception):
-    """A server refused, broke off or sent nothing; the message says which and what it said."""
+    """Raised when a server rejected a request, broke off or sent nothing; the message names it and quotes it."""
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """A server and a model of it. `url` ends in `/v1`."""
+    """Server and model to measure. `url` ends in `/v1`."""
 
     label: str
     url: str
@@ -70,7 +70,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shot(msgspec.Struct, frozen=True, kw_only=True):
-    """One request: seconds from its start to each piece of text and to its end, and tokens as the server billed."""
+    """Timing of one request: seconds from its start to each piece of text and to its end, and billed tokens."""
 
     arrivals_s: tuple[float, ...]
     total_s: float
@@ -99,7 +99,8 @@ class Volley(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def decode_tokens_per_s(self) -> float:
-        """Of all streams while all of them generate: no prompt is computed then. 0 where there was no such time."""
+        """Rate of all streams while all of them generate: no prompt is computed then. 0 where there was no such time.
+        """
         start_s = max(shot.first_s for shot in self.shots)
         end_s = min(shot.arrivals_s[-1] if shot.arrivals_s else 0.0 for shot in self.shots)
         if end_s <= start_s:
@@ -108,20 +109,20 @@ class Volley(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def new_session() -> aiohttp.ClientSession:
-    """A client without limits of its own; must be closed. A connection each: servers close those that were idle."""
+    """HTTP client without limits; must be closed. One connection per request, because servers close idle ones."""
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     return aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector, read_bufsize=1 << 20)
 
 
 async def volley(session: aiohttp.ClientSession, target: Target, prompts: list[str], *, tokens: int) -> Volley:
-    """Ask for all prompts at once. Raises `BenchFailed`."""
+    """Send all prompts at once. Raises `BenchFailed`."""
     start = time.perf_counter()
     shots = await asyncio.gather(*(_shot(session, target, prompt, tokens) for prompt in prompts))
     return Volley(shots=tuple(shots), wall_s=time.perf_counter() - start)
 
 
 async def complete(session: aiohttp.ClientSession, target: Target, body: dict[str, object]) -> Any:  # Any: JSON
-    """A whole answer. Raises `BenchFailed`."""
+    """Request a whole completion. Raises `BenchFailed`."""
     try:
         async with session.post(
             f"{target.url}/completions", json={"model": target.model} | body, headers=target.headers

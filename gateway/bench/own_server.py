@@ -1,4 +1,4 @@
-"""A server of our own for the time of a benchmark."""
+"""Runs our own server for the duration of a benchmark."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ MODEL = "bench"
 
 
 class OwnServer(msgspec.Struct, frozen=True):
-    """A running server: how to ask it, and its process."""
+    """Running server: its target, and its process."""
 
     target: Target
     pid: int
 
     def weight_bytes(self) -> int:
-        """Bytes of weights that its engine holds, from `/metrics`."""
+        """Bytes of weights in its engine, from `/metrics`."""
         text = httpx.get(self.target.url.removesuffix("/v1") + "/metrics", headers=self.target.headers).text
         found = re.search(r"^hostelry_engine_weight_bytes\{.*\} (\S+)$", text, re.MULTILINE)
         return int(float(found.group(1))) if found else 0
@@ -43,7 +43,7 @@ class OwnServer(msgspec.Struct, frozen=True):
 def own_server(
     arguments: list[str], *, label: str = "hostelry", environment: Mapping[str, str] = MappingProxyType({})
 ) -> Generator[OwnServer]:
-    """`hostelry serve` with these arguments on a free port of loopback. Raises `BenchFailed` if it does not start.
+    """Run `hostelry serve` with these arguments on a free port of loopback. Raises `BenchFailed` if it does not start.
 
     `environment` is added to that of this process.
     """

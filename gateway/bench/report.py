@@ -1,4 +1,4 @@
-"""What was measured, for programs and for people."""
+"""Reports of measurements, as JSON and as tables."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gateway.bench.sweep import SweepRow
 from gateway.process.terminal import machine_facts
 
 _WIDE = 120
-"""Columns where no terminal tells how many there are."""
+"""Columns where the terminal's width is not known."""
 
 
 class BenchReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One run. The ceiling is this machine's read bandwidth, measured in the same run."""
+    """Report of one run. The ceiling is this machine's read bandwidth, measured in the same run."""
 
     machine: str
     rows: list[SweepRow]
@@ -54,7 +54,7 @@ _COLUMNS = (
 
 
 def table_of(report: BenchReport) -> Table:
-    """Rows by streams, then server, with the ratio to the other server where there is one."""
+    """Table of rows by streams, then server, with the ratio to the other server where there is one."""
     table = Table(title=report.machine, caption=_caption(report))
     for name in _COLUMNS:
         table.add_column(name, justify="left" if name == "server" else "right")
@@ -88,7 +88,7 @@ def _caption(report: BenchReport) -> str:
 
 
 def show(encoded: bytes, table: Table, *, as_json: bool) -> None:
-    """JSON for programs, or a table for people."""
+    """Print JSON for programs, or a table for people."""
     if as_json:
         sys.stdout.buffer.write(encoded + b"\n")
     else:

@@ -1,4 +1,4 @@
-"""A whole benchmark: our own server, speed or perplexity, the report."""
+"""Runs a whole benchmark: our own server, speed or perplexity, the report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PIECE_CHARACTERS = 800
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """`tokens` were predicted; `nats` is their mean negative log-probability."""
+    """Score of a text: `tokens` were predicted; `nats` is their mean negative log-probability."""
 
     tokens: int
     nats: float
@@ -32,7 +32,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def score(target: Target, text: str) -> Score:
-    """Raises `BenchFailed`, also for a text of which nothing can be predicted."""
+    """Score a text. Raises `BenchFailed`, also for a text without a token to predict."""
     total, count = 0.0, 0
     async with new_session() as session:
         for start in range(0, len(text), _PIECE_CHARACTERS):
@@ -47,7 +47,7 @@ async def score(target: Target, text: str) -> Score:
 
 
 async def measure(serve: list[str], shape: SweepShape, other: Target | None, *, as_json: bool) -> None:
-    """Serve, measure beside `other`, print. Raises `BenchFailed`."""
+    """Serve, measure, also `other` if given, and print. Raises `BenchFailed`."""
     room = ["--max-batch", str(max(shape.streams))]
     with own_server([*serve, *room]) as server:
         targets = [server.target, *([other] if other else [])]

@@ -1,4 +1,4 @@
-"""The measurement: rounds over all servers and stream counts, interleaved, medians."""
+"""Measures all servers and stream counts in interleaved rounds, and takes medians."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WARM_UP_TOKENS = 4
 
 
 class SweepShape(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked: `streams` at once, prompts and completions in tokens, `rounds` of everything."""
+    """Shape of the load: concurrent `streams`, prompts and completions in tokens, `rounds` of everything."""
 
     streams: tuple[int, ...]
     prompt_tokens: int
@@ -28,11 +28,11 @@ class SweepRow(msgspec.Struct, frozen=True, kw_only=True):
     label: str
     streams: int
     tokens_per_s: float
-    """Of all streams, prompts included."""
+    """Rate of all streams, prompts included."""
     decode_tokens_per_s: float
-    """Of all streams while all of them generate."""
+    """Rate of all streams while all of them generate."""
     prompt_tokens_per_s: float
-    """Of the streams together, until the first token of the last one that waited."""
+    """Rate of all streams together, until the last one has its first token."""
     first_token_ms: float
     between_tokens_ms: float
     prompt_tokens: float

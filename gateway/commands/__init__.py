@@ -1,1 +1,1 @@
-"""The verbs of the `hostelry` command, a file each."""
+"""Commands of `hostelry`, one file each."""

@@ -1,4 +1,4 @@
-"""What the verbs for operators share: a client of `/admin/v1`, its options, and tables."""
+"""Shared by the operators' commands: a client of `/admin/v1`, its options, and tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TIMEOUT_S = 30
 
 
 class AdminClient:
-    """Speaks to a running server; what it answers with an error ends the command."""
+    """Client of a running server; an error response ends the command."""
 
     def __init__(self, url: str, key: str | None, *, as_json: bool) -> None:
         self._url = f"{url.rstrip('/')}/admin/v1"
@@ -29,7 +29,7 @@ class AdminClient:
         self.as_json = as_json
 
     def call(self, method: str, path: str, body: object = None, **query: str | float | None) -> Json:
-        """Raises `click.ClickException` with the server's own words."""
+        """Send a request. Raises `click.ClickException` with the server's own message."""
         parameters = {name: value for name, value in query.items() if value is not None}
         try:
             response = httpx.request(
@@ -49,7 +49,7 @@ class AdminClient:
         return answer
 
     def all(self, path: str, *, cursor: str = "id", **query: str | float | None) -> Iterator[Json]:
-        """Every entry of a list, page by page."""
+        """Yield every entry of a list, page by page."""
         after: str | None = None
         while True:
             page = self.call("GET", path, after=after, limit=1000, **query)
@@ -59,7 +59,7 @@ class AdminClient:
             after = page["data"][-1][cursor]
 
     def show(self, entry: Json) -> None:
-        """One entry: JSON, or a line a field."""
+        """Print one entry: JSON, or a line a field."""
         if self.as_json:
             click.echo(msgspec.json.encode(entry))
             return
@@ -68,7 +68,7 @@ class AdminClient:
                 click.echo(f"{name}: {_text(value)}")
 
     def show_all(self, entries: Iterator[Json], columns: Sequence[str]) -> None:
-        """A list: JSON lines, or a table of some columns."""
+        """Print a list: JSON lines, or a table of some columns."""
         if self.as_json:
             for entry in entries:
                 click.echo(msgspec.json.encode(entry))
@@ -82,7 +82,7 @@ class AdminClient:
 
 
 def admin_options(function: Callable[..., None]) -> Callable[..., None]:
-    """The options of every verb for operators; the command gets a client as its first argument."""
+    """Decorator with the options of every command for operators; the command gets a client as its first argument."""
 
     @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Server to connect to.")
     @click.option(
@@ -100,7 +100,7 @@ def admin_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def fields_of(settings: Sequence[str]) -> Json:
-    """`limits.tokens_per_minute=1000` → nested fields. Values are JSON; what is none is a text."""
+    """Parse `limits.tokens_per_minute=1000` to nested fields. Values are JSON, or else a plain text."""
     fields: Json = {}
     for setting in settings:
         path, equals, value = setting.partition("=")
@@ -123,7 +123,7 @@ def _value(text: str) -> object:
 
 
 def stored_admin_key(given: str | None, data_dir: Path | None) -> str | None:
-    """The key that was given, that of the environment, or what a start on this machine stored."""
+    """Key that was given, that of the environment, or the one that a start on this machine stored."""
     return given or os.environ.get("HOSTELRY_ADMIN_KEY") or stored_key(data_dir or default_data_dir(), ADMIN_KEY)
 
 

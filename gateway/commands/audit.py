@@ -1,4 +1,4 @@
-"""`hostelry audit`."""
+"""Command `hostelry audit`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hostelry bench`: how fast a model is served, alone or beside another server, and how well each format predicts."""
+"""Command `hostelry bench`: speed of a model, alone or compared with another server, and quality of each format."""
 
 from __future__ import annotations
 

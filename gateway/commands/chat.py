@@ -1,4 +1,4 @@
-"""`hostelry chat`: a conversation in the terminal, over the same HTTP as every other client."""
+"""Command `hostelry chat`: a chat in the terminal, over the same HTTP as every other client."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gateway.process.data_dir import default_data_dir, stored_key
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """One message of the conversation."""
+    """One message of the chat."""
 
     role: str
     content: str
 
 
 class ChatFailed(Exception):
-    """The server refused or broke off; the message is the server's own."""
+    """Raised when the server rejected the request or broke off; the message is the server's own."""
 
 
 @click.command("chat")
@@ -85,7 +85,7 @@ def stream_answer(client: httpx.Client, model: str, turns: list[Turn], extra: di
 
 
 def error_text(response: httpx.Response) -> str:
-    """The message of an error response, whatever its body looks like."""
+    """Message of an error response, whatever its body looks like."""
     try:
         return str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

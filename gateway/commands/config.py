@@ -1,4 +1,4 @@
-"""`hostelry config check`."""
+"""Command `hostelry config check`."""
 
 from __future__ import annotations
 

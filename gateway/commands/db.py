@@ -1,4 +1,4 @@
-"""`hostelry db`: the store on this machine."""
+"""Command `hostelry db`: the store on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hostelry doctor`: checks of this machine and installation. Each returns a finding; nothing is changed."""
+"""Command `hostelry doctor`: checks of this machine and installation. Each returns a finding; nothing is changed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def examine(*, data_dir: Path, host: str, port: int, config: Path | None) -> Ite
 
 
 def exit_code(findings: list[Finding]) -> int:
-    """0 all well, 1 warnings, 2 at least one failure."""
+    """Exit code: 0 all well, 1 warnings, 2 at least one failure."""
     levels = {finding.level for finding in findings}
     return 2 if "FAIL" in levels else 1 if "WARN" in levels else 0
 
@@ -70,7 +70,7 @@ def _python() -> Finding:
 
 
 def _packages() -> Finding:
-    """`backends` and `adapters` are plain names: make sure that ours are the ones that load."""
+    """Check that the plain names `backends` and `adapters` import our packages."""
     parents = {name: _parent(name) for name in ("gateway", "adapters", "backends")}
     if len(set(parents.values())) > 1:
         found = ", ".join(f"{name} from {parent}" for name, parent in parents.items())
@@ -92,7 +92,7 @@ def _runner(name: str) -> Finding:
 
 
 def check_onnxruntime() -> Finding:
-    """Its builds for devices share one import name, so that each overwrites files of those installed before."""
+    """Check for one build only: builds for devices share one import name, so each overwrites files of those before."""
     builds = sorted(set(packages_distributions().get("onnxruntime", ())))
     if len(builds) > 1:
         detail = f"{', '.join(builds)} overwrite each other's files"

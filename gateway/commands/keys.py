@@ -1,4 +1,4 @@
-"""`hostelry keys`."""
+"""Command `hostelry keys`."""
 
 from __future__ import annotations
 

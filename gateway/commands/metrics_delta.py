@@ -1,4 +1,4 @@
-"""Two scrapes of `/metrics` → what happened in between: rates, means and quantiles."""
+"""Computes rates, means and quantiles between two scrapes of `/metrics`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Scrape(msgspec.Struct, frozen=True):
     samples: dict[str, dict[Labels, float]]
 
     def value(self, name: str, **labels: str) -> float:
-        """Summed over all samples that have these labels; 0 without one."""
+        """Sum over all samples that have these labels; 0 without one."""
         wanted = set(labels.items())
         return sum(value for found, value in self.samples.get(name, {}).items() if wanted <= set(found))
 
     def labels(self, name: str, label: str) -> list[str]:
-        """Values of a label, in the order of the alphabet."""
+        """Values of a label, in alphabetical order."""
         return sorted({value for found in self.samples.get(name, {}) for key, value in found if key == label})
 
 
 class ModelDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one model. Times in seconds; None where nothing happened."""
+    """Changes of one model. Times in seconds; None where nothing happened."""
 
     model: str
     ready: bool
@@ -39,14 +39,14 @@ class ModelDelta(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     kv_tokens: int
     kv_share: float | None
-    """Of the tokens whose keys and values fit into memory."""
+    """Used part of the tokens whose keys and values fit into memory."""
     requests_per_s: float
     refused_per_s: float
     preempted_per_s: float
     prefill_tokens_per_s: float
     generated_tokens_per_s: float
     prefix_hits: float | None
-    """Part of the prompt tokens that the prefix cache had."""
+    """Part of the prompt tokens that were found in the prefix cache."""
     sequences_a_step: float | None
     tokens_a_step: float | None
     step_s: float | None
@@ -60,7 +60,7 @@ class ModelDelta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TenantDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one tenant, over all models; tokens count when a request ends."""
+    """Changes of one tenant, over all models; tokens count when a request ends."""
 
     tenant: str
     requests_per_s: float
@@ -111,7 +111,7 @@ class Between:
         return self.gained(name, **labels) / count if count else None
 
     def quantile(self, name: str, share: float, **labels: str) -> float | None:
-        """Of a histogram, linear within its bucket, as Prometheus' `histogram_quantile` does it."""
+        """Quantile of a histogram, linear within its bucket, as Prometheus' `histogram_quantile` computes it."""
         bounds = sorted({float(bound) for bound in self.after.labels(f"{name}_bucket", "le")})
         counts = [self.gained(f"{name}_bucket", **labels, le=_bound(bound)) for bound in bounds]
         if not counts or not counts[-1]:

@@ -1,4 +1,4 @@
-"""`hostelry models`: what a model file is, and what a server offers."""
+"""Command `hostelry models`: inspects model files, and lists the models of a server."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def list_models(url: str, api_key: str | None, data_dir: Path | None) -> None:
 
 
 def runner_for(formats: set[str]) -> str:
-    """The runner that `auto` means here. Raises `UnsupportedModel` if it lacks one of the formats."""
+    """Runner that `auto` selects here. Raises `UnsupportedModel` if it lacks one of the formats."""
     name = choose_runner().runner
     missing = sorted(formats - set(create_runner(name).capabilities().formats))
     if missing:

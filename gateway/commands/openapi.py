@@ -1,4 +1,4 @@
-"""`hostelry openapi`."""
+"""Command `hostelry openapi`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hostelry quickstart`: the product in one command, seen from outside through the official client."""
+"""Command `hostelry quickstart`: the product in one command, used through the official client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hostelry runner list` and `hostelry runner check`."""
+"""Commands `hostelry runner list` and `hostelry runner check`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class KnownRunner(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KitReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What `runner check --json` prints."""
+    """Output of `runner check --json`."""
 
     runner: str
     passed: int
@@ -92,7 +92,7 @@ def _known(name: str) -> KnownRunner:
 
 
 def _watched(results: Iterator[Result], name: str) -> Iterator[Result]:
-    """Tells a terminal how far it is; pipes get only the report."""
+    """Show progress on a terminal; pipes get only the report."""
     with Console(stderr=True, highlight=False).status(f"checking {name}") as status:
         for number, result in enumerate(results, start=1):
             status.update(f"checking {name}: {number} of {len(CASES)}, {result.name} {result.outcome}")
@@ -112,7 +112,7 @@ def _report(name: str, results: tuple[Result, ...]) -> KitReport:
 
 
 def _print(report: KitReport) -> None:
-    """What passed, what was skipped by reason, and last, where it is seen, what failed."""
+    """Print what passed, what was skipped by reason, and last, where it is seen, what failed."""
     table = Table("result", "check", "claim, reason or finding", box=None, pad_edge=False)
     for result in _having(report, "passed"):
         table.add_row("[green]passed[/]", result.name, escape(result.claim))

@@ -1,4 +1,4 @@
-"""`hostelry serve`: flags over file over defaults, then the server."""
+"""Command `hostelry serve`: flags over file over defaults, then the server."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ def with_flags(
     host: str | None,
     port: int | None,
 ) -> Config:
-    """Lay the flags over the file: `--model` replaces its models, `--adapter` adds to its adapters, engine flags apply
-    to every model.
+    """Apply the flags to the file's configuration: `--model` replaces its models, `--adapter` adds to its adapters,
+    engine flags apply to every model.
     """
     chosen = tuple(_named(text) for text in models) or config.models
     chosen = chosen or (ModelConfig(path=str(model_path()), name=MODEL_NAME),)
@@ -141,7 +141,7 @@ def with_flags(
 
 
 def with_keys(config: Config, api_key: str | None, data_dir: Path) -> tuple[Config, str]:
-    """Make sure that somebody may call, and return the key to show in examples.
+    """Make sure that there is a key, and return the one to show in examples.
 
     Raises `ConfigError` for a non-loopback address without declared keys.
     """
@@ -184,7 +184,7 @@ def _complete(model: ModelConfig, engine: dict[str, str | int | bool]) -> ModelC
 
 
 def _named(text: str) -> ModelConfig:
-    """`NAME=PATH`, or a path or hub id alone, whose last part becomes the name."""
+    """Model configuration of `NAME=PATH`, or of a path or hub id alone, whose last part becomes the name."""
     name, equals, path = text.partition("=")
     if not equals or "/" in name or not path:
         return ModelConfig(path=text, name=model_name(text))

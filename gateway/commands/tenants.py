@@ -1,4 +1,4 @@
-"""`hostelry tenants`."""
+"""Command `hostelry tenants`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hostelry top`."""
+"""Command `hostelry top`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hostelry usage`."""
+"""Command `hostelry usage`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters that the operator declares, in the file or by flags: what can be seen of them before a model is loaded."""
+"""Adapters declared in the file or by flags: the checks that need no loaded model."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from gateway.config import AdapterConfig
 from gateway.errors import ConfigError
 
 _MAX_NAME = 128
-"""Characters of `base:name`, which usage is written down under."""
+"""Characters of `base:name`, under which usage is recorded."""
 
 
 def with_flags(declared: Sequence[AdapterConfig], flags: Sequence[str]) -> tuple[AdapterConfig, ...]:
-    """The file's and those of `--adapter BASE:NAME=PATH`; a flag wins over an entry of the same base and name."""
+    """Merge the file's adapters with those of `--adapter BASE:NAME=PATH`; a flag replaces an entry of the same base and
+    name.
+    """
     given = [_of_flag(text) for text in flags]
     names = {(adapter.base, adapter.name) for adapter in given}
     return (*(adapter for adapter in declared if (adapter.base, adapter.name) not in names), *given)
 
 
 def check_adapters(adapters: Sequence[AdapterConfig], *, bases: Collection[str] | None) -> None:
-    """Raises `ConfigError` with all problems. `bases` are the models that will be served, if that is known already."""
+    """Raises `ConfigError` with all problems. `bases` are the models that will be served, if they are known already."""
     problems = [*_doubled(adapters), *(text for adapter in adapters for text in _problems_of(adapter, bases))]
     if problems:
         raise ConfigError("\n".join(problems))

@@ -1,11 +1,11 @@
-"""From what a user calls a model to a path: a path of theirs, or a name on a Hugging Face hub, downloaded.
+"""Resolves a model reference to a path: a local path, or a name on a Hugging Face hub, downloaded.
 
-owner/name              the folder: configuration, tokenizer, safetensors (or the only GGUF file)
+owner/name              the directory: configuration, tokenizer, safetensors (or the only GGUF file)
 owner/name:file.gguf    one GGUF file
 owner/name:Q4_K_M       the GGUF file whose name ends so
 
 HF_ENDPOINT, HF_TOKEN, HF_HUB_CACHE and HF_HUB_OFFLINE mean what they mean to huggingface-hub. Pickled weights are never
-downloaded. A download that breaks off leaves nothing that looks like a model, and goes on file by file.
+downloaded. A download that breaks off leaves nothing that looks like a model, and continues file by file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from huggingface_hub import ResolvedRevision
 
 DownloadProgress = Callable[[float, str], None]
-"""Called with 0…1 and a few words on what happens; from any thread."""
+"""Called with 0…1 and a few words on the progress; from any thread."""
 
 _REFERENCE = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?::(?P<selector>[\w./-]+))?", re.ASCII)
 _FOLDER_FILES = (
@@ -51,9 +51,9 @@ class _Repository(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def resolve_model(reference: str, *, cache_dir: Path | None, progress: DownloadProgress) -> Path:
-    """The folder or GGUF file that `reference` means; downloads it unless it is in the cache.
+    """Directory or GGUF file that `reference` means; downloads it unless it is in the cache.
 
-    Blocks for as long as the download takes. Raises `ModelError` that says what was tried and what to do.
+    Blocks for as long as the download takes. Raises `ModelError` with what was tried and what to do.
     """
     path = Path(reference).expanduser()
     if _exists(path):
@@ -70,8 +70,8 @@ def resolve_model(reference: str, *, cache_dir: Path | None, progress: DownloadP
         return _download(parts["repo"], parts["selector"], cache_dir, progress)
     except (
         OSError,
-        ValueError,  # an answer that is no JSON, as from a captive portal, or a name that the hub does not allow
-        AssertionError,  # an answer without its fields
+        ValueError,  # a response that is no JSON, as from a captive portal, or a name that the hub does not allow
+        AssertionError,  # a response without its fields
         errors.HTTPError,  # type: ignore[attr-defined]  # of the HTTP client that huggingface-hub chose
         errors.EntryNotFoundError,
         errors.RevisionResolutionError,
@@ -121,7 +121,7 @@ def _look_up(name: str, cache_dir: Path | None) -> _Repository:
 
 
 def _select(repository: _Repository, selector: str | None) -> list[str]:
-    """What to download; a GGUF file comes alone."""
+    """Paths to download; a GGUF file comes alone."""
     ggufs = sorted(path for path in repository.sizes if path.endswith(_GGUF))
     if selector is not None:
         return [_select_gguf(repository.name, ggufs, selector)]
@@ -205,7 +205,7 @@ class _Meter:
 
 
 def _explained(error: Exception, reference: str, path: Path) -> ModelError:
-    """The same fault in words that say what to do."""
+    """The same error with instructions."""
     from huggingface_hub import constants, errors
 
     tried = f"{reference}: no such file or folder (tried {path.absolute()})"

@@ -1,4 +1,4 @@
-"""What a model file or folder is, found without running it."""
+"""Describes a model file or directory without running it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WEIGHT_SUFFIXES = (".safetensors", ".gguf")
 
 
 class FormatCount(msgspec.Struct, frozen=True):
-    """How much of a model is stored in one format."""
+    """Tensors, weights and bytes of a model stored in one format."""
 
     format: str
     tensors: int
@@ -35,7 +35,7 @@ class FormatCount(msgspec.Struct, frozen=True):
 
 
 class TemplateSummary(msgspec.Struct, frozen=True):
-    """A chat template, recognisable and short."""
+    """Summary of a chat template, recognisable and short."""
 
     first_line: str
     characters: int
@@ -43,7 +43,7 @@ class TemplateSummary(msgspec.Struct, frozen=True):
 
 
 class FileDigest(msgspec.Struct, frozen=True):
-    """A file that holds weights."""
+    """Digest of a file with weights."""
 
     name: str
     num_bytes: int
@@ -51,7 +51,7 @@ class FileDigest(msgspec.Struct, frozen=True):
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything `hostelry models inspect` tells. What could not be read is `None` or empty, and `error` says why."""
+    """Output of `hostelry models inspect`. What could not be read is `None` or empty, and `error` gives the reason."""
 
     path: Path
     kind: str
@@ -62,10 +62,10 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     features: tuple[str, ...] = ()
-    """What a runner must know beyond a plain Llama."""
+    """Features that a runner must support beyond a plain Llama."""
     parameters: int = 0
     num_bytes: int = 0
-    """Of all tensors."""
+    """Total of all tensors."""
     formats: tuple[FormatCount, ...] = ()
     chat_template: TemplateSummary | None = None
     files: tuple[FileDigest, ...] = ()
@@ -73,7 +73,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     runner: str = ""
     """The engine that would serve it here, if it can be served."""
     error: str = ""
-    """Why this build cannot serve the model; empty if it can."""
+    """Reason why this build cannot serve the model; empty if it can."""
 
     @property
     def bits_per_weight(self) -> float:
@@ -83,7 +83,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
 def inspect_model(
     path: Path, *, checksum: bool, progress: Callable[[float, str], None], choose: Callable[[set[str]], str]
 ) -> Inspection:
-    """Look at a GGUF file or model folder. Raises `ModelError` only where nothing can be told.
+    """Inspect a GGUF file or model directory. Raises `ModelError` only if nothing can be read.
 
     `choose` gets the formats in use and returns the name of a runner that takes them, or raises `BackendError`.
     """
@@ -108,14 +108,14 @@ def _replaced(inspection: Inspection, **changes: object) -> Inspection:
 
 
 def _describe_tensors(found: Inspection, path: Path) -> Inspection:
-    """From the stored tensors alone, which can be told of models without a rule, too."""
+    """Add facts from the stored tensors alone, which are readable for unsupported models, too."""
     if path.is_dir():
         _open_or_explain(path)
         stored: Iterable[StoredTensor] = read_safetensors_folder(path).values()
         return _replaced(found, **_tensor_fields(stored))
     with open_regular(path) as file:
         if file.read(4) != b"GGUF":
-            open_model(path)  # says what else it is
+            open_model(path)  # raises an error that names the actual format
     try:
         stored = read_gguf(path).tensors.values()
     except BackendError as error:
@@ -126,7 +126,7 @@ def _describe_tensors(found: Inspection, path: Path) -> Inspection:
 
 
 def _open_or_explain(folder: Path) -> None:
-    """Raise the loader's own `ModelError` for a folder that holds no weights at all."""
+    """Raise the loader's own `ModelError` for a directory without any weights."""
     if not any(entry.suffix == ".safetensors" for entry in folder.iterdir()):
         open_model(folder)
 

@@ -1,4 +1,4 @@
-"""The data directory: what the server keeps between starts. Private to its owner."""
+"""The data directory: files that the server keeps between starts. Private to its owner."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ STORE_FILE = "hostelry.db"
 
 
 def default_data_dir() -> Path:
-    """`$XDG_DATA_HOME/hostelry`, else `~/.local/share/hostelry`."""
+    """Path `$XDG_DATA_HOME/hostelry`, else `~/.local/share/hostelry`."""
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(base) / "hostelry"
 
 
 def first_key(data_dir: Path, name: str = DEFAULT_KEY, *, make: Callable[[], str]) -> tuple[str, bool]:
-    """The key in that file, of tenant `default` or of the operator; True if `make` made it just now.
+    """Key in that file, of tenant `default` or of the operator; True if `make` made it just now.
 
     It is stored in clear, readable by its owner only, so that the commands on the same machine can use it.
     """
@@ -34,7 +34,7 @@ def first_key(data_dir: Path, name: str = DEFAULT_KEY, *, make: Callable[[], str
 
 
 def stored_key(data_dir: Path, name: str = DEFAULT_KEY) -> str | None:
-    """The key of an earlier start, if there was one."""
+    """Key of an earlier start, if there was one."""
     try:
         return (data_dir / name).read_text(encoding="utf-8").strip() or None
     except FileNotFoundError:

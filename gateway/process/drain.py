@@ -1,4 +1,4 @@
-"""Whether the house takes new requests, and how many are inside."""
+"""Drain state of the server: whether it accepts new requests, and how many are running."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Drain:
-    """Open at first; `close` refuses new requests while those inside finish. Used on one event loop."""
+    """Open at first; `close` rejects new requests while running ones finish. Used on one event loop."""
 
     def __init__(self) -> None:
         self._closed = asyncio.Event()
@@ -25,12 +25,12 @@ class Drain:
         return not self._closed.is_set()
 
     def close(self) -> None:
-        """Refuse new requests from now on. May be called twice."""
+        """Reject new requests from now on. May be called twice."""
         self._closed.set()
 
     @contextmanager
     def request(self) -> Generator[None]:
-        """Count a request as inside, however it ends."""
+        """Count a request as running until the block ends."""
         self._num_open += 1
         self._empty.clear()
         try:
@@ -44,5 +44,5 @@ class Drain:
         await self._closed.wait()
 
     async def wait_empty(self) -> None:
-        """Return when nobody is inside; at once if nobody is."""
+        """Return when no request is running; at once if there is none."""
         await self._empty.wait()

@@ -1,4 +1,4 @@
-"""How often Python looks for garbage that only its collector can find."""
+"""Tunes how often Python's garbage collector runs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 _YOUNG_OBJECTS = 25_000
-"""A request holds hundreds of containers while it runs, and reference counts free them; only what went wrong leaves
-cycles behind. With Python's own 700, every few requests the collector visited all that run."""
+"""Objects before a young collection. A request has hundreds of containers, which reference counts free; only errors
+leave cycles. With Python's own 700, every few requests the collector visited all that run.
+"""
 
 
 @contextmanager
 def gc_paused() -> Generator[None]:
-    """No collections inside the block, and none of what it leaves: modules stay, and looking at them is a tenth of the
-    time that importing takes.
+    """Pause collections inside the block, and skip the objects it leaves: modules stay, and visiting them is a tenth of
+    the time that importing takes.
     """
     gc.disable()
     try:
@@ -25,7 +26,7 @@ def gc_paused() -> Generator[None]:
 
 
 def freeze_objects() -> None:
-    """To be called when a process has started: what is there now lives as long as it, and is never visited again."""
+    """Exempt all present objects from collection. Call it when a process has started: they live as long as it does."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])

@@ -1,4 +1,4 @@
-"""Log lines on standard error, and what a person sees in the terminal while the server starts.
+"""Log lines on standard error, and progress in the terminal while the server starts.
 
 Everything for people goes to standard error; standard output carries only the `ready URL` line, for programs.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def configure_logs(level: str = "INFO") -> None:
-    """Send our own records to standard error; libraries speak from WARNING on."""
+    """Send our own records to standard error; libraries log from WARNING on."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for package in ("gateway", "adapters", "backends"):
         logging.getLogger(package).setLevel(level)
@@ -29,7 +29,7 @@ console = Console(stderr=True, highlight=False)
 
 
 def machine_facts() -> str:
-    """For example `CPU 2 cores AVX-512, 23 GiB RAM`."""
+    """One line on the machine: `CPU 2 cores AVX-512, 23 GiB RAM`."""
     vector = _vector_unit()
     return f"CPU {os.cpu_count()} cores{' ' + vector if vector else ''}, {_memory_gib()} GiB RAM"
 
@@ -50,7 +50,7 @@ def _vector_unit() -> str:
 
 
 class LoadProgress:
-    """A bar a model on a terminal; on a pipe one line per ten percent. Use as a context manager."""
+    """Progress bar per model on a terminal; on a pipe one line per ten percent. Use as a context manager."""
 
     def __init__(self) -> None:
         self._bar = _progress_bar() if console.is_terminal else None
@@ -92,7 +92,7 @@ def _progress_bar() -> Progress:
 
 
 def curl_example(url: str, *, model: str, key: str) -> str:
-    """A command that asks the server one question; `key` may be a shell expression."""
+    """Command that sends the server one question; `key` may be a shell expression."""
     return (
         f"curl {url}/v1/chat/completions \\\n"
         f'  -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \\\n'
@@ -102,7 +102,7 @@ def curl_example(url: str, *, model: str, key: str) -> str:
 
 
 def announce_ready(url: str, *, model: str, key_hint: str) -> None:
-    """Tell a person how to use the server, then programs (and only them, on stdout) where it is."""
+    """Print how to use the server for people, then its URL for programs (the only line on stdout)."""
     if console.is_terminal:
         from rich.panel import Panel
 

@@ -1,7 +1,7 @@
-"""Coalesces writes: what one turn of the event loop writes to a connection leaves in one system call.
+"""Coalesces writes: all writes to a connection in one iteration of the event loop become one system call.
 
-uvicorn writes the head of an answer, its body and each chunk one by one, and each would be a system call, a segment on
-its way and a wake-up of the client.
+uvicorn writes the head of a response, its body and each chunk one by one, and each would be a system call, a network
+segment and a wake-up of the client.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class CoalescingTransport:
-    """A transport that lets go of what was written when the turn ends; all else is the transport's own."""
+    """Transport that flushes its writes when the iteration ends; all else is the wrapped transport's own."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -26,11 +26,11 @@ class CoalescingTransport:
         self._unsent.append(data)
 
     def close(self) -> None:
-        """After what was written."""
+        """Close after flushing."""
         self._flush()
         self._transport.close()
 
-    def __getattr__(self, name: str) -> Any:  # Any: whatever else the transport can do
+    def __getattr__(self, name: str) -> Any:  # Any: any other method of the transport
         return getattr(self._transport, name)
 
     def _flush(self) -> None:
@@ -40,7 +40,7 @@ class CoalescingTransport:
 
 
 class CoalescingProtocol(HttpToolsProtocol):
-    """uvicorn's own, over a corked transport."""
+    """uvicorn's own protocol, over a coalescing transport."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         corked = CoalescingTransport(cast("asyncio.Transport", transport))
