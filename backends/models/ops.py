@@ -23,11 +23,11 @@ class Ops(Protocol[Value]):
         ...
 
     def add(self, branch: Value, residual: Value) -> Value:
-        """branch + residual; nobody uses `branch` afterwards."""
+        """branch + residual; `branch` is not used afterwards."""
         ...
 
     def add_norm(self, branch: Value, residual: Value, weight: str) -> tuple[Value, Value]:
-        """(RMSNorm of branch + residual, branch + residual); nobody uses `branch` afterwards."""
+        """(RMSNorm of branch + residual, branch + residual); `branch` is not used afterwards."""
         ...
 
     def scale(self, x: Value, factor: float) -> Value:
@@ -52,7 +52,7 @@ class Ops(Protocol[Value]):
         ...
 
     def select(self, x: Value) -> Value:
-        """Rows that the step wants logits of: `[T, n]` → `[R, n]`.
+        """Rows whose logits the step needs: `[T, n]` → `[R, n]`.
 
         Behind the last attention no token needs another, so from there on only these rows are computed.
         """

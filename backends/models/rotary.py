@@ -19,12 +19,12 @@ def rotary_frequencies(rope: Rope, head_dim: int) -> F64:
 
 
 def rotary_amplitude(rope: Rope) -> float:
-    """What sine and cosine are multiplied by; 1 except under LongRoPE."""
+    """Factor of sine and cosine; 1 except under LongRoPE."""
     return 1.0 if rope.scaling is None else rope.scaling.attention_factor
 
 
 def llama3_factors(rope: Rope, head_dim: int) -> list[float]:
-    """What each of the `head_dim / 2` rotary frequencies is divided by (Llama 3.1's frequency blend)."""
+    """Divisors of the `head_dim / 2` rotary frequencies (Llama 3.1's frequency blend)."""
     assert rope.scaling is not None
     return [_llama3_factor(frequency, rope.scaling) for frequency in rotary_frequencies(Rope(rope.theta), head_dim)]
 

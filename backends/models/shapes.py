@@ -1,4 +1,4 @@
-"""Which tensors a model has, their shapes, and which of them the decoder uses."""
+"""Tensors of a model, their shapes, and which of them the decoder uses."""
 
 from __future__ import annotations
 

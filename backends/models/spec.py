@@ -1,4 +1,4 @@
-"""What a decoder-only model is, as frozen data. A family is a `ModelSpec` plus load-time fix-ups.
+"""Decoder-only models as frozen data. A family is a `ModelSpec` plus load-time fix-ups.
 
 Every optional feature defaults to "off", so a plain Llama names only its sizes.
 """
@@ -57,7 +57,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     local_rope_theta: float | None = None
     """Rotary base of windowed layers, which then have no scaling (Gemma 3); `None`: the same as everywhere."""
     windows: tuple[int, ...] = ()
-    """For each layer, how many tokens a token sees, itself included; 0 is all. Empty: every layer sees all."""
+    """Window of each layer in tokens, the token itself included; 0 is all. Empty: every layer sees all."""
     tied_head: bool = False
     qkv_bias: bool = False
     qk_norm: bool = False
@@ -84,7 +84,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
     notes: tuple[str, ...] = ()
-    """What an operator should know about how the file was read."""
+    """Notes for operators on how the file was read."""
 
     @property
     def q_size(self) -> int:
@@ -101,7 +101,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def score_scale(self) -> float:
-        """What the products of queries and keys are multiplied by."""
+        """Factor of the products of queries and keys."""
         return 1 / math.sqrt(self.head_dim) if self.attention_scale is None else self.attention_scale
 
     def window(self, layer: int) -> int:

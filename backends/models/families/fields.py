@@ -103,7 +103,7 @@ class Fields:
         return tuple(dict.fromkeys(cast(Sequence[int], items)))
 
     def has(self, key: str) -> bool:
-        """Whether the field is written down, be it as null."""
+        """True if the field is present, even as null."""
         return self._prefix + key in self._values
 
     def refuse(self, key: str, expected: str) -> NoReturn:

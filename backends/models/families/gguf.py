@@ -43,7 +43,7 @@ _ONLY_VALUES: dict[str, tuple[object, ...]] = {
 
 _EOS_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 _EOS_TEXTS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>")
-"""Control tokens that end a turn though the metadata may not name them; llama.cpp knows them by text, too."""
+"""Control tokens that end a turn though the metadata may not name them; llama.cpp finds them by text, too."""
 _CONTROL = 3  # `LLAMA_TOKEN_TYPE_CONTROL`
 
 
@@ -139,7 +139,7 @@ def _local_theta(fields: Fields, family: GgufFamily) -> float | None:
 
 
 def _scores(fields: Fields, family: GgufFamily, spec: ModelSpec) -> dict[str, object]:
-    """What happens to attention scores and logits."""
+    """Settings of attention scores and logits."""
     attention, final = family.default_softcaps
     return {
         "attention_scale": _attention_scale(fields, family, spec),

@@ -165,6 +165,6 @@ def _head_dim(fields: Fields, family: HuggingFaceFamily, where: str, *, hidden_s
 
 
 def _eos_token_ids(fields: Fields, generation: Mapping[str, object], where: str, *, vocab_size: int) -> tuple[int, ...]:
-    """generation_config.json knows best where a turn ends; config.json is the fallback."""
+    """Ids that end a turn, preferably from generation_config.json; config.json is the fallback."""
     own = Fields(generation, where=f"{where}/generation_config.json").token_ids("eos_token_id", vocab_size=vocab_size)
     return own or fields.token_ids("eos_token_id", vocab_size=vocab_size)

@@ -18,7 +18,7 @@ class Naming(msgspec.Struct, frozen=True, kw_only=True):
     layer_prefix: str
     layer: Mapping[str, str]
     harmless_suffixes: tuple[str, ...] = ()
-    """Stored tensors that may be there and are not needed: they repeat what the configuration says."""
+    """Suffixes of stored tensors that are optional and unused: they repeat what the configuration says."""
 
     def stored_name(self, canonical: str) -> str:
         """The stored name of a canonical tensor (see `backends.weights.tensor`)."""

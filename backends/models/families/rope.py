@@ -36,7 +36,7 @@ _FACTOR_TOLERANCE = 1e-4
 
 
 class RopeFields(msgspec.Struct, frozen=True, kw_only=True):
-    """What a file says about rotary embeddings. `max_context` is less than the file's under LongRoPE."""
+    """Rotary embedding settings of a file. `max_context` is less than the file's under LongRoPE."""
 
     theta: float
     scaling: RopeScaling | None
@@ -46,7 +46,9 @@ class RopeFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rope_from_config(config: Fields, where: str, *, head_dim: int, default_local_theta: float | None) -> RopeFields:
-    """Of a config.json, old style (`rope_theta`, `rope_scaling`) or new (`rope_parameters`, perhaps by layer type)."""
+    """Settings of a config.json, old style (`rope_theta`, `rope_scaling`) or new (`rope_parameters`, perhaps by layer
+    type).
+    """
     key = "rope_parameters" if config.get("rope_parameters") is not None else "rope_scaling"
     values = config.nested(key)
     where = f"{where}: {key}"
@@ -103,9 +105,9 @@ def _scaling(fields: Fields, *, kind_key: str) -> RopeScaling | None:
 
 
 def _long_rope(config: Fields, fields: Fields, theta: float, *, head_dim: int, max_context: int) -> RopeFields:
-    """LongRoPE within the original context, where the short factors hold (arXiv:2402.13753).
+    """LongRoPE within the original context, where the short factors apply (arXiv:2402.13753).
 
-    Beyond it, every cached key would have to be turned anew by the long factors; so the context ends there.
+    Beyond it, every cached key would have to be rotated again by the long factors; so the context ends there.
     """
     key = "original_max_position_embeddings"
     original = (config if config.get(key) is not None else fields).integer(key, low=2, high=MAX_CONTEXT)
@@ -120,7 +122,7 @@ def _long_rope(config: Fields, fields: Fields, theta: float, *, head_dim: int, m
 
 
 def long_rope_amplitude(factor: float, original: int) -> float:
-    """What LongRoPE multiplies sine and cosine by when the context grew by `factor`."""
+    """Factor of LongRoPE for sine and cosine when the context grew by `factor`."""
     return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
 
 

@@ -43,7 +43,7 @@ OLMO2 = Traits(pre_norm=False, post_norm=True, qk_norm_whole=True)
 
 
 class WindowRule(msgspec.Struct, frozen=True, kw_only=True):
-    """Which layers use `sliding_window` where the file does not list them."""
+    """Layers that use `sliding_window` where the file does not list them."""
 
     default: int | None = None
     """The window if the field is absent; `None` is none."""
@@ -54,7 +54,7 @@ class WindowRule(msgspec.Struct, frozen=True, kw_only=True):
     first_layer_field: str | None = None
     """Field that names the first windowed layer; `None`: layer 0."""
     first_layer: int = 0
-    """Its default."""
+    """Default of the first layer."""
 
 
 class ExpertRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +68,7 @@ class ExpertRule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HuggingFaceFamily(msgspec.Struct, frozen=True, kw_only=True):
-    """What `config.json` leaves unsaid. Defaults are those of the architecture's own configuration class."""
+    """Defaults for `config.json`: those of the architecture's own configuration class."""
 
     name: str
     traits: Traits = traits.LLAMA
@@ -144,7 +144,7 @@ HUGGING_FACE: Mapping[str, HuggingFaceFamily] = MappingProxyType(
 
 
 class GgufFamily(msgspec.Struct, frozen=True, kw_only=True):
-    """What the metadata leaves unsaid, as llama.cpp knows it."""
+    """Defaults for the metadata, as llama.cpp has them."""
 
     name: str
     traits: Traits = traits.LLAMA
@@ -153,7 +153,7 @@ class GgufFamily(msgspec.Struct, frozen=True, kw_only=True):
     """Query and key rows are stored in interleaved rotary order (`LlamaModel.permute` of llama.cpp's converter)."""
     qkv_bias: Literal["never", "if stored", "always"] = "never"
     window_period: int | None = None
-    """As `WindowRule.period`; `None`: a window is refused unless the file lists its layers."""
+    """Same as `WindowRule.period`; `None`: a window is rejected unless the file lists its layers."""
     experts: Literal["never", "if counted", "always"] = "never"
     is_gemma: bool = False
     """Embeddings are scaled by the root of their width. (Norm weights are stored as they are used.)"""

@@ -1,4 +1,4 @@
-"""Which layers look at a window only."""
+"""Selects the layers with a sliding window."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def windows_from_config(fields: Fields, rule: WindowRule, *, num_layers: int) ->
 
 
 def windows_from_metadata(fields: Fields, period: int | None, *, num_layers: int) -> tuple[int, ...]:
-    """The same of GGUF metadata. Raises `UnsupportedModel` for a window whose layers nothing tells."""
+    """The same for GGUF metadata. Raises `UnsupportedModel` for a window whose layers are not known."""
     key, pattern = "attention.sliding_window", "attention.sliding_window_pattern"
     listed = fields.get(pattern)
     if period is None and not isinstance(listed, tuple):
