@@ -43,7 +43,7 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ragged(msgspec.Struct, frozen=True, kw_only=True):
-    """Which new tokens are whose: `q_start[S + 1]`, `kv_len[S]` with them, `blocks[S, W]`; int32."""
+    """Assigns new tokens to sequences: `q_start[S + 1]`, `kv_len[S]` with them, `blocks[S, W]`; int32."""
 
     q_start: I32
     kv_len: I32

@@ -57,7 +57,7 @@ _SIGNATURES: dict[str, tuple[object, ...]] = {
 
 
 class KernelsUnavailable(BackendError):
-    """There are no kernels here; the message says why and what would help."""
+    """No kernels can be used here; the message gives the reason and what would help."""
 
 
 class TileWeights(ctypes.Structure):
@@ -94,7 +94,7 @@ class Library:
         return done == 0
 
     def cpu_has(self, level: str) -> bool:
-        """Tell if this CPU has the instructions of a level; this build may have left it out."""
+        """True if this CPU has the instructions of a level; this build may have left it out."""
         has: int = self.functions.hk_cpu_has(level.encode())
         return has != 0
 
@@ -153,7 +153,7 @@ def aligned(size: int) -> U8:
 def in_parts(work: Callable[[int, int], None], count: int, *, threads: int) -> None:
     """Call `work(first, last)` for parts of `range(count)`, the first of them here and the others on threads.
 
-    They run side by side because ctypes lets go of the interpreter.
+    They run in parallel because ctypes releases the GIL.
     """
     if threads <= 1 or count <= 1:
         work(0, count)

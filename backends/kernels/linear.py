@@ -15,7 +15,7 @@ from backends.weights.tensor import StoredTensor
 
 ActivationType = Literal["none", "swiglu", "geglu_tanh"]
 _SHARED_ROWS = 32
-"""With fewer rows of activations, another thread costs more than it helps."""
+"""Below this many rows of activations, another thread costs more than it helps."""
 _ACTIVATIONS: dict[ActivationType, int] = {"none": 0, "swiglu": 1, "geglu_tanh": 2}
 
 

@@ -1,4 +1,4 @@
-"""How fast products are, by format and number of rows: for `hostelry bench --kernels`."""
+"""Measures the rate of products, by format and number of rows, for `hostelry bench --kernels`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from backends.weights.formats import FORMATS
 _REPEATS = 5
 _PEAK_ROUNDS = 1 << 21
 _ELEMENTS = 1 << 27
-"""Weights that one measurement goes through: more than any cache holds."""
+"""Weights that one measurement reads: more than fit in any cache."""
 
 
 class KernelRate(msgspec.Struct, frozen=True, kw_only=True):
