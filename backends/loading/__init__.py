@@ -1,4 +1,4 @@
-"""Opening a model: a path becomes a `LoadableModel` or an error that says what is wrong with it."""
+"""Opens a model: a path becomes a `LoadableModel`, or an error that says what is wrong with it."""
 
 from __future__ import annotations
 

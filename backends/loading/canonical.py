@@ -86,7 +86,7 @@ def _check(tensor: StoredTensor, shapes: list[tuple[int, ...]], where: str) -> N
         raise UnsupportedModel(
             f"{where}: vector {tensor.name!r} is stored as {tensor.format}; expected {', '.join(_VECTOR_FORMATS)}"
         )
-    # Matrices are far too large to scan at every start; a damaged norm would turn every answer into nonsense.
+    # Matrices are far too large to scan at every start; a damaged norm would make every output nonsense.
     if not np.isfinite(decode(tensor)).all():
         raise ModelError(f"{where}: tensor {tensor.name!r} holds values that are not finite; the file is damaged")
 
