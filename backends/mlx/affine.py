@@ -14,10 +14,10 @@ F32 = npt.NDArray[np.float32]
 U32 = npt.NDArray[np.uint32]
 
 _WIDTHS = {"Q2_K": 2, "Q3_K": 3, "Q5_0": 5, "Q5_1": 5, "Q5_K": 5, "Q6_K": 6}
-"""Formats whose codes ride in wider ones elsewhere, centred there."""
+"""Formats whose codes are stored elsewhere in wider ones, centred there."""
 _SMALLEST_GROUP = 32
 _GROUPS = (32, 64, 128)
-"""MLX has kernels for these; for others it may return garbage without an error, so they are never asked for."""
+"""Group sizes that MLX has kernels for; others may return garbage without an error, so they are never used."""
 
 
 class AffineParts(msgspec.Struct, frozen=True, kw_only=True):

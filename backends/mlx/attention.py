@@ -10,10 +10,10 @@ from backends.models.spec import ModelSpec
 
 
 class MlxKVPool:
-    """Per layer, keys and values float32 `[slots * slot_tokens, kv_heads, head_dim]`, zero at first.
+    """Keys and values per layer, float32 `[slots * slot_tokens, kv_heads, head_dim]`, zero at first.
 
-    MLX arrays are values: a write makes a new array. Nobody else holds the old one, so MLX reuses its memory and the
-    write is in place. Whoever keeps a reference to an array makes the next write a copy of all of it.
+    MLX arrays are values: a write makes a new array. Without other references to the old one, MLX reuses its memory and
+    the write is in place. Keeping a reference to an array makes the next write copy all of it.
     """
 
     def __init__(self, spec: ModelSpec, plan: KVPlan) -> None:

@@ -1,4 +1,4 @@
-"""From the numpy arrays of a `Step` to what its layers compute with, once for all of them."""
+"""Converts the numpy arrays of a `Step` to the inputs of its layers, once for all of them."""
 
 from __future__ import annotations
 

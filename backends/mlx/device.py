@@ -1,4 +1,4 @@
-"""Where the runner computes, and what mlx raises there, as errors of the contract."""
+"""Device of the runner, and mlx's exceptions there as errors of the contract."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def choose_device(name: str) -> mx.Device:
 
 
 def fallbacks_of(asked: str, device: mx.Device) -> tuple[str, ...]:
-    """What operators should hear where `auto` ended on the CPU of a machine that has better."""
+    """Sentences for operators when `auto` selected the CPU of a machine that has better."""
     if asked != "auto" or device.type != mx.DeviceType.cpu or not choice.has_metal_device():
         return ()
     return ("this is Apple silicon and this mlx has no Metal, so the CPU serves: reinstall mlx",)
 
 
 def describe(device: mx.Device) -> str:
-    """For operators: `cpu` or `metal`."""
+    """Device name for operators: `cpu` or `metal`."""
     return "metal" if device.type == mx.DeviceType.gpu else "cpu"
 
 

@@ -14,7 +14,7 @@ from backends.weights.tensor import StoredTensor, decode
 
 _FLOATS = {"F32": np.float32, "F16": np.float16}
 FORMATS = ("F32", "F16", "BF16", *SPLITTERS)
-"""What can be computed with in its stored form."""
+"""Formats that can be computed with in their stored form."""
 
 
 class MlxMatrix(Protocol):
@@ -33,7 +33,7 @@ class MlxMatrix(Protocol):
 
 
 def make_matrix(tensors: Sequence[StoredTensor], *, exact: bool) -> MlxMatrix:
-    """Of tensors that have one format and width. `exact` decodes quantized ones to float32 now."""
+    """Matrix of tensors that have one format and width. `exact` decodes quantized ones to float32 now."""
     name = tensors[0].format
     if name in SPLITTERS and not exact:
         return AffineMatrix([affine_parts(tensor) for tensor in tensors])

@@ -46,7 +46,7 @@ class MlxWeights:
 
     @property
     def num_bytes(self) -> int:
-        """Of all matrices."""
+        """Total bytes of all matrices."""
         parts = [part for linear in self.linears.values() for part in linear.parts]
         return sum(part.num_bytes for part in {*parts, self.embedding})
 
