@@ -1,7 +1,7 @@
-"""LoRA adapters beside the linears: where their matrices lie, for the operators to read.
+"""LoRA adapters of the linears: addresses of their matrices, for the operators to read.
 
 adapters [slots, 3 * linears] i64: for each linear that can be adapted the addresses of A and of B transposed, and the
-rank. lora [T] i32: the slot of each row, or -1. An adapter takes memory of its own rank, and none before it comes.
+rank. lora [T] i32: the slot of each row, or -1. An adapter uses memory for its own rank, allocated when it is loaded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from backends.models.shapes import lora_shapes
 from backends.models.spec import ModelSpec
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
-"""Of a layer, in the order of the table: what is multiplied as one lies side by side."""
+"""Linears of a layer, in the order of the table: those multiplied as one are adjacent."""
 SLOTS = 8
 MAX_RANK = 256
 
@@ -64,6 +64,6 @@ class Adapters:
 
 
 def number(name: str) -> int:
-    """Of a linear, in the table; `name` is canonical, such as `layers.3.q`."""
+    """Index of a linear in the table; `name` is canonical, such as `layers.3.q`."""
     _, layer, target = name.split(".")
     return int(layer) * len(TARGETS) + TARGETS.index(target)

@@ -1,4 +1,4 @@
-"""What onnxruntime raises, as the errors of the contract."""
+"""Maps onnxruntime's exceptions to errors of the contract."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from backends.onnx.graph import Graph
 
 
 class Linears(Protocol):
-    """What a recorder offers here."""
+    """Part of a recorder that is used here."""
 
     graph: Graph
 

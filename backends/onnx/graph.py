@@ -1,4 +1,4 @@
-"""Builds one ONNX graph node by node. Values are names; large arrays stay beside the graph, not inside it."""
+"""Builds one ONNX graph node by node. Values are names; large arrays are stored next to the graph, not inside it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Graph:
     def named(
         self, kind: str, inputs: Sequence[str], outputs: Sequence[str], *, domain: str = "", **attributes: object
     ) -> None:
-        """Add a node whose outputs are named by the caller; an empty name is an output that nobody wants."""
+        """Add a node with outputs named by the caller; an empty name is an unused output."""
         self._nodes.append(helper.make_node(kind, list(inputs), list(outputs), None, None, domain, None, **attributes))
 
     def ints(self, *values: int) -> str:

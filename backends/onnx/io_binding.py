@@ -1,7 +1,7 @@
-"""What goes with every run on the host: small inputs and the logits, bound by address.
+"""Inputs and outputs of every run on the host: small inputs and the logits, bound by address.
 
-Everything bound lies in buffers that outlive the run, so that runs of the same shape (decoding, mostly) bind nothing
-at all: they copy a few small arrays and go.
+Everything bound is in buffers that outlive the run, so that runs of the same shape (decoding, mostly) bind nothing
+at all: they only copy a few small arrays.
 """
 
 from __future__ import annotations
@@ -63,6 +63,6 @@ class Buffers:
 
 
 def bind_constants(io: ort.IOBinding, constants: Mapping[str, Array]) -> None:
-    """By address: they have to outlive the binding."""
+    """Bind constants by address: they have to outlive the binding."""
     for name, constant in constants.items():
         io.bind_input(name, "cpu", 0, constant.dtype, constant.shape, constant.ctypes.data)

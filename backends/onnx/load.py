@@ -1,4 +1,4 @@
-"""From an opened model to a session that can run it."""
+"""Turns an opened model into a session that can run it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from backends.onnx.weights import FLOAT_FORMATS, Kernels, OnnxWeights
 from backends.weights.tensor import TensorSource
 
 _PACKING_SHARE = 0.5
-"""Of the loading time; ONNX Runtime takes the rest and tells nothing."""
+"""Part of the loading time; ONNX Runtime takes the rest and reports no progress."""
 
 
 class OnnxModel(msgspec.Struct, frozen=True, kw_only=True):
-    """What a runner keeps of a model.
+    """Parts of a model that a runner keeps.
 
     `shared` is memory of the session's, `weight_bytes` are the operands given to it.
     """

@@ -1,4 +1,4 @@
-"""From the packed tokens of a `Step` to padded rows at fixed addresses.
+"""Pads the packed tokens of a `Step` to rows at fixed addresses.
 
 Rows are padded to the longest one around attention. One long chunk among many one-token rows would pad all of them
 to its length: such chunks run by themselves.
@@ -18,7 +18,7 @@ Array = npt.NDArray[np.generic]
 
 
 class Buffer:
-    """Room for arrays of one type. `generation` changes when the address does."""
+    """Memory for arrays of one type. `generation` changes when the address does."""
 
     def __init__(self, dtype: type[np.generic]) -> None:
         self.dtype = dtype
@@ -30,7 +30,7 @@ class Buffer:
         return self._room.ctypes.data
 
     def view(self, *shape: int) -> Array:
-        """The first elements as an array of this shape; earlier contents are kept only if the room sufficed."""
+        """The first elements as an array of this shape; earlier contents are kept only if the memory sufficed."""
         size = math.prod(shape)
         if size > len(self._room):
             self._room = np.empty(max(size, 2 * len(self._room)), self.dtype)
@@ -73,9 +73,9 @@ def lay_out(step: Step) -> Layout:
 
 
 def pad(rows: I64, counts: I64, *, num_rows: int) -> tuple[I64, I64]:
-    """(`pad_idx[num_rows, S]`: packed token at each place, `unpad_idx[T]`: place of each packed token).
+    """Indices (`pad_idx[num_rows, S]`: packed token at each position, `unpad_idx[T]`: position of each packed token).
 
-    Sequence s with its `counts[s]` tokens is row `rows[s]`. Places without a token name token 0.
+    Sequence s with its `counts[s]` tokens is row `rows[s]`. Positions without a token name token 0.
     """
     longest = int(counts.max())
     starts = np.cumsum(counts) - counts

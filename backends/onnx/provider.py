@@ -1,4 +1,4 @@
-"""An execution provider of onnxruntime: what Hostelry knows about it. Importing this imports no onnxruntime."""
+"""Facts on an execution provider of onnxruntime. Importing this imports no onnxruntime."""
 
 from __future__ import annotations
 

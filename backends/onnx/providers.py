@@ -17,7 +17,8 @@ PROVIDERS = (
     Provider(device="cuda", name="CUDAExecutionProvider", extra="onnx-gpu"),
     Provider(device="webgpu", name="WebGpuExecutionProvider", extra="onnx-webgpu", strict=True),
     Provider(device="dml", name="DmlExecutionProvider", extra="onnx-directml", in_place=False),
-    # It takes neither attention nor quantized weights: half of each layer stays on the CPU, and every seam is a copy.
+    # It supports neither attention nor quantized weights: half of each layer stays on the CPU, with a copy at every
+    # switch.
     Provider(device="coreml", name="CoreMLExecutionProvider", extra="onnx", on_host=True, automatic=False),
     Provider(device="cpu", name="CPUExecutionProvider", extra="onnx", on_host=True),
 )
@@ -50,11 +51,11 @@ def choose_provider(
     offered: Sequence[str] | None = None,
     failure_of: Callable[[Provider], str] | None = None,
 ) -> ProviderChoice:
-    """What `device` stands for here. `auto` is every provider that can run a small graph, best first.
+    """Providers for `device`, best first; `auto` is every provider that can run a small graph.
 
-    `offered` are onnxruntime's names of providers and `failure_of` says why one fails, empty if it works; both are
-    asked of the installed package by default. Raises `RunnerUnavailable` for a device that was asked for by name and
-    cannot be had, with the extra to install.
+    `offered` are onnxruntime's names of providers and `failure_of` returns why one fails, empty if it works; by default
+    both come from the installed package. Raises `RunnerUnavailable` for a device that was configured by name and is not
+    available, with the extra to install.
     """
     names = _offered() if offered is None else offered
     failure_of = failure_of or _failure

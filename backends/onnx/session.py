@@ -1,4 +1,4 @@
-"""Opens ONNX Runtime sessions with the weights beside the graph, on the device asked for and on the CPU."""
+"""Opens ONNX Runtime sessions with the weights outside the graph, on the selected device and on the CPU."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ _TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
 def physical_cores() -> int:
-    """Physical cores that this process may use, at least 1; logical ones where the system does not tell."""
+    """Number of physical cores that this process may use, at least 1; of logical ones where the system does not report
+    it.
+    """
     if not hasattr(os, "sched_getaffinity"):  # only Linux has it
         return os.cpu_count() or 1
     usable = os.sched_getaffinity(0)
@@ -48,13 +50,14 @@ def _siblings(cpu: int) -> str:
 
 _ERRORS_ONLY, _FATAL_ONLY = 3, 4
 _SPIN_US = "20"
-"""How long idle threads of a running step spin. The default (about a millisecond) doubles the time of a step when the
-cores are shared, as they are with the gateway's event loop; on idle cores it gains 3 to 20 % at one row."""
+"""Microseconds that idle threads of a running step spin. The default (about a millisecond) doubles the time of a step
+when the cores are shared, as they are with the gateway's event loop; on idle cores it gains 3 to 20 % at one row.
+"""
 _CPU = "CPUExecutionProvider"
 
 
 def share_arrays(graph: Graph) -> dict[str, ort.OrtValue]:
-    """What the session reads where it lies: to be kept as long as the session is."""
+    """Arrays that the session reads in place: to be kept as long as the session."""
     return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in graph.shared.items()}
 
 
@@ -66,12 +69,12 @@ def open_session(
     shared: Mapping[str, ort.OrtValue] = MappingProxyType({}),
     library: Path | None = None,
 ) -> ort.InferenceSession:
-    """A session whose large initializers are the graph's arrays; it copies all that are not `shared`.
+    """Open a session whose large initializers are the graph's arrays; it copies all that are not `shared`.
 
-    `library` holds the operators of the graph that are not onnxruntime's own.
+    `library` has the operators of the graph that are not onnxruntime's own.
 
-    Raises `ModelError` when the graph is refused, or when the session is not on the provider, which onnxruntime itself
-    tells nobody.
+    Raises `ModelError` when the graph is rejected, or when the session is not on the provider, which onnxruntime itself
+    does not report.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

@@ -1,9 +1,9 @@
-"""Weights as the graph's operators want them: dense, block-quantized, or as tiles of Hostelry's own kernels.
+"""Converts weights to the operands of the graph: dense, block-quantized, or as tiles of Hostelry's own kernels.
 
-Their operator reads the tiles where they lie, so the only copy of the weights is the one made here.
+Their operator reads the tiles in place, so the only copy of the weights is the one made here.
 
 float formats   MatMul, float32 `[K, N]`
-quantized       QuantizedLinear over tiles, where Hostelry's kernels can be had, else:
+quantized       QuantizedLinear over tiles, where Hostelry's kernels are available, else:
 Q8_0 Q4_0 …     MatMulNBits at accuracy level 4 (int8 activations): codes and one scale a group
 with minima     the same, plus blocksum(x) @ offsets
 
@@ -47,7 +47,7 @@ class Tiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Kernels(msgspec.Struct, frozen=True):
-    """The library if it can be used, and a sentence about that for operators, empty if nobody asked for it."""
+    """Kernel library if it can be used, and a note on that for operators, empty if it was not requested."""
 
     library: Library | None = None
     note: str = ""
@@ -95,9 +95,9 @@ F32 = npt.NDArray[np.float32]
 
 
 class Packed(msgspec.Struct, frozen=True, kw_only=True):
-    """A linear of N `rows` and K `columns`.
+    """Packed linear of N `rows` and K `columns`.
 
-    `bits=None`: `data` is float32 `[K, N]`. Else `data` holds codes, uint8 `[N, groups, bytes]`, low nibble first;
+    `bits=None`: `data` is float32 `[K, N]`. Else `data` are codes, uint8 `[N, groups, bytes]`, low nibble first;
     `scales` float32 `[N, groups]`; `offsets` float32 `[groups, N]`.
     """
 
@@ -114,8 +114,8 @@ class Packed(msgspec.Struct, frozen=True, kw_only=True):
 class OnnxWeights:
     """Turns stored tensors into operands. `exact` decodes quantized ones to float32: slow, big, the reference.
 
-    `num_bytes` counts what was packed so far, `untiled` names what the kernels did not take; `progress` is told the
-    share of the stored bytes that is done.
+    `num_bytes` counts what was packed so far, `untiled` names what the kernels did not take; `progress` is called with
+    the share of the stored bytes that is done.
     """
 
     def __init__(

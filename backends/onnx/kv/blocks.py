@@ -22,10 +22,10 @@ _INPUTS: dict[str, type[np.generic]] = dict.fromkeys(("q_start", "kv_len", "bloc
 
 
 class BlockPool:
-    """uint8 `[layers, bytes]`: the blocks of a plan, of which a slot has as many as its tokens need.
+    """Blocks of a plan, uint8 `[layers, bytes]`, of which a slot has as many as its tokens need.
 
     Mapped from the system rather than taken from the heap: memory is used only where tokens are written, and all of
-    it goes back with the pool. Raises `MemoryError` if the system refuses.
+    it is returned with the pool. Raises `MemoryError` if the system refuses.
     """
 
     def __init__(self, spec: ModelSpec, plan: KVPlan, library: Library, kv_type: KVDtype) -> None:

@@ -1,4 +1,4 @@
-"""Runs the graph with plain attention on a device: keys and values stay there, small arrays go with every run."""
+"""Runs the graph with plain attention on a device: keys and values stay there, small arrays are copied at every run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class DevicePool:
 
 
 def bind_array(io: ort.IOBinding, provider: Provider, array: ort.OrtValue | F32, past: str, present: str) -> None:
-    """In place where the device can, else the output is a new array on the device."""
+    """Bind KV in place where the device can, else the output is a new array on the device."""
     if isinstance(array, np.ndarray):
         io.bind_cpu_input(past, array)
     else:
@@ -98,7 +98,7 @@ class DeviceBinding:
 
 
 def kv_inputs(step: Step, slot_tokens: int) -> dict[str, Array]:
-    """Where keys and values lie and which of them a token sees; named as in `plain`."""
+    """Positions of keys and values and masks of the tokens that see them; named as in `plain`."""
     counts = np.diff(step.q_start)
     pad_idx, unpad_idx = pad(np.arange(step.num_sequences), counts, num_rows=step.num_sequences)
     first = step.slot.astype(np.int64) * slot_tokens

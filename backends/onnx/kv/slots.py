@@ -18,10 +18,10 @@ from backends.onnx.padding import Array, lay_out
 
 
 class SlotPool:
-    """`keys[layer]` and `values[layer]`, each float32 `[slots, kv_heads, slot_tokens, head_dim]`, zero at first.
+    """Slots of each layer: `keys` and `values` float32 `[slots, kv_heads, slot_tokens, head_dim]`, zero at first.
 
     Mapped from the system rather than taken from the heap: memory is used only where tokens are written, and all of
-    it goes back with the pool. Raises `MemoryError` if the system refuses.
+    it is returned with the pool. Raises `MemoryError` if the system refuses.
     """
 
     def __init__(self, spec: ModelSpec, *, num_slots: int, slot_tokens: int) -> None:
@@ -45,7 +45,7 @@ def _mapped(shape: tuple[int, ...]) -> F32:
 
 
 _MAX_BINDINGS = 64
-"""Ranges of slots whose KV stays bound; binding one anew takes a fraction of a millisecond."""
+"""Ranges of slots whose KV stays bound; a new binding takes a fraction of a millisecond."""
 
 _INPUTS: dict[str, type[np.generic]] = {
     "pad_idx": np.int64,
