@@ -1,4 +1,4 @@
-"""From the NumPy arrays of a `Step` to what its layers compute with, once for all of them; rotary angles included."""
+"""Converts the NumPy arrays of a `Step` to the inputs of its layers, once for all of them; rotary angles included."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class TorchSpan(msgspec.Struct, frozen=True):
 class TorchBatch(msgspec.Struct, frozen=True, kw_only=True):
     """One step on the device: int64 `[T]`, `logit_rows[R]`, and the spans of each window that layers have.
 
-    `places`: block, and place in the block, of each new token's keys and values.
+    `places`: block, and position in the block, of each new token's keys and values.
     """
 
     token_ids: Tensor

@@ -1,6 +1,6 @@
 """Quantized blocks in torch: the formats of `backends.weights.formats`, decoded on the device, to the same bits.
 
-Each field of the blocks lies in a tensor of its own, so that its bytes are neighbours; not one bit is added. The
+Each field of the blocks has its own tensor, so that its bytes are contiguous; not one bit is added. The
 layouts of the fields are documented with the formats.
 """
 
@@ -165,4 +165,4 @@ BLOCK_FORMATS: Mapping[str, BlockFormat] = MappingProxyType(
         "Q8_K": BlockFormat((4, 256, 32), _q8_k),
     }
 )
-"""By the names of `backends.weights.formats`."""
+"""Block formats by the names of `backends.weights.formats`."""

@@ -1,4 +1,4 @@
-"""Where the runner computes, and what torch raises there, as errors of the contract."""
+"""Device of the runner, and torch's exceptions there as errors of the contract."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def fallbacks_of(asked: str, device: torch.device) -> tuple[str, ...]:
-    """What operators should hear where `auto` ended on the CPU of a machine that has better."""
+    """Sentences for operators when `auto` selected the CPU of a machine that has better."""
     if asked != "auto" or device.type != "cpu" or not choice.has_cuda_device():
         return ()
     return ("an NVIDIA device is here and this torch finds none, so the CPU serves: install a CUDA build of torch",)
 
 
 def describe(device: torch.device, *, threads: int) -> str:
-    """For operators: `cpu, 8 threads` or `cuda, NVIDIA H100`."""
+    """Device name for operators: `cpu, 8 threads` or `cuda, NVIDIA H100`."""
     if device.type == "cuda":
         return f"cuda, {torch.cuda.get_device_name(device)}"
     return f"{device.type}, {threads} threads"

@@ -53,7 +53,7 @@ def kv_bytes_per_token(spec: ModelSpec, weights: TorchWeights, device: torch.dev
 def choose_executor(
     spec: ModelSpec, weights: TorchWeights, plan: KVPlan, *, max_context: int, device: torch.device
 ) -> Executor:
-    """Allocates the plan's KV memory on the device. Raises what torch raises for want of it."""
+    """Allocate the plan's KV memory on the device. Raises torch's error when memory is short."""
     if device.type != "cuda":
         return EagerExecutor(spec, weights, plan, max_context=max_context, device=device)
     from backends.torch.cuda import make_executor  # needs triton, which only CUDA builds of torch bring

@@ -1,4 +1,4 @@
-"""What computes the steps of a model on a device, and a step's result on its way to the host."""
+"""Executor of a model's steps on a device, and the transfer of a step's result to the host."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from backends.api import Step, StepResult
 
 
 class StepTicket:
-    """Takes `result`, logits `[R, vocab]` or token ids `[R]`, to the host, without waiting on CUDA.
+    """Copies `result`, logits `[R, vocab]` or token ids `[R]`, to the host, without waiting on CUDA.
 
-    The CPU has computed it already. On CUDA the copy into pinned memory follows what was enqueued so far, and an
-    event tells when it is there.
+    The CPU has computed it already. On CUDA the copy into pinned memory follows the work enqueued so far, and an
+    event signals its end.
     """
 
     def __init__(self, result: Tensor, *, vocab_size: int) -> None:
@@ -37,7 +37,7 @@ class StepTicket:
         self._host = None
 
     def take(self) -> StepResult:
-        """Waits for the step; once, while `is_open`. Raises torch's error if the step failed on the device."""
+        """Wait for the step; once, while `is_open`. Raises torch's error if the step failed on the device."""
         assert self._host is not None
         if self._event is not None:
             self._event.synchronize()

@@ -21,7 +21,7 @@ _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _CPU_TILE = 1 << 17
 """Elements decoded at a time: as float32 they stay in the second-level cache."""
 _DEVICE_TILE = 1 << 24
-"""On a GPU few large launches matter more; bounds the scratch memory to 64 MB."""
+"""Elements on a GPU, where few large launches matter more; bounds the scratch memory to 64 MB."""
 
 _BLOCK_ROWS = 32
 _BLOCKED, _TURNED = range(4, 13), range(5, 33)
@@ -53,7 +53,7 @@ class TorchMatrix:
         self._tiles = _tiles(tensors, kernels) if kernels and name not in _FLOATS else None
         keeps_blocks = needs_rows or self._tiles is None
         self.fields = _fields(tensors, self._format.fields, FORMATS[name].block_bytes, device) if keeps_blocks else []
-        """Of the blocks, uint8 `[rows, blocks a row * width]` each."""
+        """Fields of the blocks, uint8 `[rows, blocks a row * width]` each."""
         self.floats = self.fields[0].view(_FLOATS[name]) if name in _FLOATS else None
         """The matrix in the float type that it is stored in, a view; None if it is quantized."""
         self._dense = self.floats if name == "F32" else None

@@ -71,7 +71,7 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, span: TorchSpan, spec
 
 
 def _attend_capped(queries: Tensor, keys: Tensor, values: Tensor, span: TorchSpan, spec: ModelSpec) -> Tensor:
-    """The same with `spec.attention_softcap`, which torch's own attention does not know."""
+    """The same with `spec.attention_softcap`, which torch's own attention does not support."""
     cap = spec.attention_softcap
     by_head = queries.permute(1, 2, 0, 3)  # [kv_heads, group, n, head_dim]
     scores = torch.matmul(by_head, keys.transpose(2, 3).squeeze(0).unsqueeze(1))
@@ -100,7 +100,7 @@ class TorchOps:
         return self._rms_norm(hidden, self._weights.norms[weight])
 
     def add(self, branch: Tensor, residual: Tensor) -> Tensor:
-        return branch.add_(residual)  # the branch is a fresh product that nobody else holds
+        return branch.add_(residual)  # the branch is a fresh product without other references
 
     def add_norm(self, branch: Tensor, residual: Tensor, weight: str) -> tuple[Tensor, Tensor]:
         total = self.add(branch, residual)
@@ -139,7 +139,7 @@ class TorchOps:
         return self._weights.linears[name,](normed)
 
     def _norm_heads(self, qk: Tensor, layer: int) -> Tensor:
-        """Queries and keys `[T, heads + kv_heads, head_dim]`, normed as the spec says."""
+        """Norm queries and keys `[T, heads + kv_heads, head_dim]` as the spec says."""
         weight, spec = self._weights.head_norms[layer], self._spec
         if weight is None:
             return qk

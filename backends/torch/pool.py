@@ -9,15 +9,15 @@ from backends.api import KVPlan
 from backends.models.spec import ModelSpec
 
 KVBlockViews = slice | Tensor
-"""Blocks of a sequence in order: a run of neighbours, or int64 numbers on the device."""
+"""Blocks of a sequence in order: a contiguous run, or int64 numbers on the device."""
 
 
 class TorchKVPool:
-    """Per layer, keys and values float32 `[num_blocks, block_tokens, kv_heads, head_dim]`, zero at first.
+    """Keys and values per layer, float32 `[num_blocks, block_tokens, kv_heads, head_dim]`, zero at first.
 
-    In a slot, the tokens of one head are neighbours, which attention reads up to a third faster on the CPU. With
-    blocks, all heads of a token are, so that neighbouring blocks are read without a copy. On the CPU the system hands
-    out memory only where tokens are written.
+    In a slot, the tokens of one head are contiguous, which attention reads up to a third faster on the CPU. With
+    blocks, all heads of a token are, so that adjacent blocks are read without a copy. On the CPU the system allocates
+    memory only where tokens are written.
     """
 
     def __init__(self, spec: ModelSpec, plan: KVPlan, *, device: torch.device) -> None:
@@ -29,12 +29,14 @@ class TorchKVPool:
         self.values = [self._zeros() for _ in range(spec.num_layers)]
 
     def write(self, layer: int, places: tuple[Tensor, Tensor], keys: Tensor, values: Tensor) -> None:
-        """`[T, kv_heads, head_dim]` each, to `places`: block and place in the block of each token."""
+        """Write `[T, kv_heads, head_dim]` each to `places`: block and position in the block of each token."""
         self.keys[layer].index_put_(places, keys)
         self.values[layer].index_put_(places, values)
 
     def read(self, layer: int, blocks: KVBlockViews, tokens: slice) -> tuple[Tensor, Tensor]:
-        """`tokens` of those in the blocks: `[1, kv_heads, tokens, head_dim]` each; neighbours are not copied."""
+        """Read `tokens` of those in the blocks: `[1, kv_heads, tokens, head_dim]` each; contiguous blocks are not
+        copied.
+        """
         return self._read(self.keys[layer], blocks, tokens), self._read(self.values[layer], blocks, tokens)
 
     def copy(self, source: int, destination: int, num_tokens: int | None = None) -> None:

@@ -1,7 +1,7 @@
-"""Draws a token from each row of logits where they are; to the letter of `RowSampling`, without waiting for a device.
+"""Draws a token from each row of logits on their device; exactly as `RowSampling` says, without waiting for the device.
 
-What the filters keep is the heaviest so many tokens of a row, among equals those with the lower ids. So it suffices to
-know how many, and the lightest weight among them: values are sorted, ids never.
+The filters keep the heaviest tokens of a row, among equals those with the lower ids. So it suffices to know how many,
+and the lightest weight among them: values are sorted, ids never.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _filter(weights: Tensor, rows: _Rows) -> Tensor:
     falling = _falling(weights)
     ranked = falling * (torch.arange(falling.shape[1], device=weights.device) < rows.top_k)
     cumulative = ranked.cumsum(dim=1, dtype=torch.float64)
-    # The fewest that hold so much of the mass of the top_k heaviest (arXiv:1904.09751), at least one.
+    # The fewest that sum to so much of the mass of the top_k heaviest (arXiv:1904.09751), at least one.
     nucleus = (cumulative[:, :-1] < rows.top_p * cumulative[:, -1:]).sum(dim=1, keepdim=True) + 1
     count = torch.where(rows.top_p < 1, nucleus.minimum(rows.top_k), rows.top_k)
     return _keep(weights, falling.gather(1, count - 1), count)

@@ -1,4 +1,4 @@
-"""Which models this runner computes, and the MLP activations that it has. Checked before any weight is read."""
+"""Models that this runner supports, and its MLP activations. Checked before any weight is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SCALINGS = ("linear", "llama3", "factors")
 
 
 def check_supported(spec: ModelSpec) -> None:
-    """Raise `UnsupportedModel` for what would otherwise fail later, or give wrong answers."""
+    """Raise `UnsupportedModel` for a model that would otherwise fail later, or give wrong outputs."""
     if spec.activation not in ACTIVATIONS:
         raise UnsupportedModel(f"activation {spec.activation!r} is not supported; {_choice(ACTIVATIONS)}")
     if spec.rope_scaling is not None and spec.rope_scaling.kind not in _SCALINGS:

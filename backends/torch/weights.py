@@ -34,10 +34,10 @@ class TorchLinear:
 
 
 class TorchWeights:
-    """Everything that `TorchOps` looks up by canonical name.
+    """Weights that `TorchOps` looks up by canonical name.
 
-    `exact` decodes quantized matrices now, to float32. `progress` is told the share of the stored bytes that is done.
-    Raises `UnsupportedModel` for a format that is not declared.
+    `exact` decodes quantized matrices now, to float32. `progress` is called with the share of the stored bytes that is
+    done. Raises `UnsupportedModel` for a format that is not declared.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class TorchWeights:
 
     @property
     def num_bytes(self) -> int:
-        """Of all matrices, as they lie on the device."""
+        """Total bytes of all matrices on the device."""
         parts = [part for linear in self.linears.values() for part in linear.parts]
         return sum(part.num_bytes for part in {*parts, self.embedding})
 
@@ -94,7 +94,7 @@ class TorchWeights:
         return torch.from_numpy(decode(self._tensors[name]).copy()).to(self._device)
 
     def _head_norms(self, spec: ModelSpec) -> list[Tensor | None]:
-        """For each layer `[heads + kv_heads, head_dim]`, the norms of queries, then of keys; None without them."""
+        """Norms of queries, then of keys, of each layer `[heads + kv_heads, head_dim]`; None without them."""
         if not (spec.qk_norm or spec.qk_norm_whole):
             return [None] * spec.num_layers
         return [self._head_norm(spec, f"layers.{layer}") for layer in range(spec.num_layers)]

@@ -16,9 +16,9 @@ from backends.torch.weights import TorchWeights
 def make_executor(
     spec: ModelSpec, weights: TorchWeights, plan: KVPlan, *, max_context: int, device: torch.device
 ) -> Executor:
-    """Allocates keys and values as planned, in the type of the weights: `activation_type`.
+    """Allocate keys and values as planned, in the type of the weights: `activation_type`.
 
-    Raises torch's errors for want of memory, and `ModuleNotFoundError` without Triton.
+    Raises torch's errors when memory is short, and `ModuleNotFoundError` without Triton.
     """
     from backends.torch.cuda.executor import CudaExecutor
     from backends.torch.cuda.graphs import record_cuda

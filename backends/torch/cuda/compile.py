@@ -90,7 +90,7 @@ def _quantized_products() -> Iterator[Variant]:
 
 
 def _source(variant: Variant, dtype: str) -> ASTSource:
-    """What a launch would derive from its arguments: types, and which pointers lie at multiples of 16 bytes."""
+    """Source as a launch would derive it from its arguments: types, and which pointers are multiples of 16 bytes."""
     names = variant.kernel.arg_names
     types = {name: _argument_type(name, dtype) for name in names if name not in variant.constants}
     signature = {name: types.get(name, "constexpr") for name in names}

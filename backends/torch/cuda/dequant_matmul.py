@@ -15,7 +15,7 @@ from backends.torch.matrix import TorchMatrix
 
 GROUP = 32
 VECTOR_ROWS, VECTOR_GROUPS = 8, 16
-"""Rows of the matrix and groups of 32 columns that a program of `multiply_vector` holds at once."""
+"""Rows of the matrix and groups of 32 columns that a program of `multiply_vector` processes at once."""
 TILE_OUTPUTS, TILE_GROUPS = 64, 2
 TILE_TOKENS = (16, 64)
 """The fewest rows that a tensor core takes, and enough to use the decoded weights well."""

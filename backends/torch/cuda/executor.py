@@ -17,7 +17,7 @@ from backends.torch.cuda.tiles import TILE_ROWS, Tiling, choose_splits, choose_t
 from backends.torch.cuda.weights import CudaWeights
 
 _PROCESSORS = 132
-"""Of an H100; only for a device that does not say."""
+"""Processors of an H100; only for a device that does not report them."""
 
 
 class CudaExecutor:
@@ -47,7 +47,7 @@ class CudaExecutor:
 
     @property
     def keys_and_values(self) -> tuple[Tensor, ...]:
-        """Of all layers, `[num_blocks, block_tokens, kv_heads, head_dim]` each."""
+        """Keys and values of all layers, `[num_blocks, block_tokens, kv_heads, head_dim]` each."""
         return self._model.keys_and_values
 
     def copy(self, source: int, destination: int, num_tokens: int | None = None) -> None:
@@ -63,7 +63,7 @@ class CudaExecutor:
 
 
 class Model:
-    """Weights and KV on the device. Knows no graphs, so that graphs may hold on to it."""
+    """Weights and KV on the device. Has no reference to graphs, so that graphs may refer to it."""
 
     def __init__(
         self, spec: ModelSpec, weights: CudaWeights, plan: KVPlan, *, max_context: int, device: torch.device
@@ -100,7 +100,7 @@ class Model:
         return self._forward(inputs, self._tiling(1), splits, None)
 
     def compile(self) -> None:
-        """Run every kernel once in each tiling, with and without splits, over a step of nobody."""
+        """Run every kernel once in each tiling, with and without splits, over an empty step."""
         arrays = padding(1, 1)
         inputs = on_device(arrays, upload(arrays, self._device))
         for rows in TILE_ROWS:

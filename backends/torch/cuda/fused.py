@@ -14,7 +14,7 @@ from backends.torch.cuda.paged_attention import tanh
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, *, dtype: torch.dtype) -> Tensor:
-    """RMSNorm over the last axis of `[T, columns]`, whose rows may lie apart; `weight` float32 `[columns]`."""
+    """RMSNorm over the last axis of `[T, columns]`, whose rows may have any stride; `weight` float32 `[columns]`."""
     return _norm(x, None, weight, eps, dtype)[0]
 
 

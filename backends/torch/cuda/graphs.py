@@ -30,12 +30,12 @@ class Record(Protocol):
 
 
 def bucket_of(num_rows: int, buckets: Sequence[int] = BUCKETS) -> int | None:
-    """The smallest bucket that holds `num_rows`, if one does."""
+    """Smallest bucket of at least `num_rows`, if there is one."""
     return next((bucket for bucket in buckets if bucket >= num_rows), None)
 
 
 def is_decode(step: Step) -> bool:
-    """Every sequence brings one token and wants its logits, and none has an adapter."""
+    """True if every sequence has one token and needs its logits, and none has an adapter."""
     rows = step.num_sequences
     return step.num_tokens == rows == len(step.logit_rows) and int(step.lora.max()) < 0
 
@@ -68,7 +68,7 @@ class DecodeGraphs:
 
     @property
     def recorded(self) -> tuple[int, ...]:
-        """The buckets whose next step is a replay."""
+        """Buckets whose next step is a replay."""
         return tuple(sorted(size for size, bucket in self._buckets.items() if bucket.replay is not None))
 
     def run(self, step: Step, picked: Tensor | None = None) -> Tensor | None:
@@ -85,7 +85,7 @@ class DecodeGraphs:
         return self._compute(bucket)[: step.num_sequences]
 
     def record(self, sizes: Sequence[int]) -> None:
-        """Record these buckets now, the largest first, so that the others find room in its memory."""
+        """Record these buckets now, the largest first, so that the others fit in its memory."""
         for size in sorted(sizes, reverse=True):
             bucket = self._bucket(size)
             upload(padding(size, 1), self._device, into=bucket.flat)

@@ -46,7 +46,7 @@ DeviceStep = StepArrays[Tensor]
 
 
 def starts(step: HostStep) -> list[int]:
-    """Where each array begins in the flat one, and where the last ends."""
+    """Start of each array in the flat one, and the end of the last."""
     lengths = [-(-array.size // _ALIGNMENT) * _ALIGNMENT for array in step]
     return [0, *accumulate(lengths)]
 
@@ -73,7 +73,7 @@ def step_arrays(step: Step, plan: KVPlan, *, tile_queries: int) -> HostStep:
 
 
 def pad_decode(step: HostStep, num_rows: int) -> HostStep:
-    """A step of one token a sequence, filled up to `num_rows` sequences that hold nothing and write nothing."""
+    """Decode step filled up to `num_rows` sequences; the added ones have no tokens and write nothing."""
     width, used = step.table_columns.shape
     table = np.zeros((width, num_rows), np.int32)
     table[:, :used] = step.table_columns
@@ -92,7 +92,7 @@ def pad_decode(step: HostStep, num_rows: int) -> HostStep:
 
 
 def padding(num_rows: int, num_columns: int) -> HostStep:
-    """A decode step of nobody, with a table of `num_columns` blocks for each of its rows."""
+    """Decode step of padding only, with a table of `num_columns` blocks for each of its rows."""
     none, table = np.zeros(0, np.int32), np.zeros((num_columns, 0), np.int32)
     return pad_decode(StepArrays(none, none, none, none, none, none, none, none, table), num_rows)
 
@@ -120,7 +120,7 @@ def upload(step: HostStep, device: torch.device, *, into: Tensor | None = None) 
 
 
 def on_device(step: HostStep, flat: Tensor) -> DeviceStep:
-    """The arrays' views of `flat`, which holds or will hold them."""
+    """Views of the arrays in `flat`, which has or will have their contents."""
     return StepArrays(
         *(flat[start:][: array.size].view(array.shape) for array, start in zip(step, starts(step), strict=False))
     )

@@ -1,7 +1,7 @@
 """The decoder's coarse operations on CUDA, each a matrix product or one Triton kernel. Not verified on a GPU yet.
 
-The residual stream is float32: it costs nothing beside the weights, and sums of many layers keep their digits. What
-enters a matrix product, and keys and values, have the weights' type; products are summed in float32.
+The residual stream is float32: its cost is negligible compared with the weights, and sums of many layers keep their
+digits. Inputs of a matrix product, and keys and values, have the weights' type; products are summed in float32.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from backends.torch.ops import mix_experts
 
 
 class Resident(msgspec.Struct, frozen=True, kw_only=True):
-    """What stays on the device between steps.
+    """Data that stays on the device between steps.
 
     `keys`, `values`: for each layer `[num_blocks, block_tokens, kv_heads, head_dim]`. `frequencies`: float64
     `[head_dim / 2]` for each rotary embedding of the model.
@@ -104,7 +104,7 @@ class CudaOps:
         return x if self._logit_rows is None else x[self._logit_rows]
 
     def head(self, normed: Tensor, name: str) -> Tensor:
-        """Logits in float32: rounded to the activations' type, neighbours would tie."""
+        """Logits in float32: rounded to the activations' type, close ones would tie."""
         return self._weights.linears[name,].exactly(normed)
 
     def _expert(self, x: Tensor, layer: int, expert: int) -> Tensor:

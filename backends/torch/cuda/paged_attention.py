@@ -1,11 +1,11 @@
 """Attention of new tokens over paged keys and values, in Triton. Not verified on a GPU yet.
 
 One kernel serves decode, prefill, chunks and verification. A program takes one tile of rows and one key head: all the
-query heads that share the key head, of as many neighbouring queries as fit, so that keys are read once for all of
+query heads that share the key head, of as many adjacent queries as fit, so that keys are read once for all of
 them (the softmax is FlashAttention-2's, arXiv:2307.08691). Where there are few tiles, the keys of each are split over
 several programs whose partial results a second kernel merges (Flash-Decoding).
 
-Only keys that a query of the tile may see are ever loaded: what else lies in a block, NaN included, has no influence.
+Only keys that a query of the tile may see are ever loaded: other contents of a block, NaN included, have no influence.
 The slot layout is one block a sequence. Under Triton's interpreter a product of bf16 tiles is wrong; float16 and
 float32 are right.
 """
@@ -23,15 +23,15 @@ from torch import Tensor
 from backends.torch.cuda.tiles import MAX_SPLITS, Tiling
 
 _EVERYTHING = 2**30
-"""As a window: more than any context."""
+"""Window without a limit: more than any context."""
 
 
 class Pages(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the S sequences of a step lie; int32 on the device.
+    """Positions of the S sequences of a step; int32 on the device.
 
     Sequence s owns queries `q_start[s]:q_start[s+1]` (`q_start[S+1]`) and keys 0 to `kv_len[s]`, new ones included, in
     the blocks of row s of `table[S, W]`, of any strides. A sequence of one query and no key is padding, and its output
-    is zero. Tile n holds queries of sequence `tile_sequence[n]` from its `tile_query[n]`th on, `tile_rows` rows of
+    is zero. Tile n has queries of sequence `tile_sequence[n]` from its `tile_query[n]`th on, `tile_rows` rows of
     (query, head of the group); see `backends.torch.cuda.tiles`. Keys are split
     over 1 to `MAX_SPLITS` programs.
     """
@@ -117,7 +117,7 @@ _VARYING = [
     "window",
     "splits",
 ]
-"""Arguments whose alignment or divisibility must not mean another compilation."""
+"""Arguments whose alignment or divisibility must not cause another compilation."""
 _LOG2_E = tl.constexpr(math.log2(math.e))
 
 

@@ -1,4 +1,4 @@
-"""How the queries of a step are cut into tiles, and the keys of a tile into splits: plain arithmetic, no Triton."""
+"""Splits the queries of a step into tiles, and the keys of a tile into splits: plain arithmetic, no Triton."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TILE_ROWS = (16, 64, 128)
 """The fewest that a tensor core takes, and sizes worth a compilation of their own."""
 MAX_SPLITS = 32
 _KEYS_OF_A_SPLIT = 256
-"""With fewer keys, merging costs more than splitting gains."""
+"""Below this many keys, merging costs more than splitting gains."""
 
 
 class Tiling(msgspec.Struct, frozen=True):
@@ -38,7 +38,7 @@ class Tiling(msgspec.Struct, frozen=True):
 
 
 def choose_tiling(longest: int, *, group: int, head_dim: int, element_size: int) -> Tiling:
-    """For a step whose longest sequence brings `longest` new tokens, `group` heads sharing a key head."""
+    """Tiling for a step whose longest sequence has `longest` new tokens, `group` heads sharing a key head."""
     bytes_per_row = _power_of_two(head_dim) * element_size
     largest = 128 if bytes_per_row <= 256 else 64 if bytes_per_row <= 512 else 16
     sizes = [rows for rows in TILE_ROWS if group <= rows <= largest] or [_power_of_two(group)]
@@ -47,7 +47,7 @@ def choose_tiling(longest: int, *, group: int, head_dim: int, element_size: int)
 
 
 def cut_tiles(q_start: I32, *, tile_queries: int) -> tuple[I32, I32]:
-    """For each tile, int32: its sequence, and the index of its first query among the sequence's new tokens."""
+    """Sequence of each tile, and the index of its first query among the sequence's new tokens; int32."""
     counts = -(-np.diff(q_start) // tile_queries)
     sequence = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     before = np.repeat(np.cumsum(counts) - counts, counts)

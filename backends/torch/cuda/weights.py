@@ -88,7 +88,7 @@ class MergedLinear(msgspec.Struct, frozen=True):
 
 
 class CudaWeights(msgspec.Struct, frozen=True, kw_only=True):
-    """What `CudaOps` looks up by canonical name. `dtype` is the type of activations, keys and values.
+    """Weights that `CudaOps` looks up by canonical name. `dtype` is the type of activations, keys and values.
 
     Norms are float32; `head_norms` has for each layer `[heads + kv_heads, head_dim]`, or None.
     """
@@ -103,7 +103,7 @@ class CudaWeights(msgspec.Struct, frozen=True, kw_only=True):
 def activation_type(stored: Iterable[torch.dtype | None]) -> torch.dtype:
     """bfloat16 or float16 for weights of that type, else float32; `stored` has None for a quantized matrix.
 
-    Beside bfloat16 or float16 a matrix may be float32, as routers are.
+    With bfloat16 or float16 a matrix may be float32, as routers are.
     """
     found = set(stored)
     if None in found:
@@ -112,7 +112,7 @@ def activation_type(stored: Iterable[torch.dtype | None]) -> torch.dtype:
 
 
 def kv_type(weights: TorchWeights) -> torch.dtype:
-    """The type of activations, keys and values beside these weights."""
+    """Type of activations, keys and values for these weights."""
     matrices = [part for linear in weights.linears.values() for part in linear.parts]
     return activation_type(None if part.floats is None else part.floats.dtype for part in matrices)
 
