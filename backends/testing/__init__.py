@@ -1,4 +1,4 @@
-"""Fakes, references and model makers that are shipped, so that whoever writes a backend can test it."""
+"""Shipped fakes, references and model makers, for testing a backend."""
 
 from __future__ import annotations
 

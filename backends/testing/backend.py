@@ -1,4 +1,4 @@
-"""A `Backend` without an engine: it plays a script, can be made to wait, and tells what was asked of it."""
+"""Fake `Backend` without an engine: it plays a script, can be made to wait, and records its requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backends.generation import ChatPrompt, Delta, Done, Event, Failed, FinishRe
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer. `pieces` are deltas; a text counts as one token.
+    """Script of one response. `pieces` are deltas; a text counts as one token.
 
     `refusal` is raised before `Started`, `fault` after the last piece; `failure` (code, message) ends the request in
     `Failed`. `pause_before` names the piece before which the request waits for `FakeBackend.resume` (0 is the first,
@@ -123,7 +123,7 @@ class FakeBackend:
         yield Done("length" if limit < len(script.pieces) else script.finish_reason, usage)
 
     async def _pause(self, script: Script, position: int, deadline_at: float | None) -> bool:
-        """Wait if the script says so here. Returns whether there is time left."""
+        """Wait if the script pauses here. True if there is time left."""
         if script.pause_before == position:
             self.paused.set()
             resumed = asyncio.ensure_future(self._resumed.wait())
@@ -143,6 +143,6 @@ def _usage(script: Script, num_tokens: int) -> Usage:
 
 
 def _text_of(request: GenerateRequest) -> str:
-    """What an engine tells for `echo`; conversations are never echoed."""
+    """Prompt text that an engine returns for `echo`; chats are never echoed."""
     prompt = request.prompt
     return "" if isinstance(prompt, ChatPrompt) else getattr(prompt, "text", "")

@@ -48,7 +48,7 @@ _SPREAD = np.float32(16.0)
 
 
 class FakeFaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What goes wrong, and when: the n-th `submit`, counted from 1. Defaults mean "never"."""
+    """Faults by the number of the `submit` call, counted from 1. Defaults mean "never"."""
 
     capacity_at: tuple[int, ...] = ()
     retryable_at: tuple[int, ...] = ()
@@ -60,7 +60,7 @@ class FakeFaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     delay_s: float = 0.0
     """Each step takes at least this long."""
     fallback: str = ""
-    """What the runner says it could not have."""
+    """Fallback that the runner reports."""
     load_failure: str = ""
     """`load` raises `UnsupportedModel` with this message."""
 
@@ -163,7 +163,7 @@ class FakeRunner:
         self._kv = np.zeros((0, 0), dtype=np.uint64)
 
     def _check(self, step: Step) -> None:
-        """Hold the engine to the contract of `Step`. Raises `Fatal` or `CapacityExceeded`."""
+        """Check a step against the contract. Raises `Fatal` or `CapacityExceeded`."""
         if self._spec is None or self._plan is None:
             raise Fatal("the runner is closed, or has no KV memory")
         check_step(
@@ -197,7 +197,7 @@ class FakeRunner:
             raise CapacityExceeded(f"{step.num_sequences} sequences, room for {faults.max_sequences}")
 
     def _scribble(self, step: Step) -> None:
-        """The KV of a failed step is undefined; make sure that nobody relies on it."""
+        """Overwrite the KV of a failed step, which is undefined, so that relying on it shows."""
         self._kv.flat[self._places(step)] = _GARBAGE
 
     def _write(self, step: Step) -> None:
@@ -211,7 +211,7 @@ class FakeRunner:
         return flat_indices(step, self._table(step), self._kv.shape[1])
 
     def _logits(self, step: Step) -> F32:
-        """After the tokens at the step's `logit_rows`: [rows, vocab]."""
+        """Logits after the tokens at the step's `logit_rows`: [rows, vocab]."""
         seen = [self._seen_at(step, row) for row in step.logit_rows.tolist()]
         mixed = (self._mixed_ids ^ np.array(seen, dtype=np.uint64)[:, None]) * _MIX_A
         mixed = (mixed ^ (mixed >> np.uint64(31))) * _MIX_B

@@ -23,7 +23,7 @@ def continue_greedily(runner: Runner, prompts: list[list[int]], num_tokens: int)
 
 
 def step_of(fresh: list[list[int]], lengths: list[int]) -> Step:
-    """New tokens of the sequences in slots 0, 1, 2 …, which then hold `lengths` tokens; logits of each last one."""
+    """Step with new tokens of the sequences in slots 0, 1, 2 …, `lengths` with them; logits of each last one."""
     ends = list(accumulate(len(tokens) for tokens in fresh))
     starts = [length - len(tokens) for length, tokens in zip(lengths, fresh, strict=True)]
     positions = [np.arange(start, end) for start, end in zip(starts, lengths, strict=True)]

@@ -49,7 +49,7 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     window: int | None = None
     """Tokens that a windowed layer sees, in the families that have such layers; `None` is the family's default."""
     num_experts: int = 4
-    """Of the families that are mixtures; `ffn_size` is that of one expert."""
+    """Number of experts in families that are mixtures; `ffn_size` is that of one expert."""
     experts_per_token: int = 2
 
 
@@ -129,7 +129,7 @@ def _head_dim(sizes: ModelSizes) -> int:
 
 
 def _own_fields(family: FamilyName, sizes: ModelSizes) -> dict[str, object]:
-    """What the family's config.json has and others have not."""
+    """Fields of the family's config.json that others lack."""
     match family:
         case "gemma2" | "gemma3":
             own = _gemma(family, sizes)

@@ -37,7 +37,7 @@ class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """With the specials, which follow the tokens."""
+        """Number of tokens with the specials, which follow the others."""
         return len(self.tokens) + len(SPECIALS)
 
     def special_id(self, special: str) -> int:

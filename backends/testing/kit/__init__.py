@@ -1,4 +1,4 @@
-"""The conformance kit: holds a `Runner` to the contract of `backends.api`, on tiny models, against a NumPy oracle.
+"""The conformance kit: checks a `Runner` against the contract of `backends.api`, on tiny models and a NumPy oracle.
 
 `hostelry runner check NAME` runs it over an installed runner; `backends.testing.kit.suite` makes it a pytest suite;
 `run_checks` is underneath both. It needs numpy, msgspec and tokenizers, downloads nothing and takes under a minute.

@@ -1,4 +1,4 @@
-"""Where a check finds fresh runners, models and tolerances."""
+"""Supplies checks with fresh runners, models and tolerances."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class CreateRunner(Protocol):
     """Makes the runner under test."""
 
     def __call__(self, *, exact: bool) -> Runner:
-        """A new runner; `exact` wants quantized weights computed with float32 activations."""
+        """Create a runner; `exact` computes quantized weights with float32 activations."""
         ...
 
 
 class KitBench:
-    """For one check in one KV layout. Use as a context manager: it closes the runners that it made."""
+    """Bench of one check in one KV layout. Use as a context manager: it closes the runners that it made."""
 
     def __init__(
         self, create_runner: CreateRunner, samples: Samples, *, layout: KitLayout, tolerances: Tolerances
@@ -86,7 +86,7 @@ class KitBench:
         return subject
 
     def plan(self, subject: KitSubject, *, num_sequences: int = SEQUENCES, context: int = CONTEXT) -> None:
-        """Plan anew, long enough for three blocks, and warm up."""
+        """Plan again, long enough for three blocks, and warm up."""
         layouts = subject.runner.capabilities().kv_layouts
         # An exact runner may declare less than the one that the case was chosen for.
         layout = self.layout if self.layout in layouts else layouts[0]

@@ -37,7 +37,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.check.name}-{self.layout}" if self.layout else self.check.name
 
     def why_skipped(self, capabilities: RunnerCapabilities) -> str:
-        """Which capability is missing; empty if the case applies."""
+        """Missing capability; empty if the case applies."""
         if self.layout is not None and self.layout not in capabilities.kv_layouts:
             return f"the runner declares no {self.layout} KV layout"
         needs = self.check.needs

@@ -1,4 +1,4 @@
-"""What a check says when a runner breaks its word, and how numbers and errors are compared."""
+"""Errors of a check when a runner breaks the contract, and comparisons of numbers and errors."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from backends.api import F32
 
 
 class ConformanceError(Exception):
-    """A runner does not do what the contract says. The message tells what was expected, what was found, and why."""
+    """Raised when a runner breaks the contract. The message has what was expected, what was found, and the sentence."""
 
     def __init__(self, *, expected: str, found: str, contract: str) -> None:
         super().__init__(f"expected {expected}; found {found}. The contract: “{contract}”")
 
 
 class CheckSkipped(Exception):
-    """This check says nothing about this runner; the message is the reason."""
+    """Raised when a check does not apply to this runner; the message is the reason."""
 
 
 class Tolerances(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +27,7 @@ class Tolerances(msgspec.Struct, frozen=True, kw_only=True):
     logits: float = 1e-4
     """Float weights against the oracle. Raise it for a runner that computes or keeps KV in less than float32."""
     company: float = 1e-5
-    """The same sequence alone and beside others; products of other shapes round differently."""
+    """Tolerance for a sequence alone and in a batch; products of other shapes round differently."""
     exact: float = 1e-3
     """Quantized weights, a runner made with `exact=True`."""
     quantized: float = 4e-2
@@ -63,7 +63,7 @@ def expect_quiet(call: Callable[[], object], *, when: str, contract: str) -> Non
 
 
 def expect_rows(found: F32, expected: F32, tolerance: float, *, what: str, contract: str) -> None:
-    """Hold `[R, vocab]` logits to the expected ones, row by row: shape, type, finite, relative error."""
+    """Compare `[R, vocab]` logits with the expected ones, row by row: shape, type, finite, relative error."""
     expect(
         isinstance(found, np.ndarray) and found.dtype == np.float32 and found.shape == expected.shape,
         expected=f"float32 {list(expected.shape)} logits of {what}",

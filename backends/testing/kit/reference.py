@@ -7,7 +7,7 @@ from backends.testing.oracle import Oracle
 
 
 class Reference:
-    """A model and the logits that it should give. Made once, asked by many checks."""
+    """Model and its expected logits. Created once, used by many checks."""
 
     def __init__(self, model: LoadableModel, adapter: AdapterWeights | None = None) -> None:
         self.model = model
@@ -21,7 +21,7 @@ class Reference:
         return self._logits(tuple(token_ids))[end - count : end]
 
     def foresee(self, token_ids: list[int]) -> None:
-        """Compute once what will be asked for piece by piece."""
+        """Compute at once what will be needed piece by piece."""
         self._logits(tuple(token_ids))
 
     def adapted(self, adapter: AdapterWeights) -> Reference:

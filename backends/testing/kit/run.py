@@ -57,7 +57,7 @@ Outcome = Literal["passed", "failed", "skipped"]
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """How a case ended. `reason`: why it was skipped, or what is wrong; empty if it passed."""
+    """Result of a case. `reason`: why it was skipped, or what is wrong; empty if it passed."""
 
     name: str
     claim: str
@@ -78,7 +78,7 @@ def run_case(case: Case, create_runner: CreateRunner, samples: Samples, *, toler
             case.check.run(bench)
     except (CheckSkipped, ConformanceError):
         raise
-    except Exception as error:  # a stranger's runner raises what it likes
+    except Exception as error:  # a third-party runner may raise anything
         found = f"{type(error).__name__}: {error}"
         expected = f"no error, for the check claims: {case.check.claim}"
         raise ConformanceError(expected=expected, found=found, contract=contract.TYPED) from error

@@ -69,7 +69,7 @@ class Samples:
 
     @property
     def poisoned(self) -> LoadableModel:
-        """The base, but `POISON` is NaN: it has no reference, and whoever sees it has no finite logits."""
+        """The base with `POISON` as NaN: it has no reference, and a sequence that sees it has no finite logits."""
         model = self.base.model
         values = decode(model.tensors["embed"]).copy()
         values[POISON] = np.nan
@@ -89,7 +89,7 @@ class Samples:
         return self._cached(f"in {form}", lambda: Reference(in_format(self._wide().model, form)))
 
     def copy_of_base(self, name: str) -> Path:
-        """The base in a folder that nobody else uses."""
+        """The base in a directory that no other check uses."""
         return make_random_model(self._directory / name, sizes=TINY)
 
     def _wide(self) -> Reference:
@@ -124,7 +124,7 @@ def random_tokens(count: int, *, seed: int, vocab_size: int = TINY.vocab_size) -
 
 
 def random_adapter(shapes: dict[str, tuple[int, int]], *, rank: int, seed: int) -> AdapterWeights:
-    """Strong enough that nobody overlooks it: its part of each product is about half of the base's."""
+    """An adapter strong enough to show: its part of each product is about half of the base's."""
     rng = np.random.default_rng(seed)
     matrices = {
         name: (_scaled(rng, (rank, columns)), _scaled(rng, (rows, rank))) for name, (rows, columns) in shapes.items()

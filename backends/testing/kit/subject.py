@@ -15,21 +15,21 @@ from backends.testing.kit.reference import Reference
 
 
 class KitSequence:
-    """What the kit knows of one sequence: the tokens that have KV, and where that lies."""
+    """The kit's record of one sequence: the tokens that have KV, and its blocks."""
 
     def __init__(self, reference: Reference, *, lora: int = -1) -> None:
         self.reference = reference
         self.lora = lora
         self.tokens: list[int] = []
         self.blocks: list[int] = []
-        """Its slot, or its blocks in order."""
+        """Slot, or blocks in order."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
 
 class KitPart(msgspec.Struct, frozen=True):
-    """New tokens of a sequence in a step; logits are asked of the last `rows` of them."""
+    """New tokens of a sequence in a step; logits of the last `rows` of them are requested."""
 
     sequence: KitSequence
     tokens: list[int]
@@ -46,7 +46,7 @@ class KitSubject:
         self.tolerance = tolerance
         self.plan: KVPlan
         self.context = 0
-        """Tokens that one sequence may hold."""
+        """Most tokens of one sequence."""
         self._free: list[int] = []
 
     @property
@@ -71,7 +71,7 @@ class KitSubject:
         return sequence
 
     def close(self, sequence: KitSequence) -> None:
-        """Its KV is the first to be used again."""
+        """Free a sequence; its KV is the first to be used again."""
         self._free = sequence.blocks + self._free
         sequence.blocks, sequence.tokens = [], []
 
@@ -164,5 +164,5 @@ class KitSubject:
 
 
 def expected_rows(*parts: KitPart) -> F32:
-    """Of parts whose tokens are already among those of their sequences: float32 `[R, vocab]`."""
+    """Logits of parts whose tokens are already among those of their sequences: float32 `[R, vocab]`."""
     return np.concatenate([part.sequence.reference.rows(part.sequence.tokens, part.rows) for part in parts])

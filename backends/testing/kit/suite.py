@@ -37,7 +37,7 @@ class RunnerSuite:
 
     @pytest.fixture
     def tolerances(self) -> Tolerances:
-        """How far logits may lie from the oracle's."""
+        """Tolerances for the distance of logits from the oracle's."""
         return Tolerances()
 
     @pytest.fixture
@@ -49,7 +49,7 @@ class RunnerSuite:
     def test_contract(
         self, case: Case, create_runner: CreateRunner, tolerances: Tolerances, kit_directory: Path
     ) -> None:
-        """What the check claims."""
+        """Run the check; its claim is `case.check.claim`."""
         try:
             run_case(case, create_runner, samples_in(kit_directory), tolerances=tolerances)
         except CheckSkipped as skipped:

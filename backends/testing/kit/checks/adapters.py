@@ -81,7 +81,7 @@ def check_lora_replaced(bench: KitBench) -> None:
 
 
 def _first_layer(adapter: AdapterWeights) -> AdapterWeights:
-    """What remains of a wider adapter in the other layers shows."""
+    """The adapter's first layer only, so that remains of a wider one in the other layers show."""
     matrices = {name: pair for name, pair in adapter.matrices.items() if name.startswith("layers.0.")}
     return msgspec.structs.replace(adapter, matrices=matrices)
 
@@ -136,7 +136,7 @@ def check_lora_misfits(bench: KitBench) -> None:
 
 
 def _misfits(good: AdapterWeights) -> dict[str, AdapterWeights]:
-    """What is wrong with it → an adapter whose last matrices do not fit; a runner may have taken the others by then."""
+    """Fault → an adapter whose last matrices do not fit; a runner may have taken the others by then."""
     *_, (name, (a, b)) = good.matrices.items()
     pairs = {
         "a column too many in A": (np.pad(a, ((0, 0), (0, 1))), b),

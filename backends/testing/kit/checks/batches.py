@@ -39,7 +39,7 @@ def check_ragged(bench: KitBench) -> None:
 
 
 def _mixed_parts(subject: KitSubject, *, seed: int) -> list[KitPart]:
-    """A prefill, a chunk, two decodes and rows to verify, in an order of the seed; some want no logits."""
+    """Parts in an order of the seed: a prefill, a chunk, two decodes and rows to verify; some without logits."""
     num_rows = min(4, subject.runner.capabilities().max_verify_rows)
     parts = [
         KitPart(subject.open(), random_tokens(13 + seed % 5, seed=seed)),

@@ -17,7 +17,7 @@ from backends.weights.tensor import StoredTensor
 
 _FLOATS = ("F32", "F16", "BF16")
 _UNKNOWN = "X9_K"
-"""A format that nobody has."""
+"""A format that does not exist."""
 
 
 def check_format(form: str) -> Callable[[KitBench], None]:
@@ -75,7 +75,7 @@ def _refused(bench: KitBench, model: LoadableModel, form: str) -> None:
 
 
 def _unknown(model: LoadableModel) -> LoadableModel:
-    """One matrix in a format that nobody has."""
+    """Model with one matrix in a format that does not exist."""
     name = "layers.0.q"
     odd = StoredTensor(name, _UNKNOWN, model.tensors[name].shape, model.tensors[name].data)
     return LoadableModel(spec=model.spec, tensors={**model.tensors, name: odd})

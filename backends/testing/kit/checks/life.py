@@ -73,7 +73,7 @@ def check_close(bench: KitBench) -> None:
 
 
 def check_warmup(bench: KitBench) -> None:
-    """In every slot or block, since nobody knows where the warm-up has been."""
+    """Checks every slot or block, since the warm-up may have written to any."""
     subject = bench.subject()
     for index in range(min(6, subject.plan.num_blocks)):
         sequence = subject.open()
@@ -97,7 +97,7 @@ def check_suspend(bench: KitBench) -> None:
 
 
 def _expect_lost(subject: KitSubject, part: KitPart) -> None:
-    """Continue a sequence whose KV was lost: the answer must not be that of a sequence which still has it."""
+    """Continue a sequence whose KV was lost: the logits must differ from those with its KV."""
     found = subject.run(part)
     reference: Reference = subject.reference
     remembered = reference.rows(part.sequence.tokens, 1)

@@ -1,4 +1,4 @@
-"""What is said before load, and what load does: capabilities, progress, sizes, files, a second model."""
+"""Checks of capabilities and load: progress, sizes, files, a second model."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def check_stats(bench: KitBench) -> None:
 
 
 def check_files_gone(bench: KitBench) -> None:
-    """On systems that let a mapped file be deleted; elsewhere the deletion itself says so."""
+    """Checks only on systems that let a mapped file be deleted; elsewhere the deletion itself fails."""
     folder = bench.samples.copy_of_base("to be deleted")
     runner = bench.runner()
     info = runner.load(open_model(folder), lambda _: None)

@@ -90,7 +90,7 @@ def _confirm_chain(subject: KitSubject) -> None:
 
 
 def _confirm_part(subject: KitSubject, source: KitSequence) -> None:
-    """Of a slot, no more than its first tokens are asked for."""
+    """Copy no more than the first tokens of a slot, and confirm them."""
     if subject.is_paged:
         return
     part = subject.fork(source, num_tokens=9)

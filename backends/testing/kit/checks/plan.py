@@ -18,7 +18,7 @@ from backends.testing.kit.samples import random_tokens
 from backends.testing.kit.subject import KitPart, KitSubject
 
 _FEWEST_BITS = 2
-"""Of one key or value element; whoever claims less does not count all of them."""
+"""Bits of one key or value element; a smaller claim does not count all of them."""
 
 
 def check_plan_limits(bench: KitBench) -> None:

@@ -1,4 +1,4 @@
-"""Steps that no engine should send: refused before anything is written, and nobody is harmed."""
+"""Steps that no engine should send: rejected before anything is written, without harm to other sequences."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _confirm_intact(subject: KitSubject, sequences: list[KitSequence], *, fault:
 
 
 def _overwriting(subject: KitSubject, sequences: list[KitSequence]) -> Step:
-    """A sound step that writes three tokens of each sequence anew, from the `_REWRITTEN`-th on."""
+    """A sound step that rewrites three tokens of each sequence, from the `_REWRITTEN`-th on."""
     kept = [list(sequence.tokens) for sequence in sequences]
     for sequence in sequences:
         del sequence.tokens[_REWRITTEN:]
@@ -60,7 +60,7 @@ def _overwriting(subject: KitSubject, sequences: list[KitSequence]) -> Step:
 
 
 def _broken(step: Step, subject: KitSubject) -> dict[str, Step]:
-    """What is wrong → the step with this one fault."""
+    """Fault → the step with this one fault."""
     capabilities = subject.runner.capabilities()
     broken = _broken_shapes(step) | _broken_places(step) | _broken_values(step, subject, capabilities)
     return broken | (_broken_blocks(step, subject) if subject.is_paged else _broken_slots(step, subject))

@@ -54,7 +54,7 @@ def _prefilled(subject: KitSubject, count: int) -> list[KitSequence]:
 
 
 def _choice(row: F32, *, kind: int, seed: int) -> RowChoice:
-    """Filters whose cuts lie in the middle between two tokens, so that rounding moves none across."""
+    """Filters whose cuts are in the middle between two tokens, so that rounding moves none across."""
     place, temperature = 2 + seed % 7, 0.5 + seed / 5
     falling = np.sort(_weights(row, temperature))[::-1]
     cumulative = np.cumsum(falling) / falling.sum()
@@ -142,7 +142,8 @@ def pick(subject: KitSubject, step: Step, sampling: RowSampling) -> I64:
 
 
 def check_sampling_ties(bench: KitBench) -> None:
-    """Against the runner's own logits, which tie wherever its products do not depend on the place of a column."""
+    """Compares with the runner's own logits, which tie wherever its products do not depend on the position of a column.
+    """
     subject = bench.subject(model=bench.samples.twinned)
     sequences = _prefilled(subject, 5)
     step = subject.step(*(KitPart(sequence, [20 + index]) for index, sequence in enumerate(sequences)))

@@ -57,7 +57,7 @@ def check_collect_order(bench: KitBench) -> None:
 
 
 def check_outstanding_chain(bench: KitBench) -> None:
-    """As many tickets as declared, each continuing the sequence of the one before."""
+    """Submits as many tickets as declared, each continuing the sequence of the one before."""
     subject = bench.subject()
     sequence = subject.open()
     depth = min(subject.runner.capabilities().async_depth, 8)

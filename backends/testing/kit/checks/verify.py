@@ -29,7 +29,7 @@ def check_verify(bench: KitBench) -> None:
 
 
 def check_verify_alone(bench: KitBench) -> None:
-    """Against the runner itself, more closely than against the oracle."""
+    """Compares with the runner itself, more closely than with the oracle."""
     subject = bench.subject()
     num_rows = min(subject.runner.capabilities().max_verify_rows, 8)
     prompt, draft = random_tokens(_START, seed=202), random_tokens(num_rows, seed=203)
