@@ -68,5 +68,5 @@ _PICKLE_PROTOCOLS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
 def looks_pickled(name: str, head: bytes) -> bool:
-    """Whether a file name or its first bytes are those of pickled weights."""
+    """True if a file name or its first bytes are those of pickled weights."""
     return name.endswith(PICKLE_SUFFIXES) or head.startswith((_ZIP, *_PICKLE_PROTOCOLS))

@@ -1,4 +1,4 @@
-"""Stored blocks as integer kernels want them: unsigned codes around 2^(bits-1), a scale a group, offsets if needed.
+"""Stored blocks for integer kernels: unsigned codes around 2^(bits-1), a scale a group, offsets if needed.
 
 value = scale * (code - 2^(bits-1)) + offset, as the format's decoder computes it; nothing is quantized again.
 
@@ -24,11 +24,11 @@ from backends.weights.tensor import StoredTensor
 U8 = npt.NDArray[np.uint8]
 F32 = npt.NDArray[np.float32]
 Parts = tuple[U8, F32, F32 | None]
-"""Of some blocks: codes `[blocks, block_size]`, scales and offsets `[blocks, groups of a block]`."""
+"""Parts of some blocks: codes `[blocks, block_size]`, scales and offsets `[blocks, groups of a block]`."""
 
 
 class Splitter(msgspec.Struct, frozen=True):
-    """How blocks of one format are taken apart; `group` is the number of elements that share a scale."""
+    """Splits blocks of one format; `group` is the number of elements that share a scale."""
 
     bits: int
     group: int
@@ -46,7 +46,7 @@ class Integers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def integers_of(tensor: StoredTensor) -> Integers:
-    """Take apart a tensor whose format is in `SPLITTERS`."""
+    """Split a tensor whose format is in `SPLITTERS`."""
     splitter = SPLITTERS[tensor.format]
     blocks = np.ascontiguousarray(tensor.data).reshape(-1, FORMATS[tensor.format].block_bytes)
     codes, scales, offsets = splitter.split(blocks)
@@ -150,4 +150,5 @@ SPLITTERS: Mapping[str, Splitter] = MappingProxyType(
         "Q3_K": Splitter(4, 16, _q3_k),
     }
 )
-"""By format. Two and three bits ride in four, five and six in eight: integer kernels have few widths."""
+"""Splitters by format. Two and three bits are stored in four, five and six in eight: integer kernels have few widths.
+"""

@@ -27,9 +27,9 @@ def half_split_rows(tensor: StoredTensor, *, num_heads: int) -> StoredTensor:
 
 
 class HalfSplitSource(Mapping[str, StoredTensor]):
-    """Tensors of which some are stored in interleaved order; those are reordered each time they are asked for.
+    """Tensors of which some are stored in interleaved order; those are reordered at each access.
 
-    `num_heads` names them. Nothing is kept, so a model never holds a second copy of its weights.
+    `num_heads` names them. Nothing is cached, so a model never has a second copy of its weights.
     """
 
     def __init__(self, tensors: TensorSource, *, num_heads: Mapping[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""One stored tensor: bytes exactly as the file holds them, what they mean, and the values behind them."""
+"""One stored tensor: bytes exactly as in the file, their meaning, and their values."""
 
 from __future__ import annotations
 

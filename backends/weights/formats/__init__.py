@@ -35,7 +35,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType({module.FORMAT.name: module.FOR
 LAYOUTS: Mapping[str, Format] = MappingProxyType(
     {layout.name: layout for form in FORMATS.values() for layout in (form, form.wider) if layout}
 )
-"""`FORMATS` and the layouts that only old files hold: what can be decoded. Runners take `FORMATS`."""
+"""`FORMATS` and the layouts that only old files have: all that can be decoded. Runners take `FORMATS`."""
 
 _BY_GGML_TYPE = {form.ggml_type: form for form in FORMATS.values()}
 

@@ -24,7 +24,7 @@ def write_f16(values: F32) -> U8:
 
 
 def write_finite_f16(values: F32) -> U8:
-    """As `write_f16`. Raises `FloatingPointError` where a search met values whose squares overflow."""
+    """Same as `write_f16`. Raises `FloatingPointError` where a search found values whose squares overflow."""
     if not np.isfinite(values).all():
         raise FloatingPointError("overflow encountered in the search for a scale")
     return write_f16(values)

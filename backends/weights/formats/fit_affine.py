@@ -15,7 +15,7 @@ from backends.weights.formats.format import F32, U8
 from backends.weights.formats.groups import lowest_of, round_to, sum_in_order
 
 _SMALLEST_SPAN = np.float32(1e-30)
-"""Groups that span less are flat: a float16 scale could not tell them apart, and the inverse might overflow."""
+"""Groups that span less are flat: float16 scales could not separate them, and the inverse might overflow."""
 
 
 class Tries(msgspec.Struct, frozen=True):
@@ -31,7 +31,7 @@ class Tries(msgspec.Struct, frozen=True):
 
 
 WEIGHTED_TRIES = Tries(-0.9, 0.05, 36)
-"""What the source uses for every format where an importance is given."""
+"""Tries that the source uses for every format where an importance is given."""
 
 
 class Affine(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""What a storage format is: its block, and how blocks become numbers and back."""
+"""Storage formats: their blocks, and the conversion of blocks to numbers and back."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     encode_blocks: Callable[[F32], U8]
     encode_weighted: Callable[[F32, F32], U8] | None = None
     wider: Format | None = None
-    """Another layout that files hold under the same number, told apart by the room a tensor takes."""
+    """Another layout that files have under the same number, distinguished by the size of a tensor."""
 
     def bytes_per_row(self, columns: int) -> int:
         """Bytes of a row of `columns` elements. Raises `ModelError` if that is not a whole number of blocks."""

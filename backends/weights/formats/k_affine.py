@@ -1,10 +1,10 @@
-"""What Q2_K, Q4_K and Q5_K share: 256 elements, groups with scale and minimum, packed 6-bit scales.
+"""Shared parts of Q2_K, Q4_K and Q5_K: 256 elements, groups with scale and minimum, packed 6-bit scales.
 
 bytes 0…3    2 high bits of scale 4…7 | 6 bits of scale 0…3
 bytes 4…7    2 high bits of min   4…7 | 6 bits of min   0…3
 bytes 8…11   4 low bits of min 4…7    | 4 low bits of scale 4…7
 
-The scales and minima of a block's groups are themselves quantized, then every code is chosen anew for the scale and
+The scales and minima of a block's groups are themselves quantized, then every code is chosen again for the scale and
 minimum that will be read back (`quantize_row_q4_K_ref`, `quantize_row_q4_K_impl` and their siblings in
 ggml-quants.c).
 """
@@ -48,7 +48,7 @@ def pack_scales_and_minima(scales: U8, minima: U8) -> U8:
 
 BLOCK = 256
 _SMALLEST = np.float32(1e-30)
-"""Scales below are zero: a float16 holds nothing so small, and their inverse might overflow."""
+"""Scales below are zero: a float16 cannot represent them, and their inverse might overflow."""
 
 
 class AffineBlocks(msgspec.Struct, frozen=True):

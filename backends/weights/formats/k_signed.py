@@ -1,4 +1,4 @@
-"""What the encoders of Q3_K and Q6_K share: 256 elements, groups of 16 with a signed scale of few bits.
+"""Shared parts of the encoders of Q3_K and Q6_K: 256 elements, groups of 16 with a signed scale of few bits.
 
 (`quantize_row_q3_K_ref`, `quantize_row_q6_K_ref` and their `_impl` siblings in ggml-quants.c.)
 """
@@ -14,7 +14,7 @@ from backends.weights.formats.groups import from_groups, peak_of, round_to, to_g
 BLOCK = 256
 SIZE = 16
 _SMALLEST = np.float32(1e-30)
-"""Scales below are zero: a float16 holds nothing so small, and their inverse might overflow."""
+"""Scales below are zero: a float16 cannot represent them, and their inverse might overflow."""
 
 
 def signed_levels(scales: F32, *, half: int) -> tuple[F32, F32]:

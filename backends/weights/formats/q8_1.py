@@ -2,10 +2,10 @@
 
 f16 d | f16 s | i8 q[32]  value = d * q; s = d * (the sum of all q) serves dot products and is not read here
 
-ggml meets this format at run time only, and files with it are rare. Those of the gguf package, whose tables count
-40 bytes a block, hold ggml's first layout: f32 d | f32 s | i8 q[32]. Both are read, 36 bytes are written. Runners get
+ggml uses this format at run time only, and files with it are rare. Those of the gguf package, whose tables count
+40 bytes a block, have ggml's first layout: f32 d | f32 s | i8 q[32]. Both are read, 36 bytes are written. Runners get
 36 bytes, too: d and s of the first layout are rounded to float16, so weights may change by 1 part in 2048, and those
-of blocks whose d is below 6e-5, which float16 holds less precisely, by up to 4e-6.
+of blocks whose d is below 6e-5, which float16 stores less precisely, by up to 4e-6.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def _encode_wide(values: F32) -> U8:
 
 
 def narrow(wide: U8) -> U8:
-    """uint8 `[blocks, 40]` of the older layout → `[blocks, 36]`: the same codes, d and s rounded to float16.
+    """Convert uint8 `[blocks, 40]` of the older layout to `[blocks, 36]`: the same codes, d and s rounded to float16.
 
-    Raises `ModelError` where float16 cannot hold one of them.
+    Raises `ModelError` where float16 cannot represent one of them.
     """
     blocks = np.empty((len(wide), 36), np.uint8)
     with np.errstate(over="ignore"):

@@ -56,7 +56,7 @@ def _error(groups: F32, weights: F32, inverse: F32, top: int) -> F32:
 
 
 def _improve(groups: F32, weights: F32, codes: F32, *, low: int, high: int) -> F32:
-    """Change `codes` in place; the fitted scale `[groups]`."""
+    """Change `codes` in place; returns the fitted scale `[groups]`."""
     weighted = weights * groups
     sum_lx = sum_in_order(weighted * codes)
     sum_ll = sum_in_order(weights * codes * codes)

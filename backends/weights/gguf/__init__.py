@@ -22,7 +22,7 @@ _WITH_TENSORS = {"GgufFile": "file", "read_gguf": "file", "narrowed": "file"}
 
 
 def __getattr__(name: str) -> object:
-    """Import the readers of tensors when they are asked for: the gateway reads metadata without numpy."""
+    """Import the readers of tensors on first use: the gateway reads metadata without numpy."""
     if name not in _WITH_TENSORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_WITH_TENSORS[name]}"), name)

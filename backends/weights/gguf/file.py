@@ -1,7 +1,7 @@
 """Reads a whole GGUF file, with formats that have two block layouts under one number.
 
-Only Q8_1 has two (`backends.weights.formats.q8_1`). The tensor table does not tell them apart; the room that tensors
-take does, and one writer uses one layout. Writers leave no gaps but the zeros that align the next tensor.
+Only Q8_1 has two (`backends.weights.formats.q8_1`). The tensor table does not distinguish them; the size of the
+tensors does, and one writer uses one layout. Writers leave no gaps but the zeros that align the next tensor.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def in_their_layouts(
 ) -> list[TensorInfo]:
     """The same tensors in the layout of the file, whose tensor data begin at `start`. Ranges were checked before.
 
-    Raises `ModelError` if the tensors of such a format fill their room in neither layout.
+    Raises `ModelError` if the tensors of such a format fill their space in neither layout.
     """
     narrow = [info for info in infos if info.form.wider]
     if not narrow:
@@ -55,7 +55,7 @@ def in_their_layouts(
 
 
 def _widened(info: TensorInfo) -> TensorInfo:
-    assert info.form.wider is not None  # the caller asked
+    assert info.form.wider is not None  # the caller checked
     return msgspec.structs.replace(info, form=info.form.wider)
 
 
@@ -66,7 +66,7 @@ def _room(infos: list[TensorInfo], *, data_bytes: int) -> dict[int, tuple[int, b
 
 
 def _all_fill(infos: list[TensorInfo], room: dict[int, tuple[int, bool]], *, alignment: int) -> bool:
-    """Whether every tensor takes all of its room; the last of a file may lack its padding."""
+    """True if every tensor fills its space; the last of a file may lack its padding."""
     for info in infos:
         num_bytes, is_last = room[info.offset]
         padded = round_up(info.num_bytes, alignment)
@@ -76,7 +76,9 @@ def _all_fill(infos: list[TensorInfo], room: dict[int, tuple[int, bool]], *, ali
 
 
 def _padding_is_zero(narrow: list[TensorInfo], wide: list[TensorInfo], data: mmap.mmap, *, start: int) -> bool:
-    """Tensors of few blocks take the same room in both layouts; what pads the narrow one is zero by GGUF's rules."""
+    """True if the padding of the narrow layout is zero, as GGUF requires. Tensors of few blocks have the same size in
+    both.
+    """
     for short, long in zip(narrow, wide, strict=True):
         at = start + short.offset
         if any(data[at + short.num_bytes : at + long.num_bytes]):
@@ -85,14 +87,14 @@ def _padding_is_zero(narrow: list[TensorInfo], wide: list[TensorInfo], data: mma
 
 
 def narrowed(tensors: TensorSource) -> TensorSource:
-    """The tensors as runners read them: those in the wider layout become Q8_1 each time they are asked for."""
+    """The tensors as runners read them: those in the wider layout are converted to Q8_1 at each access."""
     if all(tensor.format != q8_1.WIDE.name for tensor in tensors.values()):
         return tensors
     return _NarrowedSource(tensors)
 
 
 class _NarrowedSource(Mapping[str, StoredTensor]):
-    """Nothing is kept, so a model never holds a second copy of its weights."""
+    """Converts at each access and caches nothing, so a model never has a second copy of its weights."""
 
     def __init__(self, tensors: TensorSource) -> None:
         self._tensors = tensors

@@ -1,4 +1,4 @@
-"""How byte-level BPE cuts text into words, by the name that GGUF files give (`tokenizer.ggml.pre`).
+"""Pre-tokenizers of byte-level BPE, by the name that GGUF files give (`tokenizer.ggml.pre`).
 
 The expressions are those of the models' own tokenizer.json; names and groups follow llama.cpp, src/llama-vocab.cpp.
 """
@@ -41,7 +41,7 @@ class Cutting(msgspec.Struct, frozen=True, kw_only=True):
     ignore_merges: bool = False
     """A word that is a token is that token, whatever the merges say."""
     adds_bos: bool = False
-    """Whether prompts begin with BOS when the file does not say."""
+    """True if prompts begin with BOS when the file does not say."""
 
 
 _DEFAULT = Cutting(patterns=(r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"))
@@ -74,7 +74,9 @@ CUTTINGS: Mapping[str, Cutting] = MappingProxyType(
 
 
 def cutting_by_name(name: str, *, where: str) -> Cutting:
-    """Raises `UnsupportedModel` naming the supported cuttings; a wrong one would spoil answers unseen."""
+    """Pre-tokenizer of a name. Raises `UnsupportedModel` naming the supported ones; a wrong one would spoil outputs
+    unnoticed.
+    """
     if name not in CUTTINGS:
         raise UnsupportedModel(
             f"{where}: tokenizer.ggml.pre is {name!r}; supported are {', '.join(CUTTINGS)}; "

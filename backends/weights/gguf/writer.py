@@ -1,4 +1,4 @@
-"""Writing a GGUF file, version 3, little-endian, tensor after tensor: nothing but the tables is held in memory.
+"""Writes a GGUF file, version 3, little-endian, tensor after tensor: only the tables are kept in memory.
 
 Layout as in `backends.weights.gguf`. Sizes are known before the first byte is written.
 """
@@ -65,7 +65,7 @@ _ARRAY = 9
 
 
 def scalar(kind: Kind, value: bool | int | float | str) -> EncodedValue:
-    """One value. Raises `ModelError` for one that `kind` cannot hold."""
+    """Encode one value. Raises `ModelError` for one that `kind` cannot represent."""
     return EncodedValue(_u32(kind) + _items(kind, [value]))
 
 
