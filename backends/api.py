@@ -1,12 +1,12 @@
 """The two contracts of Hostelry, on one page.
 
 `Backend` is request level: all that the gateway sees. A remote upstream implements it directly.
-`Runner` is step level: what a tensor library writes. The engine gives it batching, streaming, cancellation and
+`Runner` is step level: the part for a tensor library. The engine gives it batching, streaming, cancellation and
 accounting, and turns it into a `Backend`. Requests and events are in `backends.generation`, errors in
-`backends.errors`, what a step must look like in `backends.runner_base`.
+`backends.errors`, the checks of a step in `backends.runner_base`.
 
-Version 1: fields and methods may be added with defaults that mean "off"; nothing here changes its meaning or goes.
-`hostelry runner check NAME` holds a runner to this page; `docs/write-a-backend.md` walks through it.
+Version 1: fields and methods may be added with defaults that mean "off"; nothing here is removed or changes its
+meaning. `hostelry runner check NAME` checks a runner against this page; `docs/write-a-backend.md` walks through it.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ def __getattr__(name: str) -> object:
 
 
 class BackendCapabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What requests a backend can serve for its model."""
+    """Requests that a backend can serve for its model."""
 
     max_context: int
     """Prompt and completion of one request, in tokens."""
     chat: bool
-    """There is a chat template; without one, only text and token prompts are served."""
+    """True if there is a chat template; without one, only text and token prompts are served."""
     adapters: bool = False
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """Answer of `Backend.health`, from cached state.
+    """Result of `Backend.health`, from cached state.
 
-    `detail` is a sentence for operators, `progress` goes from 0 to 1 while the model loads, and `fallbacks` say what
-    was asked for and could not be had, such as a device.
+    `detail` is a sentence for operators, `progress` goes from 0 to 1 while the model loads, and `fallbacks` list
+    options that were configured and are not available, such as a device.
     """
 
     ready: bool
@@ -83,8 +83,8 @@ class Backend(Protocol):
         """Yield `Started`, then any number of `Delta`s, perhaps none, then exactly one `Done` or `Failed`.
 
         May be called at any time and many times at once. Raises a `RequestError` at the first step if the request is
-        refused (`Overloaded` also while the backend is not ready); nothing was accepted then. A backend
-        that knows the prompt's length in `Started` computes nothing before the event behind it is asked for. Closing
+        rejected (`Overloaded` also while the backend is not ready); nothing was accepted then. A backend
+        that reports the prompt's length in `Started` computes nothing before the next event is requested. Closing
         the iterator early cancels the request, and its resources are free within one engine step.
         The same happens when `deadline_at` passes; it ends in `Failed` with code `deadline_exceeded` then, or raises
         `DeadlineExceeded` if nothing was accepted yet.
@@ -104,7 +104,7 @@ class RunnerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     """Declared once; read by the engine and by the conformance kit. Undeclared means unsupported and refused."""
 
     kv_layouts: tuple[KVLayout, ...]
-    """The first is taken if nothing else is asked for."""
+    """The first is the default."""
     formats: tuple[str, ...]
     """Weight formats that `load` takes, by the names of `backends.weights.formats`; resident as stored."""
     ragged_steps: bool = True
@@ -113,13 +113,13 @@ class RunnerCapabilities(msgspec.Struct, frozen=True, kw_only=True):
     """Most logit rows one sequence may ask for in a step; > 1 allows speculative verification."""
     lora_max_rank: int = 0
     lora_slots: int = 0
-    """How many adapters are resident at once; 0 means no LoRA."""
+    """Most adapters that are resident at once; 0 means no LoRA."""
     lora_targets: tuple[str, ...] = ()
     """Names of linears within a layer: `q`, `k`, `v`, `o`, `gate`, `up`, `down`."""
     lora_formats: tuple[str, ...] = ()
     """Formats of base weights beside which adapters work."""
     kv_dtypes: tuple[KVDtype, ...] = ()
-    """What `KVLimit.dtype` may ask for, beside `auto`."""
+    """Allowed values of `KVLimit.dtype`, besides `auto`."""
     device_sampling: bool = False
     """`Step.sampling` is honoured, and token ids of the step before need not come back to the host."""
     async_depth: int = 1
@@ -146,17 +146,17 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int
     lora_shapes: dict[str, tuple[int, int]] = {}
     device: str = "cpu"
-    """For people: `cpu, 2 threads`, `cuda, NVIDIA H100` …"""
+    """Description for people: `cpu, 2 threads`, `cuda, NVIDIA H100` …"""
     notes: tuple[str, ...] = ()
     """Choices worth an operator's attention."""
     fallbacks: tuple[str, ...] = ()
-    """What was asked for or is there and could not be had, one sentence each: these are reported loudly."""
+    """Options that were configured or available and could not be used, one sentence each: these are reported loudly."""
 
 
 class KVLimit(msgspec.Struct, frozen=True, kw_only=True):
-    """What the engine wants of KV memory. The runner may plan less, never more.
+    """Limits of KV memory for a plan. The runner may plan less, never more.
 
-    `layout` and `dtype` are among those that it declares; with `auto` it keeps keys and values as it likes.
+    `layout` and `dtype` are among those that it declares; with `auto` the runner chooses.
     """
 
     max_bytes: int
@@ -178,7 +178,7 @@ class KVPlan(msgspec.Struct, frozen=True, kw_only=True):
     block_tokens: int
     bytes_per_block: int
     dtype: str = ""
-    """Of keys and values, for people."""
+    """Data type of keys and values, for people."""
 
 
 class RowSampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,7 +229,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepResult(msgspec.Struct, frozen=True):
-    """In the order of `Step.logit_rows`: float32 `logits[R, vocab]`.
+    """Result of a step. In the order of `Step.logit_rows`: float32 `logits[R, vocab]`.
 
     Of a step with `sampling`: `logits[0, vocab]` and int64 `token_ids[R]`, -1 where the logits were not finite. The
     arrays are valid until the next `submit` or `collect`.

@@ -1,4 +1,4 @@
-"""What `--backend auto` stands for on this machine, and why; accelerators are found without a tensor library."""
+"""Chooses the runner for `--backend auto` on this machine; accelerators are found without a tensor library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CUDA_LIBRARY = {"Windows": "nvcuda.dll"}.get(platform.system(), "libcuda.so.1")
 
 
 def has_cuda_device() -> bool:
-    """Whether NVIDIA's driver is there and sees a device."""
+    """True if NVIDIA's driver is installed and finds a device."""
     try:
         driver = ctypes.CDLL(_CUDA_LIBRARY)
     except OSError:
@@ -24,7 +24,7 @@ def has_cuda_device() -> bool:
 
 
 def has_metal_device() -> bool:
-    """Whether this is a Mac with Apple's own processor."""
+    """True on a Mac with Apple's own processor."""
     return platform.system() == "Darwin" and platform.machine() == "arm64"
 
 

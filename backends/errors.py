@@ -63,13 +63,13 @@ class Overloaded(RequestError):
 
 
 class TenantQueueFull(Overloaded):
-    """As many requests of this tenant wait as one tenant may have waiting; others are served as before."""
+    """This tenant has as many waiting requests as one tenant may have; other tenants are still served."""
 
     code = "rate_limit_exceeded"
 
 
 class WaitTooLong(Overloaded):
-    """The queue has room, and moves so slowly that the first token would come later than the operator wants."""
+    """The queue has room, but the first token would come later than the operator's target."""
 
 
 class RunnerError(BackendError):

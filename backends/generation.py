@@ -1,4 +1,4 @@
-"""What a generation request is, and the events that answer it."""
+"""Generation requests, and the events of their responses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FinishReason = Literal["stop", "length"]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One turn of a conversation, text only."""
+    """One message of a chat, text only."""
 
     role: str
     content: str
@@ -18,7 +18,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
-    """A conversation; the backend applies the model's chat template."""
+    """A chat; the backend applies the model's chat template."""
 
     messages: tuple[Message, ...]
 
@@ -39,7 +39,7 @@ Prompt = ChatPrompt | TextPrompt | TokenPrompt
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the next token is drawn. Defaults mean "off"; `temperature=0` is greedy.
+    """Parameters for drawing the next token. Defaults mean "off"; `temperature=0` is greedy.
 
     `seed=None` lets the engine draw one. Randomness is keyed by (seed, output index) and by nothing else.
     `logprobs=N` returns the log-probability of each token and of its N best alternatives, taken from the logits
@@ -59,11 +59,11 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Which tenant a request belongs to, what part of an engine is due to it, and with whom it shares prefixes."""
+    """Tenant of a request, the tenant's share of an engine, and the scope in which it shares prefixes."""
 
     tenant: str = "default"
     weight: float = 1.0
-    """Of the tenant, relative to others that wait for the same engine."""
+    """Weight of the tenant, relative to others that wait for the same engine."""
     priority: int = 0
     """A bounded lead over other tenants; higher is sooner."""
     prefix_scope: str = ""
@@ -89,7 +89,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: int | None = None
     max_context: int | None = None
     deadline_at: float | None = None
-    """When the whole answer must be there, on the clock of `time.monotonic`; None is whenever it is."""
+    """Time of `time.monotonic` when the whole response must be complete; None is no deadline."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -119,13 +119,13 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     prompt_tokens: int
     prompt_text: str = ""
     max_tokens: int | None = None
-    """How many will be generated at most; None if the backend cannot tell."""
+    """Most tokens that will be generated; None if the backend cannot know."""
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):
-    """New text. `text` may be empty while a UTF-8 character or a stop string is still undecided.
+    """New text. `text` may be empty while a UTF-8 character or a stop string is still incomplete.
 
-    A prompt's log-probabilities, if asked for, come first, in one delta without text and token ids.
+    A prompt's log-probabilities, if requested, come first, in one delta without text and token ids.
     """
 
     text: str
@@ -134,7 +134,7 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):
-    """The request ended as asked; nothing follows."""
+    """The request ended normally; nothing follows."""
 
     finish_reason: FinishReason
     usage: Usage

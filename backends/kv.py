@@ -1,4 +1,4 @@
-"""How keys and values are kept, as configuration, engine and runners name it."""
+"""KV layouts and data types, as configuration, engine and runners name them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ KVDtype = Literal["f32", "f16", "int8"]
 KVChoice = Literal["auto", KVDtype]
 """`auto` leaves it to the runner."""
 KVLayout = Literal["slot", "paged"]
-"""A contiguous slot for each sequence, or blocks that sequences hold as they need them and may share."""
+"""A contiguous slot for each sequence, or blocks that are allocated as needed and may be shared."""
 KVLayoutChoice = Literal["auto", KVLayout]
 BLOCK_TOKENS = 16
 """Tokens of a block in the paged layout."""

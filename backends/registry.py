@@ -1,7 +1,7 @@
-"""Which runners and backends there are, by name. Listing imports none of them.
+"""Registry of runners and backends by name. Listing them imports none.
 
-A package offers its own through the entry-point groups `hostelry.runners` and `hostelry.backends`. Those of this tree
-are known without an installation, so that a plain checkout works.
+A package registers its own through the entry-point groups `hostelry.runners` and `hostelry.backends`. Those of this
+tree are known without an installation, so that a plain checkout works.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AUTO = "auto"
 
 
 class RunnerUnavailable(BackendError):
-    """No runner or backend of this name can be made here; the message says what would help."""
+    """No runner or backend of this name can be created here; the message says what would help."""
 
 
 class BuiltIn(msgspec.Struct, frozen=True):
@@ -38,7 +38,7 @@ class BuiltIn(msgspec.Struct, frozen=True):
     requires: tuple[str, ...] = ()
     extra: str = ""
     device: str = ""
-    """Says in a sentence which device the runner takes by itself, and why."""
+    """Function that describes, in a sentence, the runner's default device and the reason."""
 
 
 BUILT_IN_RUNNERS = MappingProxyType(
@@ -61,7 +61,7 @@ BUILT_IN_RUNNERS = MappingProxyType(
 
 
 def runner_names() -> tuple[str, ...]:
-    """All known runners, sorted, those included whose packages are absent."""
+    """Names of all runners, sorted, also of those whose packages are missing."""
     return tuple(sorted({*BUILT_IN_RUNNERS, *_installed(RUNNERS_GROUP)}))
 
 
@@ -71,10 +71,10 @@ def backend_names() -> tuple[str, ...]:
 
 
 def create_runner(name: str, *, threads: int = 0, exact: bool = False, device: str = AUTO) -> Runner:
-    """A new runner; `threads=0` leaves their number to it.
+    """Create a runner; `threads=0` leaves their number to it.
 
     `exact` computes quantized weights with float32 activations. `device` is one that the runner documents; runners
-    that know only one need no such parameter. Raises `RunnerUnavailable`.
+    with only one need no such parameter. Raises `RunnerUnavailable`.
     """
     factory = _runner_factory(name)
     options = {} if device == AUTO else {"device": device}
@@ -114,7 +114,7 @@ def missing_packages(name: str) -> tuple[tuple[str, ...], str]:
 
 
 def describe_device(name: str) -> str:
-    """Which device an installed runner of this tree takes by itself, and why; empty for others. Imports its library."""
+    """Describe the default device of an installed runner of this tree; empty for others. Imports its library."""
     built_in = BUILT_IN_RUNNERS.get(name)
     return str(_imported(built_in.device)()) if built_in and built_in.device else ""
 
