@@ -50,7 +50,7 @@ def command(
     """Measure over HTTP what a client gets: tokens a second, time to first token, memory.
 
     With --score TEXT: perplexity of the text, as stored and in each of --formats. With --kernels: products by format
-    and number of rows, beside the ceilings of memory and of integer arithmetic.
+    and number of rows, and the ceilings of memory and of integer arithmetic.
 
     \b
     hostelry bench --model ./qwen3-0.6b-q8_0.gguf --streams 1,8

@@ -44,7 +44,7 @@ def command(
     max_tokens: int | None,
     temperature: float,
 ) -> None:
-    """Ask QUESTION once, or hold a conversation until end of input."""
+    """Ask QUESTION once, or chat until end of input."""
     key = api_key or stored_key(data_dir or default_data_dir())
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:

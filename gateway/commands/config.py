@@ -20,7 +20,7 @@ def command() -> None:
 @command.command("check")
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> None:
-    """Say whether FILE would be accepted; exit status 2 and every unknown key if not."""
+    """Check if FILE would be accepted; exit status 2 and every unknown key if not."""
     try:
         config = load_config(file)
         # Without models in the file, flags will name them.

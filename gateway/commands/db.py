@@ -42,7 +42,7 @@ def backup(data_dir: Path | None) -> None:
 @click.argument("backup_file", metavar="BACKUP", type=click.Path(path_type=Path))
 @_data_dir
 def restore_backup(backup_file: Path, data_dir: Path | None) -> None:
-    """Put a backup in the place of the store, which is kept under another name. The server must not run."""
+    """Replace the store by a backup; the old store is kept under another name. The server must not run."""
     from gateway.tenants.store.backup import restore
 
     try:

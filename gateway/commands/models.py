@@ -31,7 +31,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.pass_context
 def inspect(context: click.Context, path: Path, checksum: bool, as_json: bool) -> None:
-    """Say what the model at PATH (GGUF file or Hugging Face folder) is, and whether this build can serve it.
+    """Show what the model at PATH (GGUF file or Hugging Face directory) is, and if this build can serve it.
 
     Exit status: 0 it can be served, 1 it cannot.
     """

@@ -7,7 +7,7 @@ import click
 
 @click.command("openapi")
 def command() -> None:
-    """Print the OpenAPI 3.1 document that the server answers at /openapi.json."""
+    """Print the OpenAPI 3.1 document that the server serves at /openapi.json."""
     from gateway.api.openapi.document import render_document
 
     click.echo(render_document(), nl=False)

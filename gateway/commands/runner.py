@@ -64,7 +64,7 @@ def list_runners(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @click.pass_context
 def check(context: click.Context, name: str, threads: int, device: str, as_json: bool) -> None:
-    """Hold the runner NAME to the contract of `backends.api`, on tiny models that are made on the spot.
+    """Check the runner NAME against the contract of `backends.api`, on tiny models that are made on the spot.
 
     Exit status: 0 it fulfils the contract, 1 it breaks it, 2 there is no such runner here.
     """

@@ -57,5 +57,5 @@ def update(client: AdminClient, tenant: str, settings: tuple[str, ...]) -> None:
 @click.argument("tenant")
 @admin_options
 def delete(client: AdminClient, tenant: str) -> None:
-    """Revoke all keys of a tenant and take it off the list; its usage stays."""
+    """Revoke all keys of a tenant and remove it from the list; its usage remains."""
     client.show(client.call("DELETE", f"/tenants/{tenant}"))

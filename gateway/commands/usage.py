@@ -15,7 +15,7 @@ _SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cos
 
 @click.group("usage")
 def command() -> None:
-    """What tenants used.
+    """Show what tenants used.
 
     \b
     hostelry usage sum --by tenant --by model --since 2026-11-01

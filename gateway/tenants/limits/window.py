@@ -29,7 +29,7 @@ class SlidingMinute:
         return self._total
 
     def take(self, amount: int, now: float) -> int:
-        """Returns the second that it was written to, for `give_back`."""
+        """Take an amount. Returns the second that it was counted in, for `give_back`."""
         second = int(now)
         if self._seconds and self._seconds[-1][0] == second:
             self._seconds[-1][1] += amount
@@ -39,7 +39,7 @@ class SlidingMinute:
         return second
 
     def give_back(self, amount: int, second: int) -> None:
-        """Of what was taken in that second, as far as it is still counted."""
+        """Give back an amount that was taken in that second, as far as it is still counted."""
         for entry in reversed(self._seconds):
             if entry[0] == second:
                 entry[1] -= amount
