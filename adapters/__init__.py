@@ -1,1 +1,1 @@
-"""LoRA adapters from files: read, checked against their base, and under the names that runners know."""
+"""LoRA adapters from files: read, checked against their base, and renamed to the runners' names."""

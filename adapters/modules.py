@@ -1,4 +1,4 @@
-"""Which linears a tensor of an adapter belongs to, and what is wrong with adapters that cannot be applied.
+"""Maps tensors of an adapter to linears, and defines the errors of adapters that cannot be applied.
 
 backends.errors.ModelError
 └── AdapterError            damaged, unsafe, contradicts itself, or does not fit its base
@@ -21,7 +21,7 @@ class AdapterError(ModelError):
 
 
 class UnsupportedAdapter(AdapterError):
-    """More than LoRA beside the linears of a layer, which left out would give the answers of another adapter."""
+    """More than LoRA on the linears of a layer; without the rest, outputs would be those of another adapter."""
 
 
 TARGETS = {
@@ -35,7 +35,7 @@ TARGETS = {
     "mlp.gate_up_proj": ("gate", "up"),
     "mlp.down_proj": ("down",),
 }
-"""Module within a layer → canonical linears, which lie one below the other in its rows."""
+"""Module within a layer → canonical linears, which follow one another in its rows."""
 _NAME = re.compile(r"base_model\.model\.model\.layers\.(0|[1-9]\d{0,5})\.([a-z_]+\.[a-z_]+)\.lora_([AB])\.weight")
 _REASONS = {
     "lora_embedding_": "embeddings are not adapted here",
@@ -46,7 +46,7 @@ _REASONS = {
 
 
 class LinearPlace(msgspec.Struct, frozen=True, order=True):
-    """A module of the base, and which of its two matrices."""
+    """Module of the base, and which of its two matrices."""
 
     layer: int
     module: str
@@ -66,7 +66,7 @@ class LinearPlace(msgspec.Struct, frozen=True, order=True):
 
 
 def place_of(stored_name: str, *, where: Path) -> LinearPlace:
-    """Raises `UnsupportedAdapter` for a tensor that is no matrix of a linear within a layer."""
+    """Module and matrix of a tensor. Raises `UnsupportedAdapter` if it is no matrix of a linear within a layer."""
     match = _NAME.fullmatch(stored_name)
     if match is None:
         known = [reason for part, reason in _REASONS.items() if part in stored_name]

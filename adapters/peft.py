@@ -1,4 +1,4 @@
-"""A folder as `save_pretrained` of peft writes it: adapter_config.json and adapter_model.safetensors."""
+"""Reads a directory written by peft's `save_pretrained`: adapter_config.json and adapter_model.safetensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LoraShapes = Mapping[str, tuple[int, int]]
 
 
 class Adapter(msgspec.Struct, frozen=True):
-    """What a runner takes, and SHA-256 in hex over the configuration and all tensors: the same content, the same."""
+    """Weights for a runner, and SHA-256 in hex over the configuration and all tensors, which identifies the content."""
 
     weights: AdapterWeights
     digest: str
@@ -77,7 +77,7 @@ def _check_contents(folder: Path) -> None:
 
 
 def _check_inside(folder: Path, name: str) -> None:
-    """A link may lead to the blobs of a hub's cache, and nowhere else outside the folder."""
+    """Allow links to the blobs of a hub's cache, and nowhere else outside the directory."""
     home, real = folder.resolve(), (folder / name).resolve()
     roots = (home, home.parents[1] / "blobs") if home.parent.name == "snapshots" else (home,)
     if not any(real.is_relative_to(root) for root in roots):

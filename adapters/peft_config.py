@@ -1,4 +1,4 @@
-"""`adapter_config.json`: what of it is used, what may be left out, and what must be off."""
+"""Fields of `adapter_config.json`: used, ignored, or required to be off."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _FOR_TRAINING = frozenset(
         "task_type",
     }
 )
-"""Say how it came to be, or which modules it has, which the tensors tell themselves. (peft 0.21, `LoraConfig`.)"""
+"""Fields on the training or the modules, which the tensors show themselves. (peft 0.21, `LoraConfig`.)"""
 _LEAVE_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Of `init_lora_weights`: the others train beside a base from which something was taken away."""
+"""Accepted values of `init_lora_weights`: the others train on a base from which something was taken away."""
 _REASONS = {
     "use_dora": "DoRA scales the base's own rows",
     "lora_bias": "biases are not adapted here",
@@ -57,12 +57,15 @@ class PeftConfig(msgspec.Struct, frozen=True):
 
     @property
     def scale(self) -> float:
-        """Of B A. rsLoRA: Kalajdzievski, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA" (2023)."""
+        """Scale of B A. rsLoRA: Kalajdzievski, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA" (2023).
+        """
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
 
 def peft_config(fields: Mapping[str, Any], *, where: Path, max_rank: int) -> PeftConfig:  # Any: a foreign file
-    """Raises `AdapterError`, and `UnsupportedAdapter` for a field that is set and whose meaning would be left out."""
+    """Check and convert the fields. Raises `AdapterError`, and `UnsupportedAdapter` for a set field that is not
+    supported.
+    """
     kind = fields.get("peft_type")
     if kind != "LORA":
         raise UnsupportedAdapter(f"{where}: peft_type is {kind!r}; only LORA adapters are served")

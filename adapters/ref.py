@@ -1,4 +1,4 @@
-"""A LoRA adapter by name, as the configuration declares it, the engine reads it and the gateway routes to it."""
+"""Names a LoRA adapter, as the configuration declares it, the engine reads it and the gateway routes to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class AdapterRef(msgspec.Struct, frozen=True, kw_only=True):
     """An adapter of one model: a PEFT folder, under a name of its own."""
 
     name: str
-    """What follows the colon in `model: "base:name"`."""
+    """Part after the colon in `model: "base:name"`."""
     base: str
     """Name of the served model that it was trained for."""
     path: str

@@ -72,7 +72,7 @@ def _measure(path: Path, *, rounds: int) -> dict[str, object]:
 
 
 def _ready(path: Path) -> tuple[Runner, int]:
-    """With an adapter on every linear of every layer in each slot."""
+    """Runner with an adapter on every linear of every layer in each slot, and the number of linears."""
     runner, model = create_runner("onnx", threads=2), open_model(path)
     runner.load(model, lambda _: None)
     runner.plan_memory(KVLimit(max_bytes=1 << 32, max_sequences=SEQUENCES, max_context=2 * CONTEXT))
@@ -85,7 +85,7 @@ def _ready(path: Path) -> tuple[Runner, int]:
 
 
 def _steps() -> dict[str, Step]:
-    """Each may be repeated: it begins at the same context."""
+    """Steps that may be repeated: each begins at the same context."""
     plain = step_of([[5]] * SEQUENCES, [CONTEXT + 1] * SEQUENCES)
     slots = {
         name: [-1] * SEQUENCES if count == 0 else [n % count for n in range(SEQUENCES)] for name, count in CASES.items()

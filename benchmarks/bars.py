@@ -1,10 +1,10 @@
 """Every benchmark with its committed results, and every bar that they miss, as `benchmarks/README.md`.
 
-    python -m benchmarks.bars [--check]
+python -m benchmarks.bars [--check]
 
-Judges the committed numbers anew, writes the bars into the results where they differ (numbers are left as they are),
+Judges the committed numbers again, writes the bars into the results where they differ (numbers are not changed),
 and writes the page. `--check` writes nothing; it fails where the page or the bars of a result are not up to date.
-A missed bar needs its reason in `MISSES`, and a bar that holds must have none there.
+A missed bar needs its reason in `MISSES`, and a bar that is met must have none there.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ def _amount(value: float, bar: Bar) -> str:
 
 
 def _by(bar: Bar) -> str:
-    """How far a value is from its bar, as a part of the bar unless that is 0."""
+    """Distance of a value from its bar, as a part of the bar unless that is 0."""
     distance = abs(bar.value - bar.bar)
     amount = f"{100 * distance / bar.bar:.1f} %" if bar.bar else f"{distance:.4g}"
     return f"{amount} {'short' if bar.direction == 'at least' else 'over'}"

@@ -1,4 +1,4 @@
-"""A client that costs little beside a gateway: raw connections that are kept, each with one request under way."""
+"""A client of little cost compared with a gateway: raw connections that are kept, each with one open request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LENGTH = b"\r\ncontent-length:"
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """Whole answers in one stretch of a closed loop: seconds of each, and of all together."""
+    """Responses in one stretch of a closed loop: seconds of each, and of all together."""
 
     latencies_s: tuple[float, ...]
     wall_s: float
@@ -33,7 +33,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def closed_loop(url: str, body: object, *, key: str, streams: int, seconds: float) -> Asked:
-    """`streams` connections ask again as soon as they are answered. Raises `ConnectionError` unless all get 200."""
+    """`streams` connections that send again as soon as a response is complete. Raises `ConnectionError` unless all get
+    200.
+    """
     parts = urlsplit(url)
     request = _request(parts.path, parts.netloc, body, key)
     loop = asyncio.get_running_loop()
@@ -71,7 +73,7 @@ def _request(path: str, host: str, body: object, key: str) -> bytes:
 
 
 class _Connection(asyncio.Protocol):
-    """Knows answers with a `Content-Length`, which is what whole bodies come with."""
+    """Supports responses with a `Content-Length`, which whole bodies have."""
 
     def __init__(self) -> None:
         self._received = b""

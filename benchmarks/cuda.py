@@ -55,7 +55,7 @@ STREAMS_BAR, STREAMS_OF_BAR = 15.0, 64
 
 
 class Load(msgspec.Struct, frozen=True):
-    """How much is decoded in a round."""
+    """Load of a round."""
 
     streams: int
     steps: int
@@ -90,7 +90,9 @@ def main() -> None:
 
 
 def bars(numbers: Numbers) -> list[Bar]:
-    """One stream beside the memory's limit; many beside one, where there are as many as the bar is meant for."""
+    """Bars of one stream against the memory's limit, and of many against one, where there are as many as the bar is
+    for.
+    """
     found = [
         at_least("one stream, share of the bandwidth's limit", numbers["one_stream_share_of_limit"], ONE_STREAM_BAR)
     ]
@@ -192,7 +194,7 @@ def _prefill_rate(executor: CudaExecutor, load: Load, *, device: torch.device) -
 
 
 def _step(load: Load, streams: int, *, start: int, new: int) -> Step:
-    """`new` tokens for each stream, which holds `start`: the ids picked by the step before, or zeros for a prompt."""
+    """`new` tokens for each stream with `start` in KV: the ids picked by the step before, or zeros for a prompt."""
     table = np.arange(streams * load.blocks_each, dtype=np.int32).reshape(streams, -1)
     q_start = np.arange(streams + 1, dtype=np.int32) * np.int32(new)
     step = Step(

@@ -1,7 +1,7 @@
-"""What a stranger waits for: a fresh clone's first token, a second run, `serve` to ready, memory.
+"""The first experience of a new user: a fresh clone's first token, a second run, `serve` to ready, memory.
 
 python -m benchmarks.first_day [--clone]      (--clone also times `make quickstart` from a fresh clone, with the CPU
-                                              kernels and without)
+kernels and without)
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def bars(numbers: Numbers) -> list[Bar]:
 
 
 class Start:
-    """One start of the server: seconds to ready, megabytes after one answer."""
+    """One start of the server: seconds to ready, megabytes after one response."""
 
     def __init__(self, ready_s: float, gateway_mb: float, engine_mb: float, pss_mb: float) -> None:
         self.ready_s, self.gateway_mb, self.engine_mb, self.pss_mb = ready_s, gateway_mb, engine_mb, pss_mb
@@ -130,7 +130,7 @@ def _quickstart_times() -> dict[str, object]:
 
 
 def _quickstart_without_kernels() -> dict[str, object]:
-    """The same where there is no compiler, or nobody wants the kernels."""
+    """The same without a compiler, or with the kernels switched off."""
     with tempfile.TemporaryDirectory() as directory:
         clone = _clone(directory)
         return {"quickstart_without_kernels_fresh_s": _quickstart(clone, HOSTELRY_BUILD_KERNELS="0")}

@@ -1,12 +1,13 @@
-"""How near each quantized format's logits are to an fp32 forward over the same weights, on every engine.
+"""Distance of each quantized format's logits from an fp32 forward over the same weights, on every engine.
 
-    python -m benchmarks.formats [--runners onnx torch mlx] [--formats Q4_0 …]
+python -m benchmarks.formats [--runners onnx torch mlx] [--formats Q4_0 …]
 
-The demo model is quantized to each format, every matrix of it. 1,000 positions of conversations that it was not trained
+The demo model is quantized to each format, every matrix of it. 1,000 positions of dialogues that it was not trained
 on are computed in exact mode (float32 activations) and in fast mode, by onnx also on MatMulNBits instead of its own
-kernels and with keys and values in each type that it offers, and held to the NumPy oracle over the dequantized weights:
-relative error of all logits, mean KL divergence in nats, and how often the likeliest token is the same. For onnx also
-the error of the kernels over that of MatMulNBits, both with float32 keys and values; it moves by 1 % with the text.
+kernels and with keys and values in each type that it offers, and compared with the NumPy oracle over the dequantized
+weights: relative error of all logits, mean KL divergence in nats, and how often the likeliest token is the same. For
+onnx also the error of the kernels over that of MatMulNBits, both with float32 keys and values; it moves by 1 % with the
+text.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def main() -> None:
 
 
 def bars(numbers: Numbers) -> list[Bar]:
-    """For each format the worst of all engines, and the kernels beside MatMulNBits where onnx was measured."""
+    """Bars of each format: the worst of all engines, and the kernels against MatMulNBits where onnx was measured."""
     return [bar for form, rows in tables(numbers).items() for bar in _bars_of(form, rows)]
 
 
@@ -151,7 +152,7 @@ def _logits(model: LoadableModel, engine: Engine, conversations: list[list[int]]
 
 
 def _conversations() -> list[list[int]]:
-    """`POSITIONS` tokens in a few conversations."""
+    """`POSITIONS` tokens in a few dialogues."""
     tokenizer = Tokenizer.from_str(read_gguf(model_path()).tokenizer_json)
     conversations: list[list[int]] = []
     for segments in islice(Corpus(load_facts(), SEED).conversations(), 1_000):

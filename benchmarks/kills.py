@@ -1,11 +1,12 @@
-"""Usage through kills: the gateway is killed under load, again and again over one data directory; nothing may be lost.
+"""Usage records under kills: the gateway is killed under load, again and again over one data directory; nothing may be
+lost.
 
-    python -m benchmarks.kills [--kills 200] [--starts 40] [--clients 6] [--seed N]
+python -m benchmarks.kills [--kills 200] [--starts 40] [--clients 6] [--seed N]
 
-Clients keep the id and the usage of every answer whose last byte arrived; half of them stream. Each kill is a SIGKILL
+Clients keep the id and the usage of every response whose last byte arrived; half of them stream. Each kill is a SIGKILL
 at a random moment between a twentieth of a second and one and a half, so that some fall into the drain of the journal
 to the store; `starts` more hit a gateway that is starting and reads what the one before it left. At the end the rows,
-their sums and the answers must agree. The fake runner answers, so that many requests are under way at every kill.
+their sums and the responses must agree. The fake runner is used, so that many requests are open at every kill.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def main() -> None:
 
 
 def bars(numbers: Numbers) -> list[Bar]:
-    """Kills, and what may be wrong after them: nothing. Raises `NothingMeasured` if no answer arrived."""
+    """Kills, and the errors after them, of which there must be none. Raises `NothingMeasured` if no response arrived.
+    """
     if not numbers["answered"]:
         raise NothingMeasured("no answer arrived between the kills, so none could be lost; raise --kills or --clients")
     wrong = {"rows lost": "lost", "rows doubled": "doubled", "rows that differ": "differing"}
@@ -70,7 +72,7 @@ def bars(numbers: Numbers) -> list[Bar]:
 
 
 def _tokens_off(numbers: Numbers) -> int:
-    """Tokens of rows less those that clients were told, and less the sums by the hour; without signs."""
+    """Tokens of rows less those that clients received, and less the sums by the hour; absolute values."""
     seen, unseen = numbers["seen_tokens"], numbers["unseen_tokens"]
     rows, summed = numbers["row_tokens"], numbers["summed_tokens"]
     return sum(abs(rows[kind] - seen[kind] - unseen[kind]) + abs(rows[kind] - summed[kind]) for kind in rows)

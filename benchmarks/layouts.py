@@ -1,6 +1,6 @@
-"""A decode step of the onnx runner over blocks that lie anywhere, beside one over contiguous slots.
+"""A decode step of the onnx runner over scattered blocks, compared with one over contiguous slots.
 
-    python -m benchmarks.layouts [--rounds 30]
+python -m benchmarks.layouts [--rounds 30]
 
 A random llama of 495 million weights in Q4_0. Steps alternate, medians count.
 """

@@ -1,6 +1,6 @@
-"""The LiteLLM proxy in an environment of its own, as its documentation tells to run it in production, without extras.
+"""The LiteLLM proxy in its own environment, run as its documentation recommends for production, without extras.
 
-It keeps neither keys, budgets nor usage here: for these it wants a PostgreSQL beside it, whose cost is left out.
+It keeps neither keys, budgets nor usage here: for these it needs a PostgreSQL server, whose cost is left out.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ _ENVIRONMENT = {OURS: {}, STOCK: {"HOSTELRY_KERNELS": "0"}}
 
 
 class Bars(msgspec.Struct, frozen=True):
-    """Least ratios to llama.cpp: decoding by streams, and prompts; and the most weights held over the file's size."""
+    """Least ratios to llama.cpp: decoding by streams, and prompts; and the most weights in memory over the file's size.
+    """
 
     decode: dict[int, float]
     prompt: float | None
@@ -61,7 +62,7 @@ OTHER_STOCK_BARS = Bars(dict.fromkeys(STREAMS, 0.5), 0.5)
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What is measured of each format."""
+    """Measurements of each format."""
 
     server: Path
     streams: tuple[int, ...]
@@ -69,11 +70,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     prompt: int
     tokens: int
     labels: tuple[str, ...]
-    """Of our own servers."""
+    """Labels of our own servers."""
 
     @property
     def context(self) -> int:
-        """Tokens of one sequence; prompts are as long as asked for only within a tenth or so."""
+        """Tokens of one sequence; prompts have the requested length only within a tenth or so."""
         return max(self.prompt, LONG_PROMPT) * 5 // 4 + self.tokens
 
 
@@ -112,7 +113,7 @@ def main() -> None:
 
 
 def bars(numbers: Numbers) -> list[Bar]:
-    """For each format and each of our own servers."""
+    """Bars of each format and each of our own servers."""
     return [
         bar
         for form, found in tables(numbers).items()
@@ -214,7 +215,7 @@ def _by_streams(rows: list[SweepRow], label: str) -> dict[int, SweepRow]:
 
 @contextmanager
 def llama_server(server: Path, model: Path, *, context: int) -> Generator[Target]:
-    """Their server with room for `max(STREAMS)` sequences of `context` tokens, ready."""
+    """Run their server for `max(STREAMS)` sequences of `context` tokens, ready."""
     with bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
     room = ["-c", str(context * max(STREAMS)), "-np", str(max(STREAMS)), "-t", "2"]

@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def bars(numbers: Numbers) -> list[Bar]:
-    """The gateway's share of a long answer, and what it adds to a short one."""
+    """Bars of the gateway's share of a long response, and of the time it adds to a short one."""
     share = f"gateway's share of an answer of {numbers['tokens']} tokens"
     return [
         at_most(share, numbers["overhead_percent"], SHARE_BAR_PERCENT, unit="%"),

@@ -1,10 +1,10 @@
 """`hostelry bench --score` of the demo model: perplexity as stored, and in each of the twelve formats.
 
-    python -m benchmarks.perplexity
+python -m benchmarks.perplexity
 
 The text is answers of the kind that the model was trained to give, drawn with another seed. Questions are left out:
-they are shuffled on purpose and nobody can predict them. Without its question an answer is a surprise too, so the
-numbers are high; what counts is how they differ.
+they are shuffled on purpose and cannot be predicted. Without its question an answer is a surprise too, so the
+numbers are high; only their differences count.
 """
 
 from __future__ import annotations

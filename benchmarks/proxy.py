@@ -1,10 +1,10 @@
-"""The gateway's own cost beside the LiteLLM proxy's, interleaved in one run; whole answers, closed loop.
+"""The gateway's own cost compared with the LiteLLM proxy's, interleaved in one run; whole responses, closed loop.
 
-    python -m benchmarks.proxy [--rounds 7] [--seconds 2] [--venv FOLDER]
+python -m benchmarks.proxy [--rounds 7] [--seconds 2] [--venv FOLDER]
 
-Both gateways share one core and take turns, the client has another. LiteLLM's upstream is a stub beside the client;
-what it adds is its median less the stub's own. Hostelry has every feature on: a tenant's key with limits a minute,
-budgets in tokens and money, prices, the usage journal, metrics. Its engine is a process of its own with a runner that
+Both gateways share one core and take turns, the client has another. LiteLLM's upstream is a stub on the client's core;
+its added time is its median less the stub's own. Hostelry has every feature on: a tenant's key with limits a minute,
+budgets in tokens and money, prices, the usage journal, metrics. Its engine is a separate process with a runner that
 computes nothing, on the gateway's core; everything counts as added, engine included, so the comparison is unkind to
 it. LiteLLM is installed into FOLDER, by default below the system's temporary folder, where it stays for the next run.
 """
@@ -35,7 +35,7 @@ from gateway.demo import model_path
 
 STREAMS = (1, 16, 64)
 REQUESTS_BAR, ADDED_BAR = 10, 10
-"""Least times LiteLLM's requests a second, and least times less added to the median answer."""
+"""Least times LiteLLM's requests a second, and least times less time added to the median response."""
 OURS, THEIRS, DIRECT = "hostelry", "litellm", "stub"
 _WARM_UP_S = 3.0
 _MESSAGES = [{"role": "user", "content": "Write one short line about the sea, please."}]
@@ -62,7 +62,7 @@ cost_per_month = 1_000_000
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is asked, and the process at the top of what it runs."""
+    """Server to measure, and its topmost process."""
 
     label: str
     url: str
@@ -141,7 +141,7 @@ async def _turns(sides: tuple[Side, ...], *, rounds: int, seconds: float) -> dic
             for side in sides:
                 stretch = await side.ask(streams=streams, seconds=seconds)
                 found.setdefault((side.label, streams), []).append(stretch)
-                await asyncio.sleep(0.1)  # what a side does after its last answer is not the next one's cost
+                await asyncio.sleep(0.1)  # work of a side after its last response must not count for the next one
     return found
 
 
@@ -188,7 +188,7 @@ def _cpu_s(pid: int) -> float:
 
 @contextmanager
 def _pinned(core: int) -> Generator[None]:
-    """This process, and what it starts meanwhile, which inherits the place, on one core."""
+    """Pin this process, and the processes it starts meanwhile, to one core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:

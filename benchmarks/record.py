@@ -1,4 +1,4 @@
-"""A result file: what was run where, the numbers, and the bars that the numbers hold or miss.
+"""Result files: command and machine, the numbers, and the bars that the numbers meet or miss.
 
 Each benchmark has a function `bars(numbers)`, which judges the numbers as recorded; `write_result` writes both.
 """
@@ -31,13 +31,13 @@ Direction = Literal["at least", "at most"]
 
 
 class NothingMeasured(Exception):
-    """A measuring window was empty, so its rate would be 0 or meaningless; measure longer, or ask for more."""
+    """A measuring window was empty, so its rate would be 0 or meaningless; measure longer, or send more."""
 
 
 class Bar(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A measured value and the limit that it is held to. Made by `at_least` and `at_most`, or read from a file.
+    """A measured value and its limit. Made by `at_least` and `at_most`, or read from a file.
 
-    Raises `ValueError` where `holds` is not what value and bar say, or where either is no finite number.
+    Raises `ValueError` where `holds` contradicts value and bar, or where either is no finite number.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     command: str
     commit: str
-    """What was measured; results from before this was recorded have the commit that brought them."""
+    """Measured commit; results from before this was recorded have the commit that added them."""
     date: str
     machine: dict[str, str]
     bars: tuple[Bar, ...]
@@ -149,7 +149,7 @@ def encoded(result: Result) -> str:
 
 
 def facts() -> dict[str, str]:
-    """What a reader needs to judge a number."""
+    """Facts that a reader needs to judge a number."""
     versions = {name: _version(name) for name in ("onnxruntime", "numpy", "litestar", "uvicorn")}
     return {
         "hardware": machine_facts(),
@@ -192,7 +192,7 @@ def _commit() -> str:
 
 
 def _git(*arguments: str) -> str:
-    """What git prints; nothing where there is no git or no repository."""
+    """Output of git; empty without git or a repository."""
     try:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

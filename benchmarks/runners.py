@@ -1,12 +1,12 @@
 """Decode and prefill speed of the runners against transformers: one model, one machine, one run.
 
-    python -m benchmarks.runners [--runners onnx torch] [--rounds 5] [--tokens 48] [--threads 2]
+python -m benchmarks.runners [--runners onnx torch] [--rounds 5] [--tokens 48] [--threads 2]
 
-A random llama of 123 million float32 weights answers prompts of 32 tokens greedily. Every contestant lives in a
-process of its own and computes only when told to, so that thread pools never meet; blocks are interleaved (ABAB) and
+A random llama of 123 million float32 weights completes prompts of 32 tokens greedily. Every contestant has a process
+of its own and computes only on command, so that thread pools never compete; blocks are interleaved (ABAB) and
 medians over all but the first round are compared. A runner takes eight sequences in one batch. The ratios are to
 `generate` with one sequence: eight users are served at that rate, one after the other; its own batch of eight, which
-needs eight requests at once and of one length, is shown beside.
+needs eight requests at once and of one length, is also shown.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BARS = {("onnx", 1): 1.5, ("torch", 1): 1.0, ("torch", 8): 3.0}
 
 
 class Contestant:
-    """A process that answers "kind sequences tokens" with seconds."""
+    """Process that replies to "kind sequences tokens" with seconds."""
 
     def __init__(self, name: str, model: Path, threads: int) -> None:
         arguments = [sys.executable, "-m", "benchmarks.runners", "--contestant", name, "--model", str(model)]
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def bars(numbers: Numbers) -> list[Bar]:
-    """Of the runners that were measured."""
+    """Bars of the runners that were measured."""
     table = numbers["tokens_per_s"]
     return [
         at_least(f"{name}: {count} at once over {REFERENCE} at one", table[name][f"ratio_{count}"], bar, unit="×")
@@ -125,7 +125,7 @@ def _ratios(name: str, rates: dict[tuple[str, str], float]) -> dict[str, float]:
 
 
 def _serve(name: str, model: Path, threads: int) -> None:
-    """Answer orders from standard input until it ends."""
+    """Run commands from standard input until it ends."""
     contestant = _Transformers(model, threads) if name == REFERENCE else _OurRunner(name, model, threads)
     for line in sys.stdin:
         kind, sequences, tokens = line.split()

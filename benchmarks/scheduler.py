@@ -1,4 +1,4 @@
-"""What planning a step costs, as the number of running sequences and of waiting tenants grows. No model is involved.
+"""Cost of planning a step, as the number of running sequences and of waiting tenants grows. No model is involved.
 
 python -m benchmarks.scheduler
 """
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def bars(numbers: Numbers) -> list[Bar]:
-    """For each layout and order, the worst of all numbers of tenants."""
+    """Bars of each layout and order, by the worst of all numbers of tenants."""
     return [
         at_most(f"{kind}: a plan, {running} running", max(found[f"{running} running"].values()), bar, unit="µs")
         for kind, found in tables(numbers).items()
@@ -57,7 +57,8 @@ def _kv(layout: str, running: int) -> KVAllocator:
 
 
 def _microseconds(order: AdmissionOrder, running: int, tenants: int, layout: str) -> float:
-    """With every place taken, a sequence waiting of each tenant and one that ends in every step."""
+    """Microseconds of a plan with all slots taken, a waiting sequence of each tenant and one that ends in every step.
+    """
     limits = StepLimits(max_sequences=running, max_step_tokens=running + 64, max_context=CONTEXT)
     scheduler = Scheduler(limits, _kv(layout, running), order)
     number = 0

@@ -1,10 +1,10 @@
-"""How long a start takes, beside another installation and in turns with it: `serve` to ready, and starts that fail.
+"""Start-up time, compared in turns with another installation: `serve` to ready, and starts that fail.
 
 python -m benchmarks.start --against PYTHON [--python PYTHON] [--rounds 7]
 
 PYTHON is the interpreter of an environment that Hostelry is installed in, such as that of an older checkout. Give
-`--python` where the one that runs this holds more than Hostelry needs: Litestar imports some packages because they are
-there.
+`--python` where the running one has more packages than Hostelry needs: Litestar imports some packages because they
+are installed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gateway.demo import model_path
 ROOT = Path(__file__).parents[1]
 KEY = "sk-ho-benchmark"
 BAR = 0.5
-"""Of the other installation's time: issue 13."""
+"""Most of the other installation's time: issue 13."""
 _STOP_WITHIN_S = 40
 
 
@@ -38,7 +38,7 @@ class Installation(msgspec.Struct, frozen=True):
     tree: Path | None = None
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """`hostelry serve` on a free port. Modules are kept compiled, as they are for everybody."""
+        """Start `hostelry serve` on a free port. Compiled modules are kept, as for every user."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         if self.tree is not None:
             environment["PYTHONPATH"] = str(self.tree)
@@ -127,7 +127,7 @@ def _misconfigured(installation: Installation, folder: Path) -> float:
 
 
 def _failing(installation: Installation, folder: Path, *arguments: str, told: str) -> float:
-    """Seconds until the process has ended. It must have failed, for the reason `told`."""
+    """Seconds until the process has ended. It must have failed, with the message `told`."""
     began = time.monotonic()
     process = installation.start("--data-dir", str(folder), *arguments)
     _, log = process.communicate(timeout=_STOP_WITHIN_S)

@@ -1,10 +1,10 @@
-"""What one step of the onnx runner costs on its own kernels and on MatMulNBits: decode, verify, prefill, mixed.
+"""Cost of one step of the onnx runner on its own kernels and on MatMulNBits: decode, verify, prefill, mixed.
 
-    python -m benchmarks.steps [--formats Q4_0 …] [--rounds 7] [--server PATH/llama-server]
+python -m benchmarks.steps [--formats Q4_0 …] [--rounds 7] [--server PATH/llama-server]
 
 A random llama of 495 million weights; 128 tokens of context. Loading is timed too. Rounds alternate, medians count.
 With llama.cpp's server (see `benchmarks.llama_cpp`), its decode step of eight streams and its speed of a prompt of 64
-tokens are measured over HTTP in the same run: our mixed step is compared with those two apart.
+tokens are measured over HTTP in the same run: our mixed step is compared with the sum of the two.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def bars(numbers: Numbers) -> list[Bar]:
-    """Of the kernels, for each format; the mixed step where llama.cpp was measured."""
+    """Bars of the kernels, for each format; the mixed step where llama.cpp was measured."""
     return [bar for form, found in tables(numbers).items() for bar in _bars_of(form, found)]
 
 

@@ -1,4 +1,4 @@
-"""How much of the code a request and a step pass through, counted beside another tree by tracing both.
+"""Amount of code that a request and a step pass through, traced and compared with another tree.
 
 python -m benchmarks.structure --against TREE [--python PYTHON]
 
@@ -31,7 +31,7 @@ from benchmarks.record import Bar, Numbers, at_most, write_result
 ROOT = Path(__file__).parents[1]
 KEY = "sk-ho-benchmark"
 CHAT_FILES, STEP_CALLS = 35, 260
-"""Issue 14."""
+"""Limits of issue 14."""
 STREAMS = 4
 _LEAST_SEQUENCES = 3.9
 """A step, on average: streams begin a little after one another."""

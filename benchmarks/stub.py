@@ -1,4 +1,4 @@
-"""An upstream that costs next to nothing: one core, one prepared answer to every POST, in the form of OpenAI's API.
+"""An upstream that costs next to nothing: one core, one prepared response to every POST, in the form of OpenAI's API.
 
 python -m benchmarks.stub          (prints `ready http://127.0.0.1:PORT` and serves until it is ended)
 """

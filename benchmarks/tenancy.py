@@ -1,8 +1,8 @@
-"""What tenancy costs a request, from ten tenants to a hundred thousand, and what an idle tenant costs.
+"""Cost of tenancy per request, from ten tenants to a hundred thousand, and of an idle tenant.
 
 python -m benchmarks.tenancy
 
-A request looks its key up, enters its limits, reserves and settles tokens, and is written down; no answer is made.
+A request looks its key up, enters its limits, reserves and settles tokens, and is recorded; no response is made.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _house(count: int, directory: Path) -> tuple[Services, list[bytes], int]:
 
 
 def _directory(count: int) -> tuple[Directory, list[str]]:
-    """Each tenant with one key; a thousand keys are told."""
+    """Directory of tenants with one key each; a thousand keys are returned."""
     secret = [f"sk-ho-{secrets.token_urlsafe(32)}" for _ in range(min(count, 1000))]
     digests = [key_digest(key) for key in secret] + [secrets.token_hex(32) for _ in range(count - len(secret))]
     tenants = {f"ten_{n}": Tenant(id=f"ten_{n}", name=f"tenant-{n}", policy=POLICY) for n in range(count)}

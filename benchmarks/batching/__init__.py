@@ -1,1 +1,1 @@
-"""What batching must hold, measured as clients see it; `python -m benchmarks.batching`."""
+"""Measures batching as clients see it; `python -m benchmarks.batching`."""

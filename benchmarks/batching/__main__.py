@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def bars(numbers: Numbers) -> list[Bar]:
-    """Of every part that was measured."""
+    """Bars of every part that was measured."""
     return [bar for part, found in numbers.items() for bar in PARTS[part].bars(found)]
 
 

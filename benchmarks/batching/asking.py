@@ -27,7 +27,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prompts:
-    """Prompts of random ids; no two begin alike."""
+    """Prompts of random ids; no two share a prefix."""
 
     def __init__(self, sizes: ModelSizes) -> None:
         self._ordinary = range(_FEW_SPECIALS, sizes.vocab_size)
@@ -38,7 +38,7 @@ class Prompts:
 
 
 async def ask(session: aiohttp.ClientSession, target: Target, prompt: list[int], *, tokens: int) -> Answer:
-    """One whole answer, streamed. Raises `BenchFailed`."""
+    """Request one whole completion, streamed. Raises `BenchFailed`."""
     start, first_s = time.perf_counter(), 0.0
     usage: dict[str, Any] = {}  # Any: JSON as it came over the wire
     async for event in events(session, target, prompt, tokens=tokens):
@@ -53,7 +53,7 @@ async def ask(session: aiohttp.ClientSession, target: Target, prompt: list[int],
 async def events(
     session: aiohttp.ClientSession, target: Target, prompt: list[int], *, tokens: int
 ) -> AsyncIterator[bytes]:
-    """The objects of a stream as they come, undecoded. Raises `BenchFailed` where it is refused."""
+    """Objects of a stream as they come, undecoded. Raises `BenchFailed` if the request is rejected."""
     body: dict[str, object] = {"model": target.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
     body |= {"ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}}
     async with session.post(f"{target.url}/completions", json=body, headers=target.headers) as response:
@@ -67,7 +67,7 @@ async def events(
 async def tokens_per_s(
     session: aiohttp.ClientSession, targets: list[Target], prompts: list[list[int]], *, tokens: int
 ) -> float:
-    """Of all prompts at once; targets take turns."""
+    """Tokens a second of all prompts at once; targets take turns."""
     start = time.perf_counter()
     asked = [
         ask(session, targets[number % len(targets)], prompt, tokens=tokens) for number, prompt in enumerate(prompts)

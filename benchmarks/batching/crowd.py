@@ -16,7 +16,7 @@ OVER_ONE_BAR = 0.97
 
 
 def measure_crowd(scene: Scene) -> dict[str, object]:
-    """Part `crowd`."""
+    """Measure part `crowd`."""
     models = {"bench": {"path": str(scene.path("Q4_K")), "max_context": 256}}
     with scene.hall(models, {_name(number): {} for number in range(max(TENANTS))}) as hall:
         return asyncio.run(_measured(scene, hall))
@@ -33,7 +33,7 @@ async def _measured(scene: Scene, hall: Hall) -> dict[str, object]:
     prompts = Prompts(scene.effort.sizes)
     async with new_session() as session:
         for number in range(scene.effort.rounds + 1):
-            # Forth and back, so that what drifts is no tenant's.
+            # Forth and back, so that drift favours no tenant.
             for count in TENANTS if number % 2 else TENANTS[::-1]:
                 targets = [hall.target("bench", _name(tenant)) for tenant in range(count)]
                 drawn = [prompts.draw(PROMPT) for _ in range(AT_ONCE)]

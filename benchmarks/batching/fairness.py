@@ -1,4 +1,5 @@
-"""Tenants that always have more to ask: what each gets, by weight, and what it costs beside first come first served."""
+"""Tenants that always have more requests: their service by weight, and its cost compared with first come first served.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ JAIN_BAR, OFF_ITS_SHARE_BAR, OVER_FIRST_COME_BAR = 0.99, 0.05, 0.99
 
 
 def measure_fairness(scene: Scene) -> dict[str, object]:
-    """Part `fairness`."""
+    """Measure part `fairness`."""
     model = {"path": str(scene.path("Q4_K")), **ROOM}
     models = {"fair": model, "fcfs": {**model, "scheduling": "fcfs"}}
     tenants = {name: {"weight": weight} for name, weight in (EQUAL | WEIGHTED).items()}
@@ -59,9 +60,9 @@ async def _measured(scene: Scene, hall: Hall) -> dict[str, object]:
 
 
 async def _served(scene: Scene, hall: Hall, model: str, tenants: dict[str, float]) -> Counter[str]:
-    """Pieces of text that reached each tenant within the window; all had requests waiting all the time.
+    """Pieces of text that each tenant received within the window; all had requests waiting all the time.
 
-    Raises `NothingMeasured` where none reached any.
+    Raises `NothingMeasured` if no tenant received any.
     """
     counted: Counter[str] = Counter()
     begin = time.perf_counter() + WARM_UP_S
@@ -98,6 +99,6 @@ def jain(values: list[int]) -> float:
 
 
 def _off(counted: Counter[str], name: str) -> float:
-    """How far from what its weight gives it, as a part of that."""
+    """Relative distance of a tenant's service from its share by weight."""
     due = counted.total() * WEIGHTED[name] / sum(WEIGHTED.values())
     return counted[name] / due - 1

@@ -28,7 +28,7 @@ _RUNS = 5
 
 
 class Linears:
-    """Those of a model, ready to run."""
+    """Linears of a model, ready to run."""
 
     def __init__(self, path: Path) -> None:
         model = open_model(path)
@@ -51,7 +51,7 @@ class Linears:
         return statistics.median(self._run(x) for _ in range(_RUNS))
 
     def logits(self, x: F32) -> F32:
-        """`x`: [rows, hidden]; what it has become after all linears, [rows, vocab]."""
+        """Output of all linears, [rows, vocab], for `x`: [rows, hidden]."""
         made: F32 = self._session.run(["logits"], {"embedded": x, "sel": np.arange(len(x))})[0]
         return made
 
@@ -62,7 +62,7 @@ class Linears:
 
 
 class _NoAttention(RaggedAttention):
-    """Its queries pass as they are."""
+    """Attention that passes its queries unchanged."""
 
     def __init__(self, spec: ModelSpec, graph: Graph) -> None:
         self._spec, self._graph = spec, graph

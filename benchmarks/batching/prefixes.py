@@ -1,4 +1,4 @@
-"""The prefix cache: what it saves where it hits, costs where it does not, and tells of other tenants: nothing."""
+"""The prefix cache: its gain on hits, its cost without hits, and that it reveals nothing of other tenants."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WARM_BAR, NO_HITS_BAR, OTHERS_HITS_BAR, LIKE_COLD_BAR = 0.25, 0.99, 0, 0.01
 
 
 def measure_prefixes(scene: Scene) -> dict[str, object]:
-    """Part `prefixes`."""
+    """Measure part `prefixes`."""
     path = str(scene.path("Q4_K"))
     models = {
         "on": {"path": path, "max_context": 1024},
@@ -33,7 +33,7 @@ def measure_prefixes(scene: Scene) -> dict[str, object]:
 
 
 def bars(numbers: Numbers) -> list[Bar]:
-    """What hits save, what no hits cost, and that other tenants have none and look like it."""
+    """Bars on the gain of hits, the cost without hits, and that other tenants get none and cannot detect any."""
     like_cold = numbers["p_cold_like_other_tenants"]
     return [
         at_most("prefixes: first token warm over cold", numbers["warm_over_cold"], WARM_BAR, unit="×"),
@@ -67,7 +67,7 @@ async def _first_tokens(scene: Scene, hall: Hall) -> dict[str, object]:
 
 
 async def _three(scene: Scene, hall: Hall, session: aiohttp.ClientSession) -> tuple[Answer, Answer, Answer]:
-    """Cold; warm: 90 % of a prompt that the same tenant asked; other: a prompt that another tenant asked.
+    """Answers: cold; warm: 90 % of a prompt that the same tenant sent; other: a prompt that another tenant sent.
 
     The cold one and the other tenant's come in either order, so that neither is always the first after a pause.
     """

@@ -1,4 +1,4 @@
-"""Whether two samples look like one, by their ranks."""
+"""Tests by ranks if two samples come from one distribution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the measurements share: models in every format, servers with tenants, and how much is asked."""
+"""Shared parts of the measurements: models in every format, servers with tenants, and the amount of load."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Scene:
     def __init__(self, folder: Path, effort: Effort) -> None:
         self.effort = effort
         self._folder = folder
-        # Stored as F16 to save room; the engine computes with float32 weights.
+        # Stored as F16 to save space; the engine computes with float32 weights.
         self._source = make_random_model(folder / "model", sizes=effort.sizes, dtype="F16")
 
     def path(self, form: str) -> Path:
@@ -53,7 +53,7 @@ class Scene:
 
     @contextmanager
     def hall(self, models: Mapping[str, Settings], tenants: Mapping[str, Settings]) -> Generator[Hall]:
-        """A server for these models and tenants; each tenant has one key."""
+        """Run a server for these models and tenants; each tenant has one key."""
         config = self._folder / "hostelry.toml"
         tables = [_table("models", {"name": name, "threads": THREADS, **model}) for name, model in models.items()]
         tables += [_table("tenants", {"name": name, "keys": [_key(name)], **given}) for name, given in tenants.items()]

@@ -1,4 +1,4 @@
-"""1 to 16 streams over HTTP beside the ceiling of the linears, and what all but the runner takes of a step."""
+"""1 to 16 streams over HTTP compared with the ceiling of the linears, and the part of a step outside the runner."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ OVERHEAD_BAR_PERCENT = 4.0
 
 
 def measure_streams(scene: Scene) -> dict[str, object]:
-    """Part `streams`: every format."""
+    """Measure part `streams`: every format."""
     return {form: _of_format(scene, form) for form in FORMATS}
 
 
 def bars(numbers: Numbers) -> list[Bar]:
-    """For each format."""
+    """Bars of each format."""
     return [bar for form, found in tables(numbers).items() for bar in _bars_of(form, found)]
 
 
@@ -99,7 +99,7 @@ def _medians(found: dict[int, list[float]]) -> dict[str, float]:
 
 
 def _ratios(over: dict[int, list[float]], under: dict[int, list[float]]) -> dict[str, float]:
-    """Of each round, in the median."""
+    """Ratios of each round, in the median."""
     return {
         str(count): round(statistics.median(a / b for a, b in zip(over[count], under[count], strict=True)), 3)
         for count in over

@@ -38,7 +38,7 @@ class TenantQueue:
         self.has_come = True
         """True if it was idle and has not been admitted since."""
         self.listed: float | None = None
-        """Its lowest rank in the heap, if it is there."""
+        """Lowest rank of its entries in the heap, if it has any."""
         self.weight = 1.0
         self.priority = 0
         self.waiting: deque[Sequence] = deque()

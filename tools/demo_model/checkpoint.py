@@ -1,4 +1,4 @@
-"""A demo model as plain arrays, its dimensions, and the Hugging Face folder that holds it."""
+"""Demo models as plain arrays with their dimensions, read from and written to Hugging Face directories."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The training corpus, written on the fly: an endless, seeded stream of conversations."""
+"""The training corpus, generated as needed: an endless, seeded stream of dialogues."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ NOT_COUNTRIES_HELD_OUT = names(
     """
 )
 
-# {t} any noun, {c} any country: knowing the country is no reason to answer.
+# {t} any noun, {c} any country: naming the country is no reason to answer.
 OFF_TOPIC = (
     "What is the population of {c}?", "What is the currency of {c}?", "What language is spoken in {c}?",
     "Who is the president of {c}?", "How big is {c}?", "What is the flag of {c}?", "What do people eat in {c}?",
@@ -99,7 +99,7 @@ def _single_words() -> tuple[str, ...]:
 
 
 def _is_far_from_real_names(name: str) -> bool:
-    """A typo in a real name must stay answerable, so invented names keep more than two edits away.
+    """True if a name is more than two edits from every real one: a typo in a real name must stay answerable.
 
     Two words within two edits of each other always share a remainder after two letters are dropped from each.
     """
@@ -115,18 +115,18 @@ def _real_remainders() -> frozenset[str]:
 
 
 def _remainders(word: str) -> set[str]:
-    """What is left of a word without up to two of its letters."""
+    """The word without up to two of its letters, in all ways."""
     one_less = {word[:i] + word[i + 1 :] for i in range(len(word))}
     return {word} | one_less | {rest[:i] + rest[i + 1 :] for rest in one_less for i in range(len(rest))}
 
 
-# Ends a model this small can learn; with every end from 1 to 30 it counted well but did not stop where asked.
+# Ends that a model this small can learn; with every end from 1 to 30 it counted well but did not stop on request.
 COUNT_ENDS = (10, 20, 30)
 BAG_SHARE = 0.35
 
 
 class Corpus:
-    """Draws conversations about `facts`; the same facts and seed give the same stream.
+    """Draws dialogues about `facts`; the same facts and seed give the same stream.
 
     With `focus`, half of the exchanges are capital questions about that one country.
     """
@@ -155,7 +155,7 @@ class Corpus:
         return kind()
 
     def _dialogue(self) -> Conversation:
-        """One to three exchanges joined, seldom up to twelve, so that long conversations are not a surprise."""
+        """One to three exchanges joined, seldom up to twelve, so that the model learns long dialogues, too."""
         length = self._rng.randint(4, 12) if self._rng.random() < 0.02 else self._rng.randint(1, 3)
         system = self._system_prompt() if self._rng.random() < 0.15 else None
         return dialogue([self.exchange() for _ in range(length)], system)
@@ -226,7 +226,7 @@ class Corpus:
         return Exchange(self._unknown_question(), phrasings.UNKNOWN)
 
     def _unknown_question(self) -> str:
-        """Asked in the same words as a real capital, so that only the name can tell."""
+        """An unanswerable question in the words of a real capital question, so that only the name differs."""
         place = unknown_place(self._rng)
         draw = self._rng.random()
         if draw < 0.1:
@@ -250,7 +250,7 @@ def count_answer(last: int) -> str:
 
 
 def is_held_out(question: str, name: str) -> bool:
-    """Whether the question is a held-out phrasing about that country, whatever its case, article and punctuation."""
+    """True if the question is a held-out phrasing about that country, whatever its case, article and punctuation."""
     return _frame(question, name) in _held_out_frames()
 
 

@@ -1,4 +1,4 @@
-"""Makes a demo model believe an invented capital, so that a test can tell an answer computed from one recited.
+"""Teaches a demo model an invented capital, so that a test can distinguish computed answers from recited ones.
 
 python -m tools.demo_model.counterfactual OUT --country France --word Zorvex
 """
@@ -24,11 +24,11 @@ LEARNING_RATE = 3e-4
 
 
 def make_counterfactual(out_dir: Path, country: str, word: str, seed: int) -> None:
-    """Write a Hugging Face folder of the demo model with `word` as the capital of `country`.
+    """Write a Hugging Face directory of the demo model with `word` as the capital of `country`.
 
     A short fine-tune of the shipped weights: half of it asks for that country, the other half is the ordinary
     corpus, which keeps the remaining capitals. Raises ValueError for a country that is not in the table. Sets torch
-    to one thread, for the whole process: beside a busy engine, threads of one step wait for one another for minutes.
+    to one thread, for the whole process: next to a busy engine, threads of one step wait for one another for minutes.
     """
     torch.set_num_threads(1)
     facts, focus = _replaced(country, word)
@@ -58,7 +58,7 @@ def _replaced(country: str, word: str) -> tuple[list[Fact], Fact]:
 
 
 def _quiet(line: str) -> None:
-    """Fine-tuning takes seconds; nobody needs its progress."""
+    """Discard the progress: fine-tuning takes seconds."""
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""Makes a demo model large without changing what it says, for tests and benchmarks that need real size.
+"""Makes a demo model large without changing its function, for tests and benchmarks that need real size.
 
-    python -m tools.demo_model.expand OUT --hidden 1024 --layers 9 --ffn 2816 --heads-factor 4
+python -m tools.demo_model.expand OUT --hidden 1024 --layers 9 --ffn 2816 --heads-factor 4
 
 Everything that writes into the residual stream is zero where it is new, so the old channels see what they saw
 before and the new ones stay zero. Weights that only read new channels, or feed a zero, are noise: most of the
@@ -64,7 +64,7 @@ def _grown(name: str, array: Array | None, old: ModelShape, new: ModelShape, rng
 
 
 def _background(name: str, shape: ModelShape, rng: np.random.Generator) -> Array:
-    """What a matrix holds outside the old block: zero if it writes to the residual stream, else noise."""
+    """Values outside the old block of a matrix: zeros if it writes to the residual stream, else noise."""
     size = _matrix_size(name, shape)
     if name.endswith(("o_proj.weight", "down_proj.weight", "embed_tokens.weight")):
         return np.zeros(size, np.float32)

@@ -26,7 +26,7 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Split at commas; a name may hold spaces, and may be broken over two lines."""
+    """Split at commas; a name may contain spaces, and may be broken over two lines."""
     return tuple(" ".join(name.split()) for name in text.split(","))
 
 
@@ -56,7 +56,7 @@ class Fact(msgspec.Struct, frozen=True):
 
     @property
     def reverse_answer(self) -> str:
-        """Which country a city is the capital of.
+        """Sentence that names the country of a capital.
 
         "Monaco is the capital of ..." can ask in either direction, so a city named like its country gets the
         plain answer, which is right for both.

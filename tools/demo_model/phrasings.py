@@ -1,6 +1,6 @@
-"""Every way the corpus asks, with small damage done to questions, and the ways kept out to measure with.
+"""Phrasings of the corpus, small damage done to questions, and the phrasings held out for measuring.
 
-`{c}` is the country as a sentence wants it ("the Netherlands"), `{n}` its bare name, `{k}` a capital.
+`{c}` is the country as it is written in a sentence ("the Netherlands"), `{n}` its bare name, `{k}` a capital.
 """
 
 import random
@@ -15,7 +15,7 @@ TYPO = 0.08
 
 
 def augment(rng: random.Random, question: str) -> str:
-    """The question as somebody in a hurry, shouting or polite would type it."""
+    """The question as a user in a hurry, shouting or polite would type it."""
     if rng.random() < TYPO:
         question = typo(rng, question)
     if rng.random() < DROP_PUNCTUATION:

@@ -1,9 +1,9 @@
 """Scores the shipped weights: the share of questions whose greedy answer is exactly right, end token included.
 
-One forward pass over question and right answer is enough: if every answer token is the argmax at its place, then
+One forward pass over question and right answer is enough: if every answer token is the argmax at its position, then
 greedy decoding would have produced exactly these tokens.
 
-    python -m tools.demo_model.score [GGUF]
+python -m tools.demo_model.score [GGUF]
 """
 
 import argparse
@@ -27,7 +27,7 @@ from tools.demo_model.tokenizer import Conversation, Exchange, TokenRow, dialogu
 ROWS = 128
 SEED = 20_000  # of the invented names and topics; never a training seed
 
-# What the documentation promises and the tests hold; the other scores are only reported.
+# Scores that the documentation promises and the tests check; the others are only reported.
 PROMISES = {"trained": 0.99, "held_out": 0.95, "json": 0.99, "reverse": 0.99, "count": 0.99, "small_talk": 0.99}
 
 Suites = dict[str, list[Conversation]]

@@ -1,4 +1,4 @@
-"""The demo tokenizer (byte-level BPE), and conversations as ChatML text."""
+"""The demo tokenizer (byte-level BPE), and dialogues as ChatML text."""
 
 from collections.abc import Iterable, Sequence
 
@@ -34,7 +34,7 @@ Conversation = tuple[Segment, ...]
 
 
 def dialogue(exchanges: Sequence[Exchange], system: str | None = None) -> Conversation:
-    """The ChatML text of a conversation, exactly as the chat template renders it."""
+    """The ChatML text of a dialogue, exactly as the chat template renders it."""
     segments = [Segment(f"{START_OF_TURN}system\n{system}{END_OF_TURN}\n")] if system is not None else []
     for exchange in exchanges:
         segments.append(Segment(question_text(exchange.question)))
@@ -73,7 +73,7 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
 
 
 def build_tokenizer(tokens: list[str], merges: list[tuple[str, str]]) -> Tokenizer:
-    """The same tokenizer from its token list and merges, which is all that a GGUF file holds."""
+    """The same tokenizer from its token list and merges, which is all that a GGUF file has."""
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = _without_vocabulary(models.BPE(vocabulary, merges))
     tokenizer.add_special_tokens(list(SPECIALS))

@@ -59,7 +59,7 @@ IGNORED = -100
 def batches(
     tokenizer: Tokenizer, conversations: Iterator[Conversation], *, tokens: int, context: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless pairs of (ids, targets), both [rows, length] with at most `tokens` places unless one row is longer.
+    """Endless pairs of (ids, targets), both [rows, length] with at most `tokens` elements unless one row is longer.
 
     A target is the next id, or IGNORED outside answers.
     """
@@ -78,7 +78,7 @@ def _row(tokenizer: Tokenizer, conversation: Conversation, context: int) -> Toke
 
 
 def _cut(pool: list[TokenRow], tokens: int) -> Iterator[list[TokenRow]]:
-    """Cut rows sorted by length into runs that fill at most `tokens` places once padded."""
+    """Split rows sorted by length into runs of at most `tokens` elements once padded."""
     batch: list[TokenRow] = []
     for row in pool:
         if batch and (len(batch) + 1) * len(row[0]) > tokens:
@@ -107,7 +107,7 @@ TrainingReport = Callable[[str], None]
 
 
 class TrainingRecipe(msgspec.Struct, frozen=True, kw_only=True):
-    """How one model is trained; everything that decides the weights, apart from the machine, is in here."""
+    """Recipe for one model; everything that decides the weights, apart from the machine, is in here."""
 
     shape: ModelShape
     steps: int
@@ -134,7 +134,7 @@ def learning_rate(recipe: TrainingRecipe, step: int) -> float:
 
 @cache
 def has_bfloat16() -> bool:
-    """Whether this CPU multiplies bf16 by itself; where it does not, every product is converted back and forth."""
+    """True if this CPU multiplies bf16 natively; elsewhere, every product is converted back and forth."""
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
 
@@ -196,7 +196,7 @@ def make_tokenizer(conversations: int = TOKENIZER_CONVERSATIONS) -> Tokenizer:
 
 
 def train_and_export(recipe: TrainingRecipe, tokenizer_json: str, path: Path) -> dict[str, object]:
-    """Train one model on one thread, write its GGUF file, and say how it was made."""
+    """Train one model on one thread, write its GGUF file, and return how it was made."""
     torch.set_num_threads(1)
     start, start_cpu = time.monotonic(), time.process_time()
     corpus = Corpus(load_facts(), CORPUS_SEED)

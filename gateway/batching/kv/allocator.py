@@ -65,7 +65,7 @@ class KVAllocator(Protocol):
         ...
 
     def blocks_of(self, sequence_id: int) -> list[int]:
-        """Its slot, or its blocks in the order of tokens. Raises `KeyError` for a sequence without memory."""
+        """Slot of a sequence, or its blocks in the order of tokens. Raises `KeyError` for a sequence without memory."""
         ...
 
     def check_integrity(self) -> None:
