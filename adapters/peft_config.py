@@ -57,15 +57,12 @@ class PeftConfig(msgspec.Struct, frozen=True):
 
     @property
     def scale(self) -> float:
-        """Scale of B A. rsLoRA: Kalajdzievski, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA" (2023).
-        """
+        """Scale of B A. rsLoRA: Kalajdzievski, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA", 2023."""
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
 
 def peft_config(fields: Mapping[str, Any], *, where: Path, max_rank: int) -> PeftConfig:  # Any: a foreign file
-    """Check and convert the fields. Raises `AdapterError`, and `UnsupportedAdapter` for a set field that is not
-    supported.
-    """
+    """Check and convert the fields. Raises `AdapterError`, and `UnsupportedAdapter` for a set but unsupported field."""
     kind = fields.get("peft_type")
     if kind != "LORA":
         raise UnsupportedAdapter(f"{where}: peft_type is {kind!r}; only LORA adapters are served")

@@ -33,9 +33,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def closed_loop(url: str, body: object, *, key: str, streams: int, seconds: float) -> Asked:
-    """`streams` connections that send again as soon as a response is complete. Raises `ConnectionError` unless all get
-    200.
-    """
+    """Keep `streams` connections busy with one request each. Raises `ConnectionError` unless all get 200."""
     parts = urlsplit(url)
     request = _request(parts.path, parts.netloc, body, key)
     loop = asyncio.get_running_loop()

@@ -90,9 +90,7 @@ def main() -> None:
 
 
 def bars(numbers: Numbers) -> list[Bar]:
-    """Bars of one stream against the memory's limit, and of many against one, where there are as many as the bar is
-    for.
-    """
+    """Bars of one stream against the memory's limit, and of many against one, with as many as the bar is for."""
     found = [
         at_least("one stream, share of the bandwidth's limit", numbers["one_stream_share_of_limit"], ONE_STREAM_BAR)
     ]

@@ -1,5 +1,4 @@
-"""Usage records under kills: the gateway is killed under load, again and again over one data directory; nothing may be
-lost.
+"""Usage records under kills: the gateway is killed under load, again and again; nothing may be lost.
 
 python -m benchmarks.kills [--kills 200] [--starts 40] [--clients 6] [--seed N]
 
@@ -59,8 +58,7 @@ def main() -> None:
 
 
 def bars(numbers: Numbers) -> list[Bar]:
-    """Kills, and the errors after them, of which there must be none. Raises `NothingMeasured` if no response arrived.
-    """
+    """Kills, and the errors after them: there must be none. Raises `NothingMeasured` if no response arrived."""
     if not numbers["answered"]:
         raise NothingMeasured("no answer arrived between the kills, so none could be lost; raise --kills or --clients")
     wrong = {"rows lost": "lost", "rows doubled": "doubled", "rows that differ": "differing"}

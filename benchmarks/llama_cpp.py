@@ -39,8 +39,7 @@ _ENVIRONMENT = {OURS: {}, STOCK: {"HOSTELRY_KERNELS": "0"}}
 
 
 class Bars(msgspec.Struct, frozen=True):
-    """Least ratios to llama.cpp: decoding by streams, and prompts; and the most weights in memory over the file's size.
-    """
+    """Least ratios to llama.cpp: decoding by streams, and prompts; and most weights in memory over the file's size."""
 
     decode: dict[int, float]
     prompt: float | None

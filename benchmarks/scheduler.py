@@ -57,8 +57,7 @@ def _kv(layout: str, running: int) -> KVAllocator:
 
 
 def _microseconds(order: AdmissionOrder, running: int, tenants: int, layout: str) -> float:
-    """Microseconds of a plan with all slots taken, a waiting sequence of each tenant and one that ends in every step.
-    """
+    """Microseconds of a plan with all slots taken, a waiting sequence per tenant and one that ends in every step."""
     limits = StepLimits(max_sequences=running, max_step_tokens=running + 64, max_context=CONTEXT)
     scheduler = Scheduler(limits, _kv(layout, running), order)
     number = 0

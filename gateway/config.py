@@ -60,8 +60,7 @@ class ModelConfig(EngineConfig, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class AdapterConfig(AdapterRef, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[[adapters]]`: a LoRA adapter of a served model. `path` is a PEFT directory, relative to the configuration file.
-    """
+    """`[[adapters]]`: a LoRA adapter of a served model. `path` is a PEFT directory, relative to the configuration."""
 
     name: Name
     tenants: tuple[Name, ...] = ()

@@ -112,9 +112,7 @@ class Models:
         return Route(model, adapter)
 
     def _parts(self, requested: str, tenant: Tenant) -> tuple[str, str | None]:
-        """Split a name into model and adapter. A model's name, or one without a usable model as its first part, stays
-        whole.
-        """
+        """Model and adapter of a name. A model's name, or one without a usable model before its colon, is whole."""
         whole = tenant.model_of(requested)
         base, colon, adapter = whole.partition(":")
         if whole == requested:

@@ -31,9 +31,7 @@ _TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
 def physical_cores() -> int:
-    """Number of physical cores that this process may use, at least 1; of logical ones where the system does not report
-    it.
-    """
+    """Number of physical cores that this process may use, at least 1; of logical ones if physical are not reported."""
     if not hasattr(os, "sched_getaffinity"):  # only Linux has it
         return os.cpu_count() or 1
     usable = os.sched_getaffinity(0)

@@ -18,8 +18,7 @@ def describe_device() -> str:
 
 
 def create_runner(*, threads: int = 0, exact: bool = False, device: str = "auto") -> Runner:
-    """Create a runner on `device`: `auto` (CUDA where torch finds some), `cpu` or `cuda`. Verified on the CPU only so
-    far.
+    """Create a runner on `device`: `auto` (CUDA where torch finds some), `cpu` or `cuda`. Verified on the CPU only.
 
     `threads=0` leaves their number to torch; it applies to the whole process. `exact` decodes quantized weights once,
     at load. Raises `BackendError` when torch is missing or too old, or the device is not available.

@@ -34,9 +34,7 @@ class TorchKVPool:
         self.values[layer].index_put_(places, values)
 
     def read(self, layer: int, blocks: KVBlockViews, tokens: slice) -> tuple[Tensor, Tensor]:
-        """Read `tokens` of those in the blocks: `[1, kv_heads, tokens, head_dim]` each; contiguous blocks are not
-        copied.
-        """
+        """Read `tokens` of those in the blocks: `[1, kv_heads, tokens, head_dim]` each; contiguous blocks as views."""
         return self._read(self.keys[layer], blocks, tokens), self._read(self.values[layer], blocks, tokens)
 
     def copy(self, source: int, destination: int, num_tokens: int | None = None) -> None:

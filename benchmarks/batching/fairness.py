@@ -1,5 +1,4 @@
-"""Tenants that always have more requests: their service by weight, and its cost compared with first come first served.
-"""
+"""Tenants that always have more requests: their service by weight, and its cost against first come first served."""
 
 from __future__ import annotations
 

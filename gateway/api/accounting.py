@@ -74,9 +74,7 @@ _STATES: dict[RequestOutcome, State] = {
 
 
 class RequestAccount:
-    """Accounts for one request: `enter`, `reserve`, `see` events, and exactly one `close`, which settles and records
-    it.
-    """
+    """Accounts for a request: `enter`, `reserve`, `see` events, and exactly one `close`, which settles and records."""
 
     def __init__(self, plan: RequestPlan, services: Services) -> None:
         self._plan = plan

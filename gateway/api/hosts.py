@@ -29,9 +29,7 @@ class Hosts(msgspec.Struct, frozen=True):
     is_open: bool = True
 
     def check(self, headers: Headers) -> None:
-        """Raises `HostNotAllowed` or `OriginNotAllowed`. A client that sends neither header is not a browser and
-        passes.
-        """
+        """Raises `HostNotAllowed` or `OriginNotAllowed`. A client without either header is not a browser and passes."""
         if self.is_open:
             return
         for name, value in headers:

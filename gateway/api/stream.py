@@ -1,6 +1,4 @@
-"""Turns events into responses: one path, three ends. SSE and WebSocket stream chunks; the third folds them into one
-body.
-"""
+"""Turns events into responses: one path, three ends. SSE and WebSocket stream chunks; `fold` makes one body."""
 
 from __future__ import annotations
 

@@ -23,8 +23,7 @@ def assemble(
     *,
     rows_before: Mapping[int, int] | None = None,
 ) -> Step:
-    """Step of these chunks in order, at least one; with logits, or tokens picked by `sampling`, for the rows of
-    `rows_of`.
+    """Step of these chunks in order, at least one; with logits, or tokens picked by `sampling`, as `rows_of` says.
 
     `rows_before`: sequence → row of the step submitted before that picks its next token, which is not known yet.
     """

@@ -1,3 +1,1 @@
-"""Implements `hostelry bench`: speed and quality over HTTP, optionally compared with another OpenAI server in the same
-run.
-"""
+"""Implements `hostelry bench`: speed and quality over HTTP, optionally compared with another OpenAI server."""

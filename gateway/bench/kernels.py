@@ -77,9 +77,7 @@ def measure_kernels(formats: tuple[str, ...], *, threads: int, as_json: bool) ->
 
 
 def table_of(found: KernelReport) -> Table:
-    """Table with a line per format and a column per number of rows: 10⁹ operations a second and 10⁹ bytes of weights
-    read.
-    """
+    """Table, a line per format and a column per number of rows: 10⁹ operations and 10⁹ bytes of weights a second."""
     title = (
         f"{found.machine}, level {found.level}, {found.threads} threads: GOPS | GB/s of weights; "
         f"ceilings {found.peak_gops:.0f} GOPS, {found.read_gb_s:.1f} GB/s"

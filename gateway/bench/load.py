@@ -99,8 +99,7 @@ class Volley(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def decode_tokens_per_s(self) -> float:
-        """Rate of all streams while all of them generate: no prompt is computed then. 0 where there was no such time.
-        """
+        """Rate of all streams while all of them generate: no prompt is computed then. 0 if there was no such time."""
         start_s = max(shot.first_s for shot in self.shots)
         end_s = min(shot.arrivals_s[-1] if shot.arrivals_s else 0.0 for shot in self.shots)
         if end_s <= start_s:

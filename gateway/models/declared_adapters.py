@@ -17,9 +17,7 @@ _MAX_NAME = 128
 
 
 def with_flags(declared: Sequence[AdapterConfig], flags: Sequence[str]) -> tuple[AdapterConfig, ...]:
-    """Merge the file's adapters with those of `--adapter BASE:NAME=PATH`; a flag replaces an entry of the same base and
-    name.
-    """
+    """Adapters of the file and of `--adapter BASE:NAME=PATH`; a flag replaces an entry of the same base and name."""
     given = [_of_flag(text) for text in flags]
     names = {(adapter.base, adapter.name) for adapter in given}
     return (*(adapter for adapter in declared if (adapter.base, adapter.name) not in names), *given)

@@ -17,9 +17,7 @@ Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Rates and concurrency, and budgets for a UTC day and month; None is no limit. Costs are in the operator's
-    currency.
-    """
+    """Rates, concurrency, budgets for a UTC day and month; None is no limit. Costs are in the operator's currency."""
 
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None

@@ -46,9 +46,7 @@ class RopeFields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rope_from_config(config: Fields, where: str, *, head_dim: int, default_local_theta: float | None) -> RopeFields:
-    """Settings of a config.json, old style (`rope_theta`, `rope_scaling`) or new (`rope_parameters`, perhaps by layer
-    type).
-    """
+    """Settings of a config.json, old style (`rope_theta`, `rope_scaling`) or new (`rope_parameters`, or by layer)."""
     key = "rope_parameters" if config.get("rope_parameters") is not None else "rope_scaling"
     values = config.nested(key)
     where = f"{where}: {key}"

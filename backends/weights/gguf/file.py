@@ -76,9 +76,7 @@ def _all_fill(infos: list[TensorInfo], room: dict[int, tuple[int, bool]], *, ali
 
 
 def _padding_is_zero(narrow: list[TensorInfo], wide: list[TensorInfo], data: mmap.mmap, *, start: int) -> bool:
-    """True if the padding of the narrow layout is zero, as GGUF requires. Tensors of few blocks have the same size in
-    both.
-    """
+    """True if the narrow layout's padding is zero, as GGUF requires. Tensors of few blocks have one size in both."""
     for short, long in zip(narrow, wide, strict=True):
         at = start + short.offset
         if any(data[at + short.num_bytes : at + long.num_bytes]):

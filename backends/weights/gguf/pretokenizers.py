@@ -74,9 +74,7 @@ CUTTINGS: Mapping[str, Cutting] = MappingProxyType(
 
 
 def cutting_by_name(name: str, *, where: str) -> Cutting:
-    """Pre-tokenizer of a name. Raises `UnsupportedModel` naming the supported ones; a wrong one would spoil outputs
-    unnoticed.
-    """
+    """Pre-tokenizer of a name. Raises `UnsupportedModel` with the supported ones; a wrong one would spoil outputs."""
     if name not in CUTTINGS:
         raise UnsupportedModel(
             f"{where}: tokenizer.ggml.pre is {name!r}; supported are {', '.join(CUTTINGS)}; "

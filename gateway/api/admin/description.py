@@ -12,9 +12,7 @@ _OPTION = "description"
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
-    """Description of a handler: `request` is the body's struct, `response` that of a body which the handler encodes
-    itself.
-    """
+    """Description of a handler: `request` is the body's struct, `response` that of a body encoded by the handler."""
 
     request: type[msgspec.Struct] | None = None
     response: object = None

@@ -14,8 +14,7 @@ _REMEMBERED = 16
 
 
 class QueueWaitEstimate:
-    """Estimates waits on a clock that runs only while requests wait: idle hours say nothing about how fast a queue
-    moves.
+    """Estimates waits on a clock that runs only while requests wait: idle hours do not show how fast a queue moves.
 
     Requests that found a free slot are not counted as starts, because they did not wait in the queue.
     """
@@ -196,8 +195,7 @@ class AdmissionControl:
         return AdmissionTicket(self, tenant, queue, is_waiting=is_waiting, is_let_in=is_let_in, now=now)
 
     def _lets_in(self, tenant: str) -> bool:
-        """True if a tenant that runs nothing gets a slot from tenants that run more than their share, if there are any.
-        """
+        """True if a tenant that runs nothing gets a slot from tenants that run more than their share, if any."""
         return self._config.scheduling == "fair" and tenant not in self._queues and len(self._queues) < self._places
 
     def _check_counts(self, tenant: str, weight: float) -> None:

@@ -65,8 +65,7 @@ def max_new_tokens(request: GenerateRequest, *, num_prompt: int, max_context: in
 
 
 def make_add(request: GenerateRequest, token_ids: list[int], *, max_tokens: int, eos_ids: tuple[int, ...]) -> Add:
-    """`Add` message for the engine; the client sets its id. A missing seed is drawn here, so that a replay repeats it.
-    """
+    """`Add` message for the engine; the client sets its id. A missing seed is drawn here: a replay repeats it."""
     seed, deadline_at = request.sampling.seed, request.deadline_at
     return Add(
         id=0,

@@ -40,8 +40,7 @@ class OutputDecoder:
         return Usage(prompt_tokens=self._num_prompt, completion_tokens=self._num_tokens, cached_tokens=self._num_cached)
 
     def take(self, outputs: list[Output]) -> list[Event]:
-        """Decode to at most one `Delta` for all outputs together, then the end if they have it. Not to be called after
-        that.
+        """Decode to at most one `Delta` for all outputs together, then the end if they have it; the last call then.
 
         Prompt log-probabilities come first, in a delta of their own.
         """

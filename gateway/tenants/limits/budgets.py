@@ -151,8 +151,7 @@ class Budgets:
                 pot.leaving, pot.settled = pot.leaving + pot.settled, 0
 
     def end_drain(self, subjects: Iterable[str], spent: Iterable[Spent]) -> None:
-        """Note that they are stored, with what the store returned for these subjects; a missing one has spent nothing.
-        """
+        """Note that they are stored, with what the store returned for these subjects; one without has spent nothing."""
         found = {(each.subject, each.period): each for each in spent}
         for subject in subjects:
             for (unit, period), pot in self._pots[subject].items():
@@ -196,8 +195,7 @@ class Budgets:
         raise QuotaExceeded(_exceeded(subject, budget, spent, amount, ends), retry_after_s=ends - now)
 
     def _left(self, subject: str, budget: Budget) -> int:
-        """Amount left: this gateway's share of what is not spent in the store, less its own spending and reservations.
-        """
+        """Amount left: this gateway's share of what is not spent in the store, less its spending and reservations."""
         pot = self._pot(subject, budget)
         pot.turn(span_of(budget.period, self._now()).begins)
         share = (budget.limit - pot.stored) * self._shares.of(subject) // WHOLE

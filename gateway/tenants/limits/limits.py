@@ -215,9 +215,7 @@ class Reservation:
         self._budgets: list[HeldBudget] = []
 
     def take(self, amount: Amount) -> None:
-        """Reserve the prompt and all that may be generated, in every account or in none. Raises as `Limiter.enter`
-        does.
-        """
+        """Reserve prompt and all that may be generated, in every account or in none. Raises as `Limiter.enter` does."""
         if self._limiter is not None:
             self._budgets = self._limiter.take_tokens(self._held, amount)
 

@@ -43,9 +43,7 @@ TokenRate = Annotated[float, Meta(ge=0, le=10**6)]
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Price of a million tokens. Prompt tokens from the prefix cache cost `cached_input`, or `input` if that is not
-    set.
-    """
+    """Price of a million tokens. Prompt tokens from the prefix cache cost `cached_input`, or else `input`."""
 
     input: TokenRate = 0.0
     cached_input: TokenRate | None = None

@@ -94,9 +94,7 @@ async def list_usage(session: AsyncSession, span: UsageSpan, *, after: str, limi
 
 
 async def forget_usage(session: AsyncSession, *, before: float, limit: int) -> int:
-    """Delete the oldest requests that ended before that Unix second, at most `limit`; sums remain. Returns their
-    number.
-    """
+    """Delete the oldest requests that ended before that Unix second, at most `limit`; sums remain. Returns how many."""
     oldest = select(UsageRow.id).where(UsageRow.ended_at < before).order_by(UsageRow.ended_at, UsageRow.id).limit(limit)
     gone = await session.scalars(delete(UsageRow).where(UsageRow.id.in_(oldest)).returning(UsageRow.id))
     return len(gone.all())

@@ -71,9 +71,7 @@ class UsageRecorder:
         self._is_lost = False
 
     async def open(self) -> None:
-        """Drain the journals of earlier gateways, so that budgets are right from the first request. Raises
-        `StoreError`.
-        """
+        """Drain the journals of earlier gateways, so that budgets are right from the start. Raises `StoreError`."""
         await self.drain()
         async with self._database.session() as session:
             await forget_spending(session, now=time.time())

@@ -98,9 +98,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[UsageEntry]:
-    """Read the entries of a file. A line without an end belongs to no completed request; other damaged lines are
-    logged.
-    """
+    """Entries of a file. A line without an end belongs to no completed request; other damaged lines are logged."""
     lines = path.read_bytes().split(b"\n")
     entries, damaged = [], 0
     for line in lines[:-1]:

@@ -142,8 +142,7 @@ def pick(subject: KitSubject, step: Step, sampling: RowSampling) -> I64:
 
 
 def check_sampling_ties(bench: KitBench) -> None:
-    """Compares with the runner's own logits, which tie wherever its products do not depend on the position of a column.
-    """
+    """Compares with the runner's own logits, which tie wherever products do not depend on the position of a column."""
     subject = bench.subject(model=bench.samples.twinned)
     sequences = _prefilled(subject, 5)
     step = subject.step(*(KitPart(sequence, [20 + index]) for index, sequence in enumerate(sequences)))
