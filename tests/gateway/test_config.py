@@ -52,7 +52,7 @@ def test_problems_name_file_line_and_key(tmp_path: Path, text: str, message: str
 
 
 def test_all_unknown_keys_are_told_at_once(tmp_path: Path) -> None:
-    """Nobody mends one typo only to meet the next."""
+    """One start shows all typos."""
     with pytest.raises(ConfigError) as caught:
         load_config(write(tmp_path, "[server]\nprot = 1\nhots = 2"))
 
@@ -87,7 +87,7 @@ def test_a_former_key_goes_on_working(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_both_names_of_a_key_are_refused(tmp_path: Path) -> None:
-    """Nobody could tell which one counts."""
+    """It would not be clear which one counts."""
     path = tmp_path / "hostelry.toml"
     path.write_text('[[models]]\npath = "a"\nprefill_stretch = 2\nmax_decode_slowdown = 3\n')
 

@@ -88,7 +88,7 @@ def test_a_deadline_is_not_to_be_tried_again(error: Exception) -> None:
 
 
 def test_retry_after_is_whole_seconds_and_exact_milliseconds() -> None:
-    """Seconds are rounded up, so that nobody comes too early."""
+    """Seconds are rounded up, so that no client comes too early."""
     headers = dict(problem_of(Overloaded("full", retry_after_s=0.25), request_id="r").headers)
 
     assert headers == {b"retry-after": b"1", b"retry-after-ms": b"250"}

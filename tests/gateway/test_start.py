@@ -41,7 +41,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def test_a_first_start_imports_what_it_uses(tmp_path: Path, environment: dict[str, str]) -> None:
-    """Up to `ready`, with a store that is laid out anew."""
+    """No unused module is imported up to `ready`, with a new store."""
     arguments = ["--port", "0", "--backend", "fake", "--data-dir", str(tmp_path / "data"), "--api-key", "sk-ho-start"]
     with _serving(*arguments, log=tmp_path / "log", environment=environment) as process:
         assert process.stdout is not None

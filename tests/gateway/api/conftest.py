@@ -45,7 +45,7 @@ class ServedApp(msgspec.Struct, frozen=True):
 
 
 def build(script: Script | Callable[[GenerateRequest], Script] | None = None, **settings: Any) -> ServedApp:
-    """A house with the models `demo` and `other` on one backend."""
+    """Build an application with the models `demo` and `other` on one backend."""
     backend = FakeBackend(script)
     models = Models([ServedModel(name=name, backend=backend, created=1_700_000_000) for name in ("demo", "other")])
     known: dict[str, Any] = {"directory": directory_of(TENANTS), "metrics": Metrics(), "drain": Drain()}

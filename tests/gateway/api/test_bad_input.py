@@ -355,7 +355,7 @@ async def test_body_in_pieces(served_app: ServedApp) -> None:
 
 
 async def test_client_that_leaves_while_sending(served_app: ServedApp) -> None:
-    """Half a body is nobody's request."""
+    """Half a body is not counted as a request."""
     connection = Connection(served_app.app, scope_of(CHAT))
     connection.say({"type": "http.request", "body": _BODY[:5], "more_body": True})
     connection.say({"type": "http.disconnect"})

@@ -39,7 +39,7 @@ async def test_prompts(
 
 
 async def test_prompts_times_n(client: httpx.AsyncClient) -> None:
-    """Choices of one prompt are neighbours and bill it once."""
+    """Choices of one prompt are adjacent and bill it once."""
     answer = (await client.post(PATH, json=_body(["a", "b"], n=2, best_of=2, echo=True))).json()
 
     assert [choice["text"][0] for choice in answer["choices"]] == ["a", "a", "b", "b"]

@@ -65,7 +65,7 @@ Ask = Callable[[str, bytes], httpx.Response]
 
 @pytest.fixture(scope="module")
 def ask() -> Iterator[Ask]:
-    """One house for all bodies: whatever one of them does to it, the next must find it empty and well."""
+    """One application for all bodies: whatever one of them does to it, the next must find it idle and healthy."""
     served_app = build()
     with asyncio.Runner() as runner:
         yield lambda path, body: runner.run(_send(served_app, path, body))

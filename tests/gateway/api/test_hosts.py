@@ -90,7 +90,7 @@ def test_pages(origin: str, allowed: bool) -> None:
     ],
 )
 def test_names_that_are_given(bound: str, given: tuple[str, ...], host: str, allowed: bool) -> None:
-    """Beside the address itself; without any, a server that other machines reach takes every name."""
+    """They are allowed along with the address itself; without any, a server open to other machines takes every name."""
     assert is_allowed(hosts_of(bound, given), host) is allowed
 
 

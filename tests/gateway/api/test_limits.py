@@ -118,7 +118,7 @@ async def test_a_budget_of_money() -> None:
 
 
 async def test_the_edge_of_a_budget() -> None:
-    """Of twenty at once, as many run as the budget has room for, and it is never exceeded."""
+    """Twenty requests at once: as many run as fit the budget, and it is never exceeded."""
     served_app = served_app_of(Script(pause_before=1), tokens_per_day=100)
     async with client_of(served_app, key=KEY) as client:
         running = [asyncio.create_task(post(client, max_tokens=23)) for _ in range(20)]

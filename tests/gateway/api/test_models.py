@@ -16,7 +16,7 @@ from tests.gateway.tenants.declared import directory_of
 
 
 async def test_list(client: httpx.AsyncClient) -> None:
-    """Every model of the house, as OpenAI lists them."""
+    """Every model of the server, as OpenAI lists them."""
     answer = (await client.get("/v1/models")).json()
 
     assert answer["object"] == "list"
@@ -90,7 +90,7 @@ async def test_a_fallback_is_told_by_health_and_metrics(client: httpx.AsyncClien
 
 @pytest.mark.parametrize("path", ["/health", "/health/ready"])
 async def test_ready(path: str, client: httpx.AsyncClient) -> None:
-    """A house that is well names no model to strangers."""
+    """A healthy server names no model to callers without a key."""
     response = await client.get(path)
 
     assert response.status_code == 200

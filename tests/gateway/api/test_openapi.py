@@ -43,7 +43,7 @@ def test_every_route_is_described() -> None:
 
 
 def test_only_public_paths_are_without_key() -> None:
-    """Security is declared where the door asks for a key, and there only."""
+    """Security is declared where the middleware requires a key, and only there."""
     open_paths = {path for path, item in document()["paths"].items() for each in item.values() if not each["security"]}
 
     assert open_paths == PUBLIC_PATHS

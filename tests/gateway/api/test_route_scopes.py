@@ -16,7 +16,7 @@ KNOWN = {"public", "local", "inference", "admin:read", "admin:write"}
 
 
 async def allowed(access: str | None, *scopes: Scope) -> bool:
-    """Whether a key with these scopes, or nobody, may use a route."""
+    """True if a key with these scopes, or a caller without a key, may use a route."""
     key = Key(id="k", tenant_id="t", scopes=scopes)
     scope: dict[str, Any] = {}
     caller = Caller(tenant=Tenant(name="t"), key=key) if scopes else None
@@ -39,7 +39,7 @@ async def test_scopes(access: str | None) -> None:
 
 
 async def test_public_and_local() -> None:
-    """Public to all; local to whom the door let in without a key, and to operators."""
+    """Public to all; local to clients that pass the middleware without a key, and to operators."""
     assert await allowed("public")
     assert await allowed("public", "inference")
     assert await allowed("local")
@@ -48,7 +48,7 @@ async def test_public_and_local() -> None:
 
 
 def test_every_route_names_its_access(served_app: ServedApp) -> None:
-    """And those that are open are the ones that the door lets in."""
+    """Every route has one, and the open ones are those that the middleware passes without a key."""
     found = {route.path: {handler.opt.get("access") for handler in _handlers(route)} for route in served_app.app.routes}
 
     assert all(access <= KNOWN for access in found.values()), found

@@ -63,7 +63,7 @@ def make_loop(
     prefixes: PrefixIndex | None = None,
     num_spare: int = 0,
 ) -> Loop:
-    """With `prefixes` and spare slots, a prefix cache that lasts while everybody runs."""
+    """Make a loop; `prefixes` and spare slots give it a prefix cache that is kept while all sequences run."""
     return Loop(
         runner or make_runner(faults, num_slots=num_slots + num_spare, max_context=max_context),
         limits=StepLimits(

@@ -95,7 +95,7 @@ def test_an_adapter_that_stays_is_put_once() -> None:
 
 
 def test_an_adapter_sees_no_keys_of_another() -> None:
-    """The same prompt with another adapter, or none, begins anew."""
+    """The same prompt with another adapter, or none, is computed from the start."""
     loop, _ = make_adapted_loop()
     prompt = [5] * 40
     outputs = []
@@ -119,7 +119,7 @@ def test_an_unknown_adapter_is_refused() -> None:
 
 
 def test_held_adapters_stay() -> None:
-    """With every slot in use, whoever needs another one waits."""
+    """With every slot in use, a sequence with another adapter waits."""
     slots = AdapterSlots(2)
     slots.acquire("a")
     slots.acquire("b")
@@ -136,7 +136,7 @@ def test_held_adapters_stay() -> None:
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.booleans()), max_size=80))
 def test_nothing_is_lost(events: list[tuple[str, bool]]) -> None:
-    """Whatever comes and goes: a held adapter is where it was put, and nothing else is there."""
+    """After any operations, an acquired adapter is where it was put, and nothing else is there."""
     slots, held, memory = AdapterSlots(3), list[str](), dict[int, str]()
     for name, is_release in events:
         if is_release and name in held:

@@ -37,7 +37,7 @@ def make_blocks(num_blocks: int = 16) -> BlockAllocator:
 
 
 def compute(blocks: BlockAllocator, one: Sequence) -> int:
-    """Give it a room and compute all that it knows; returns how many tokens were there."""
+    """Allocate and compute all its known tokens; returns how many were cached."""
     num_cached = blocks.allocate(one)
     one.num_computed = one.num_known
     blocks.computed(one)
@@ -131,7 +131,7 @@ def test_a_second_room_is_refused() -> None:
 
 
 def test_growing_fails_without_a_trace() -> None:
-    """When nothing is left, the room stays as it was."""
+    """When nothing is left, the allocation is unchanged."""
     blocks = make_blocks(4)
     first, second = prompting(1, [1] * 16), prompting(2, [2] * 16)
     blocks.allocate(first)
@@ -220,7 +220,7 @@ class Kept(RuleBasedStateMachine):
         assert self.blocks.num_free == 12 - len(set(places))
 
     def _write(self, one: Sequence, start: int) -> None:
-        """Nobody writes into a block that another one holds."""
+        """Shared blocks are never written."""
         for number, block in enumerate(self.blocks.blocks_of(one.id)):
             if (number + 1) * SIZE <= start:
                 continue

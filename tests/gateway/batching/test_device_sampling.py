@@ -51,7 +51,7 @@ class DeviceTicket(msgspec.Struct):
 
 
 class PickingRunner(FakeRunner):
-    """A device: nothing is computed before somebody collects, and then in order, whatever was cancelled.
+    """A device: nothing is computed before a collect, and then in order, whatever was cancelled.
 
     It picks by the rules that the contract gives to devices.
     """
@@ -169,7 +169,7 @@ def test_a_row_that_is_not_finite_ends_its_sequence() -> None:
 
 
 def test_a_runner_that_picks_nonsense_is_fatal() -> None:
-    """A token beyond the vocabulary never reaches anybody."""
+    """A token beyond the vocabulary never reaches a caller."""
     loop, runner = make_picking_loop()
     loop.add(make_add(1, prompt=[1, 2]))
     runner.collect = lambda ticket: StepResult(np.zeros((0, VOCAB), np.float32), np.array([VOCAB]))  # type: ignore[method-assign]  # a broken runner
@@ -179,7 +179,7 @@ def test_a_runner_that_picks_nonsense_is_fatal() -> None:
 
 
 def test_the_next_step_is_planned_while_one_is_out() -> None:
-    """Two steps at once, tokens that nobody knows yet among them, and the same text as one by one."""
+    """Two steps at once, with tokens that are not known yet, give the same text as one by one."""
     loop, runner = make_device_loop()
 
     outputs = run_wishes(loop)
@@ -202,7 +202,7 @@ def test_slots_are_never_ahead() -> None:
 
 
 def test_a_stop_token_ends_what_is_out_already() -> None:
-    """The step behind it computed a token more, which nobody gets and nobody counts."""
+    """The step behind it computed one more token, which is neither returned nor counted."""
     add = make_add(1, max_tokens=40)
     expected = solo_tokens(add)
     stop = expected[5]
@@ -221,7 +221,7 @@ def test_a_stop_token_ends_what_is_out_already() -> None:
 
 @pytest.mark.parametrize("wish", [Sampling(logprobs=1), Sampling(presence_penalty=1.0), Sampling(logit_bias={3: 5.0})])
 def test_who_needs_logits_brings_steps_back_to_the_host(wish: Sampling) -> None:
-    """Beside a step that is out, too."""
+    """Logits on the host work while a step is in flight, too."""
     loop, _ = make_device_loop()
     loop.add(make_add(1, max_tokens=12))
     for _ in range(3):
@@ -242,7 +242,7 @@ def test_who_needs_logits_brings_steps_back_to_the_host(wish: Sampling) -> None:
     ],
 )
 def test_a_failed_step_takes_those_behind_it_along(faults: FakeFaults) -> None:
-    """All of them are planned again, and nobody sees it."""
+    """All of them are planned again, and no caller notices."""
     loop, _ = make_device_loop(faults)
 
     outputs = run_wishes(loop)
@@ -252,7 +252,7 @@ def test_a_failed_step_takes_those_behind_it_along(faults: FakeFaults) -> None:
 
 
 def test_a_step_may_run_out_of_memory_when_all_have_left() -> None:
-    """Nobody is there who could be sent back to wait, and the engine goes on."""
+    """No sequence is left to preempt, and the engine goes on."""
     loop, _ = make_device_loop(FakeFaults(capacity_at=(1,)))
     loop.add(make_add(1, prompt=[1, 2]))
     loop.step()

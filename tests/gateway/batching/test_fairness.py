@@ -1,4 +1,4 @@
-"""Fairness between tenants, in simulated time, beside first come first served as the control."""
+"""Fairness between tenants, in simulated time, with first come first served as the control."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def jain(shares: list[float]) -> float:
 
 
 def test_equal_weights_get_equal_service() -> None:
-    """Whoever sent more at once, and before the others; the control does not care."""
+    """Service is equal however many requests came at once, and before the others; the control ignores that."""
     jobs = backlog(dict.fromkeys("abcd", 1.0))
     fair, control = (simulate(order(), jobs, until=20.0) for order in ORDERS)
 
@@ -63,8 +63,7 @@ def test_weights() -> None:
 
 
 def test_a_light_tenant_beside_a_flood() -> None:
-    """One request a second beside sixty-four at once: its first token comes as on an idle engine; not so with the
-    control."""
+    """One request a second among sixty-four at once: its first token comes as on an idle engine; not in the control."""
     flood = [Job(tenant="flood", num_prompt=100, max_tokens=200) for _ in range(64)]
     light = [Job(tenant="light", at=1.0 + second, max_tokens=10) for second in range(8)]
     first = {
@@ -109,7 +108,7 @@ def test_priority_is_a_bounded_lead() -> None:
 
 
 def test_thousands_that_came_and_went() -> None:
-    """Are forgotten when nobody is left; of ten thousand tenants with one request each, all are served."""
+    """They are forgotten when no tenant is left; of ten thousand tenants with one request each, all are served."""
     order = FairShare()
     simulation = simulate(order, [Job(tenant=f"t{n}", num_prompt=2, max_tokens=1) for n in range(10_000)])
 
@@ -132,7 +131,7 @@ jobs = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(jobs, max_size=60))
 def test_everybody_ends_and_no_place_idles(order: type[FairShare], arriving: list[Job]) -> None:
-    """Conservation: each job ends once with all of its service. Work conservation: nobody waits beside a free place."""
+    """Conservation: each job ends once with all of its service. Work conservation: no job waits for a free slot."""
     simulation = simulate(order(), arriving)
 
     assert len(simulation.ended_at) == len(arriving)
@@ -200,7 +199,7 @@ def test_a_tenant_in_a_hurry_gets_a_bounded_lead() -> None:
     )
 )
 def test_whatever_the_deadlines_all_are_served(jobs: list[tuple[str, float | None, int]]) -> None:
-    """Nothing is lost, and no place stays empty while somebody waits."""
+    """Nothing is lost, and no slot stays free while a sequence waits."""
     simulation = simulate(
         FairShare(), [Job(tenant=tenant, deadline_s=left, num_prompt=length) for tenant, left, length in jobs]
     )

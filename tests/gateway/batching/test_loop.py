@@ -271,7 +271,7 @@ def test_stats_add_up() -> None:
 def test_any_mixture_of_faults_keeps_the_books(
     numbers: list[int], capacity_at: set[int], retryable_at: set[int], aborted: set[int], abort_after: int
 ) -> None:
-    """Whoever is not aborted ends exactly once, right or with an error that says overloaded; no room is lost."""
+    """Every sequence that is not aborted ends exactly once, complete or with an overload error; no memory is lost."""
     faults = FakeFaults(capacity_at=tuple(capacity_at), retryable_at=tuple(retryable_at - capacity_at))
     loop = make_loop(faults)
     adds = {number: make_add(number, max_tokens=5, sampling=SAMPLED) for number in numbers}

@@ -15,7 +15,7 @@ MAX_SLOWDOWN = 3.0
 
 
 def run(prefill_budget: PrefillBudget, *, decode_s: float, token_s: float, steps: int = 50) -> list[float]:
-    """Seconds of steps in which a long prompt is computed beside eight that decode."""
+    """Seconds of steps in which a long prompt is computed along with eight decoding sequences."""
     taken = []
     for _ in range(steps):
         num_tokens = prefill_budget.prompt_tokens(num_decoding=8)
@@ -61,7 +61,7 @@ def test_nobody_decodes_nobody_is_late() -> None:
 
 
 def test_the_cost_of_tokens_is_learned_from_prompts_alone() -> None:
-    """The first prompt beside a stream is paced already."""
+    """The first prompt along with a stream is limited already."""
     prefill_budget = PrefillBudget(max_slowdown=MAX_SLOWDOWN, most_tokens=256)
     prefill_budget.note(0.256, num_decoding=0, num_prompt_tokens=256)
     prefill_budget.note(0.010, num_decoding=1, num_prompt_tokens=0)

@@ -123,7 +123,7 @@ def test_greedy_rows_take_the_first_maximum() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_row_with_a_non_finite_logit_ends_in_an_error(bad: float) -> None:
-    """Only that row gets an error; its neighbour is sampled as ever."""
+    """Only that row gets an error; the other is sampled as usual."""
     logits = np.zeros((2, VOCAB), dtype=np.float32)
     logits[0, 5] = bad
     logits[1, 9] = 1.0

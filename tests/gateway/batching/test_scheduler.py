@@ -63,7 +63,7 @@ def test_long_prompt_is_cut_into_chunks() -> None:
 
 
 def test_decodes_come_before_prefill_chunks_before_newcomers() -> None:
-    """A decoding sequence never waits for somebody's prompt, a running prompt never for a newcomer."""
+    """A decoding sequence never waits for a prompt, a running prompt never for a new one."""
     scheduler = make_scheduler()
     scheduler.add(make_sequence(1, num_prompt=12))
     commit(scheduler, scheduler.plan())
@@ -79,7 +79,7 @@ def test_decodes_come_before_prefill_chunks_before_newcomers() -> None:
 
 
 def test_free_budget_admits_in_the_same_step() -> None:
-    """What is left of a step's tokens goes to whoever waits."""
+    """The rest of a step's tokens goes to waiting sequences."""
     scheduler = make_scheduler()
     for number in (1, 2, 3):
         scheduler.add(make_sequence(number, num_prompt=3))

@@ -15,7 +15,7 @@ SYSTEM = [7] * 32
 
 
 def sequence(number: int, max_known: int) -> Sequence:
-    """One that comes to hold so many tokens."""
+    """Sequence that will have so many tokens."""
     return Sequence(make_add(number, prompt=[1], max_tokens=max_known - 1), arrival=number, vocab_size=VOCAB)
 
 
@@ -62,7 +62,7 @@ def test_full_house_cannot_reserve() -> None:
 
 
 def test_sequence_that_is_too_long_is_refused() -> None:
-    """A slot never holds more tokens than it has room for."""
+    """A sequence never has more tokens than its slot."""
     slots = SlotAllocator(num_slots=1, slot_tokens=8)
 
     assert not slots.can_allocate(sequence(1, 9))
@@ -80,7 +80,7 @@ def test_second_slot_for_one_sequence_is_refused() -> None:
 
 @given(st.lists(st.integers(0, 9), max_size=60))
 def test_nothing_is_lost(numbers: list[int]) -> None:
-    """Whatever comes and goes, every slot is free or held exactly once."""
+    """After any operations, every slot is free or allocated exactly once."""
     slots, held = SlotAllocator(num_slots=4, slot_tokens=8), set[int]()
     for number in numbers:
         if number in held:
@@ -121,7 +121,7 @@ def test_what_runs_is_copied() -> None:
 
 
 def test_a_long_rest_is_copied() -> None:
-    """A short beginning in common does not cost another conversation its place, while there are others."""
+    """A short common prefix does not evict a long cached one while there are other slots."""
     slots = cached_slots(2)
     long = prompting(1, [*SYSTEM, *range(60)])
     compute(slots, long)
@@ -183,7 +183,7 @@ def test_scoring_a_prompt_computes_all_of_it() -> None:
     )
 )
 def test_reuse_is_what_it_claims(events: list[tuple[int, str, int, int, bool]]) -> None:
-    """Whatever comes and goes: a reused place holds just those tokens, computed for the same tenant."""
+    """After any operations, a reused slot has exactly those tokens, computed for the same tenant."""
     slots = cached_slots(4)
     memory: dict[int, tuple[str, list[int]]] = {}
     held: dict[int, Sequence] = {}

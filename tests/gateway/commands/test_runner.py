@@ -46,7 +46,7 @@ def test_the_report_is_for_people(made: type[ReplayRunner]) -> None:
 
 
 def test_the_report_is_for_programs(made: type[ReplayRunner]) -> None:
-    """Standard output holds JSON and nothing else."""
+    """Standard output is JSON and nothing else."""
     result = invoke("check", "mine", "--json")
 
     report = msgspec.json.decode(result.stdout, type=KitReport)

@@ -57,13 +57,13 @@ def test_models_of_the_file_get_a_name() -> None:
 
 
 def test_open_address_without_keys_is_refused(tmp_path: Path) -> None:
-    """A server that other machines can reach never starts with a key nobody chose."""
+    """A server that other machines can reach never starts with a generated key."""
     with pytest.raises(ConfigError, match="--api-key"):
         with_keys(Config(server=ServerConfig(host="0.0.0.0")), None, tmp_path)
 
 
 def test_api_key_belongs_to_the_default_tenant(tmp_path: Path) -> None:
-    """`--api-key` adds a tenant beside the declared ones."""
+    """`--api-key` adds a tenant to the declared ones."""
     config = Config(tenants=(TenantConfig(name="acme", keys=("sk-87654321",)),))
 
     merged, _ = with_keys(config, "sk-12345678", tmp_path)

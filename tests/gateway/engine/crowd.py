@@ -1,4 +1,4 @@
-"""A waiting room before an engine without an engine: places, how long each is held, and a clock that jumps."""
+"""Simulates an engine behind admission control: slots, service times, and a clock that jumps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.engine.config import EngineConfig, Scheduling
 
 
 class Crowd:
-    """Whoever gets in takes a place as soon as one is free, shows its first output at once, and holds it `held_s`."""
+    """Each admitted request takes a slot when one is free, shows its first output at once, and keeps it `held_s`."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Adapters beside an engine: read at load, told to the gateway, refused where the runner cannot apply them."""
+"""Adapters of an engine: read at load, reported to the gateway, rejected where the runner cannot apply them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_sequence_brings_its_own(model_path: Path, tmp_path: Path) -> None:
 
 
 def test_a_runner_without_slots(model_path: Path, tmp_path: Path) -> None:
-    """The engine does not start with an adapter that nobody would apply."""
+    """The engine does not start with an adapter that no runner would apply."""
     load = with_adapters(make_load(model_path), write_adapter(tmp_path / "law"))
 
     with pytest.raises(UnsupportedModel, match=r"runner fake on none applies no LoRA adapters; .* backend onnx"):

@@ -1,4 +1,4 @@
-"""A full room is an answer."""
+"""Admission control: limits, wait estimates and refusals."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_tenant_fills_its_own_queue_only() -> None:
 
 
 def test_who_runs_does_not_count_as_waiting() -> None:
-    """A room full of a tenant's running requests leaves it its whole queue."""
+    """A tenant whose running requests take all slots still has its whole queue."""
     crowd = Crowd(places=8, held_s=1.0, max_waiting=100, max_waiting_per_tenant=1)
     for _ in range(8):
         crowd.come("a")
@@ -89,7 +89,7 @@ def test_nothing_measured_admits() -> None:
 
 
 def test_nothing_that_starts_is_a_measurement() -> None:
-    """All places are held for longer than the target allows, and the next one is told so though none has ended."""
+    """All slots are in use for longer than the target allows, and the next is rejected though none has ended."""
     crowd = Crowd(places=2, held_s=1000.0, ttft_target_s=5.0)
     for _ in range(3):
         crowd.come("a")
@@ -104,7 +104,7 @@ def test_nothing_that_starts_is_a_measurement() -> None:
 
 @pytest.mark.parametrize(("scheduling", "held_s"), [("fair", 1.0), ("fcfs", 1.0), ("fair", 0.05), ("fair", 8.0)])
 def test_a_flood_of_ten_times_the_capacity(scheduling: Scheduling, held_s: float) -> None:
-    """Those who get in wait at most about the target, no place is ever idle, and the rest are told to come later."""
+    """Admitted requests wait at most about the target, no slot is ever idle, and the rest are told when to retry."""
     places, target_s = 8, 2 * held_s
     crowd = Crowd(places=places, held_s=held_s, ttft_target_s=target_s, scheduling=scheduling)
     _warm_up(crowd, places)
@@ -143,7 +143,7 @@ def test_a_load_that_becomes_heavy() -> None:
 
 
 def test_a_flood_does_not_refuse_others() -> None:
-    """Beside it a quiet tenant is never refused, and waits a turn."""
+    """During it another tenant is never rejected, and waits a turn."""
     crowd = Crowd(places=4, held_s=1.0, ttft_target_s=3.0)
     _warm_up(crowd, 4)
 
@@ -158,7 +158,7 @@ def test_a_flood_does_not_refuse_others() -> None:
 
 
 def test_who_is_let_in_does_not_hurry_the_queue() -> None:
-    """Guests without a request inside come and go past it; whoever stands in it is told how slowly that moves."""
+    """Requests that skip the queue do not change the wait that is estimated for those in it."""
     now_s = 0.0
     admission = AdmissionControl(
         EngineConfig(max_waiting=100, max_waiting_per_tenant=100, ttft_target_s=5.0), now=lambda: now_s
@@ -177,7 +177,7 @@ def test_who_is_let_in_does_not_hurry_the_queue() -> None:
 
 @pytest.mark.parametrize("weight", [1.0, 4.0])
 def test_the_part_of_a_tenant_is_by_weight(weight: float) -> None:
-    """Two that flood are told what their own part of the turnover gives."""
+    """Two tenants that flood get estimates by their own shares of the rate of starts."""
     crowd = Crowd(places=4, held_s=1.0, ttft_target_s=5.0)
     _warm_up(crowd, 4)
 
@@ -192,7 +192,7 @@ def test_the_part_of_a_tenant_is_by_weight(weight: float) -> None:
 
 
 def test_memory_that_is_short_makes_a_queue() -> None:
-    """There are places, but the engine cannot fill them: the prediction holds, the counts do not."""
+    """There are slots, but no memory to use them: the estimate is right, the counts of slots are not."""
     now_s = 0.0
     admission = AdmissionControl(
         EngineConfig(max_waiting=1, max_waiting_per_tenant=1, ttft_target_s=2.0), now=lambda: now_s
@@ -217,7 +217,7 @@ Move = tuple[Literal["come", "start", "leave", "wait"], int, float]
     ),
 )
 def test_counts_hold_whatever_happens(scheduling: Scheduling, moves: list[Move]) -> None:
-    """In any order of arrivals, starts and ends the config hold, a stranger gets in, and the room empties."""
+    """In any order of arrivals, starts and ends the limits hold, an idle tenant is admitted, and the queue empties."""
     now_s, places = 0.0, 3
     config = EngineConfig(max_waiting=8, max_waiting_per_tenant=4, ttft_target_s=6.0, scheduling=scheduling)
     admission = AdmissionControl(config, now=lambda: now_s)

@@ -122,7 +122,7 @@ async def test_logprobs_carry_bytes(model_path: Path) -> None:
 
 
 async def test_chat_is_templated(model_path: Path) -> None:
-    """A conversation is longer than its words, and is not echoed."""
+    """A chat is longer than its words, and is not echoed."""
     prompt = ChatPrompt((Message(role="user", content="How many guests?"),))
     async with running_backend(make_load(model_path), start=inline()) as backend:
         events = await collect(backend, make_request(prompt, max_tokens=1))
@@ -201,7 +201,7 @@ async def test_bad_request_names_its_field(model_path: Path, bad: GenerateReques
 
 
 async def test_closing_early_frees_the_engine(model_path: Path) -> None:
-    """A client that goes away costs one step more at most; the next one gets the room."""
+    """A client that goes away costs one step more at most; the next one gets the slot."""
     async with running_backend(make_load(model_path), start=inline()) as backend:
         for _ in range(6):
             events = backend.generate(make_request(max_tokens=FOREVER))
@@ -272,7 +272,7 @@ async def test_who_would_wait_too_long_is_told(model_path: Path) -> None:
 
 
 async def test_a_finished_answer_keeps_nobody_out(model_path: Path) -> None:
-    """Readers who have not fetched their last events hold no place."""
+    """Readers who have not fetched their last events use no slot."""
     async with running_backend(make_load(model_path, max_waiting=1), start=inline()) as backend:
         slow = [backend.generate(make_request(max_tokens=1)) for _ in range(8)]
         for events in slow:
@@ -355,7 +355,7 @@ async def test_broken_row_fails_with_its_code(model_path: Path) -> None:
 
 
 async def test_closing_ends_running_requests(model_path: Path) -> None:
-    """`aclose` under way: `server_shutdown`, and whoever comes later is refused."""
+    """`aclose` under way: `server_shutdown`, and later requests are rejected."""
     backend = await start_engine_backend(make_load(model_path), name="fake", start=inline())
     await backend.ready()
     events = backend.generate(make_request(max_tokens=FOREVER))

@@ -72,7 +72,7 @@ async def test_what_came_before_the_end_is_taken(pair: tuple[socket.socket, sock
 
 
 async def test_what_cannot_be_taken_is_told(pair: tuple[socket.socket, socket.socket]) -> None:
-    """The error reaches whoever waits for the end, and nothing that follows is taken."""
+    """The error is raised in the wait for the end, and no later message is taken."""
     ours, theirs = pair
     taken: list[FromEngine] = []
 

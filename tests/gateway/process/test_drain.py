@@ -1,4 +1,4 @@
-"""Closing the house."""
+"""Draining the server."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ PYTHONS_OWN = (700, 10, 10)
 
 
 class Node:
-    """May hold itself."""
+    """Object that may refer to itself."""
 
     def __init__(self) -> None:
         self.itself = self

@@ -1,4 +1,4 @@
-"""Transports that hold back writes until the turn of the event loop ends."""
+"""Transports that delay writes until the iteration of the event loop ends."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_close_sends_first() -> None:
 
 
 async def test_all_else_is_the_transports() -> None:
-    """Back-pressure and addresses are not held back."""
+    """Back-pressure and addresses are passed through."""
     transport = Transport()
 
     corked(transport).pause_reading()

@@ -123,7 +123,7 @@ def test_what_moves_to_the_store_counts_once() -> None:
 
 
 def test_a_share_of_what_is_left() -> None:
-    """Another gateway grants the rest; nobody is told that the budget is used up."""
+    """Another gateway grants the rest; the error does not claim that the budget is used up."""
     served_app = ServedApp(tokens=100)
     served_app.shares.take_over(Granted(WHOLE // 2, {}))
     served_app.spend(50)

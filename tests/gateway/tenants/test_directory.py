@@ -1,4 +1,4 @@
-"""Keys and who holds them."""
+"""Keys and their tenants."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def test_headers(limiter: Limiter, clock: Clock) -> None:
 
 
 def test_idle_accounts_are_forgotten(limiter: Limiter, clock: Clock) -> None:
-    """Those that hold nothing; callers without limits have none."""
+    """Idle accounts are dropped; callers without limits have none."""
     for number in range(5000):
         enter(limiter, caller_of(Limits(requests_per_minute=1), name=f"t{number}")).settle(NOTHING, ran=True)
         clock.now += 1
@@ -177,7 +177,7 @@ def test_room(limiter: Limiter) -> None:
 
 
 def test_bounds() -> None:
-    """The policy caps what is not asked for and refuses what is; the room bounds the context of the rest."""
+    """The policy caps defaults and rejects explicit excess; the room bounds the context of the rest."""
     key = Key(id="", tenant_id="")
     capped = Caller(tenant=Tenant(name="a", policy=Policy(max_output_tokens=50, max_context=60)), key=key)
 

@@ -92,7 +92,7 @@ def test_one_may_have_all() -> None:
 
 
 def test_two_that_want() -> None:
-    """Share equally, whoever came first."""
+    """They get equal shares, whichever came first."""
     street = Street("a", "b")
     street.rounds(2, "a", "b")
     street.rounds(3, "a", "b", wants="a")
@@ -102,7 +102,7 @@ def test_two_that_want() -> None:
 
 
 def test_what_is_used_is_kept() -> None:
-    """Until it has left the minute: a newcomer gets the rest, and so does one that wants more."""
+    """It is kept until it has left the minute: a new gateway gets the rest, and so does one that wants more."""
     street = Street("a", "b")
     street.used["a"] = WHOLE * 3 // 4
     street.speak("a")
@@ -121,8 +121,9 @@ moves = st.tuples(st.sampled_from("abcd"), st.booleans(), st.floats(0, 1), st.fl
 @settings(max_examples=300)
 @given(st.lists(moves, max_size=60))
 def test_never_more_than_the_whole(said: list[tuple[str, bool, float, float]]) -> None:
-    """Whoever speaks when and wants and uses what, as long as nobody dies: parts sum to the whole at most, and no
-    gateway loses what it uses."""
+    """In any order of updates, wishes and uses, while no gateway fails: shares sum to the whole at most, and no gateway
+    loses what it uses.
+    """
     street = Street(*"abcd")
     for name, wants, use, seconds in said:
         mine = street.share(name) if name in street.said else 0
@@ -149,7 +150,7 @@ def test_a_part_of_a_limit(limit: int, share: int, granted: int) -> None:
 
 
 def test_whose_fault_it_is() -> None:
-    """A request that the others hold back is told apart from one that the limit refuses, and is wished for."""
+    """A request that does not fit the share differs from one that exceeds the limit, and more share is wanted."""
     limiter = Limiter(now=lambda: 1.0)
     limiter.shares.take_over(Granted(WHOLE // 2, {}))
     for _ in range(2):

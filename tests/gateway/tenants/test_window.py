@@ -42,7 +42,7 @@ def test_giving_back() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 40), st.integers(1, 4)), max_size=60), st.integers(1, 20))
 def test_no_minute_holds_more(steps: list[tuple[float, int]], limit: int) -> None:
-    """Whoever asks first never gets more than the limit in any sixty seconds, and gets it after the wait."""
+    """No client gets more than the limit in any sixty seconds, and each gets it after the wait."""
     window, now, taken = SlidingMinute(), 0.0, []
     for pause, amount in steps:
         now += pause

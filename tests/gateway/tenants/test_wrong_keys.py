@@ -29,7 +29,7 @@ def shown(wrong_keys: WrongKeys, address: str | None, times: int) -> int:
 
 
 def test_a_minute() -> None:
-    """Whoever waits as long as it was told to may try again, and once only."""
+    """An address that waits as long as it was told may try again, and once only."""
     clock = Clock()
     wrong_keys = WrongKeys(per_minute=3, now=clock)
     refused = shown(wrong_keys, "203.0.113.7", 2)
@@ -80,7 +80,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_limit() -> None:
-    """0 remembers nobody."""
+    """0 remembers no address."""
     wrong_keys = WrongKeys(per_minute=0)
 
     assert shown(wrong_keys, "203.0.113.7", 1000) == 0

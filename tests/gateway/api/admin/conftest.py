@@ -1,4 +1,4 @@
-"""A house with a store, and the operator's client."""
+"""An application with a store, and the operator's client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADMIN_KEY = "sk-admin-0123456789-0123456789"
 
 @pytest.fixture
 async def staffed(tmp_path: Path) -> AsyncIterator[ServedApp]:
-    """The tenants of the file, and an office to change them."""
+    """Application with the tenants of the file, and a tenant admin to change them."""
     async with open_tenancy(TENANTS, url=None, data_dir=tmp_path, admin_key=ADMIN_KEY) as tenancy:
         yield build(directory=tenancy.directory, tenant_admin=tenancy.tenant_admin)
 

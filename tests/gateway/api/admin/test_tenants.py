@@ -43,7 +43,7 @@ async def test_from_tenant_to_answer(staffed: ServedApp, operator: httpx.AsyncCl
 
 
 async def test_keys_are_shown_once(operator: httpx.AsyncClient) -> None:
-    """Neither list, nor entry, nor log holds the secret."""
+    """The secret is in neither list, nor entry, nor log."""
     await made(operator, TENANTS, name="guest")
     key = await made(operator, KEYS, tenant="guest")
 

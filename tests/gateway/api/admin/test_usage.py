@@ -28,7 +28,7 @@ CHAT = "/v1/chat/completions"
 
 
 class AdminApp:
-    """A house with a store, a guest and the operator."""
+    """Application with a store, a tenant and the operator."""
 
     def __init__(self, served_app: ServedApp, tenant_client: httpx.AsyncClient, operator: httpx.AsyncClient) -> None:
         self.served_app, self.tenant_client, self.operator = served_app, tenant_client, operator
@@ -47,7 +47,7 @@ Opened = Callable[..., Any]
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Opened:
-    """Opens an inn over a script."""
+    """Open an application over a script."""
 
     @asynccontextmanager
     async def open_admin_app(script: Script | None = None, **settings: Any) -> AsyncGenerator[AdminApp]:

@@ -1,4 +1,4 @@
-"""Whoever works on the store may be cancelled at any moment; the store's connections come to no harm."""
+"""Work on the store may be cancelled at any moment without harm to the store's connections."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ async def test_a_lost_store_does_not_stop_requests(database: Database, caplog: p
 
 
 async def test_an_unreachable_server(tmp_path: Path) -> None:
-    """Nobody listens there; the message holds no password."""
+    """No server listens there; the message contains no password."""
     database = Database("postgresql://user:secret-word@127.0.0.1:1/hostelry")
 
     with pytest.raises(StoreUnavailable) as caught:

@@ -69,7 +69,7 @@ async def test_a_tenant_and_its_key(database: Database) -> None:
 
 
 async def test_the_secret_is_nowhere(database: Database) -> None:
-    """256 random bits behind the prefix; the store holds its SHA-256 and four characters."""
+    """256 random bits behind the prefix; the store has its SHA-256 and four characters."""
     await new_tenant(database)
     key = await new_key(database)
 
@@ -134,7 +134,7 @@ async def test_updates_reach_requests(database: Database) -> None:
 
 
 async def test_rotation_overlaps(database: Database) -> None:
-    """The new key holds at once with the rights of the old one, which ends after the overlap and never later."""
+    """The new key is valid at once with the rights of the old one, which ends after the overlap and never later."""
     await new_tenant(database)
     old = await new_key(database, scopes=("admin:write",), name="deploy")
     async with change(database, ACTOR) as changes:

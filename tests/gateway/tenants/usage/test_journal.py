@@ -71,7 +71,7 @@ def test_a_torn_line_was_never_answered_for(tmp_path: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is half written, and nothing is lost once there is room again."""
+    """Nothing is half written, and nothing is lost once there is space again."""
     journal, real = Journal(tmp_path), os.write
     journal.append(entry(0))
     room = [20]
