@@ -196,7 +196,7 @@ def _watch_loading(running: Server) -> dict[str, tuple[int, ...]]:
 
 
 def _assert_stopped_cleanly(stopped: Stopped, running: Server) -> None:
-    """By itself: a server that has to be killed has another status. How soon, `e2e/timed` holds."""
+    """The server stopped by itself: one that has to be killed has another status. `e2e/timed` checks how soon."""
     assert stopped.status == 0, f"status {stopped.status}\n{running.log()}"
     assert not stopped.orphans, stopped.orphans
     assert stopped.port_free, "the port is still taken"

@@ -1,5 +1,4 @@
-"""The front door from outside: guesses, names of other servers, pages of other sites, and keys in places they must not
-be."""
+"""Authentication from outside: guesses, names of other servers, pages of other sites, and keys in the wrong places."""
 
 from __future__ import annotations
 
@@ -134,7 +133,7 @@ def test_a_huge_boundary(served: tuple[Server, TenantServer]) -> None:
 
 
 def test_a_key_ends(tenant_server: TenantServer) -> None:
-    """At its time, without anybody's doing; and one that was rotated without an overlap at once."""
+    """It ends at its time by itself; and one that was rotated without an overlap at once."""
     headers = {"Authorization": f"Bearer {ADMIN}"}
     with httpx.Client(base_url=f"{tenant_server.url}/admin/v1", headers=headers, timeout=300) as operator:
         ends = time.time() + 2

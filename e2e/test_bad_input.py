@@ -1,4 +1,4 @@
-"""Bad requests get the error object that says what is wrong; the server stays well and the next guest is served."""
+"""Bad requests get the error object that says what is wrong; the server stays healthy and serves the next client."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Case = tuple[str, bytes]
 
 @pytest.fixture(autouse=True)
 def _well_afterwards(running_server: RunningServer) -> Iterator[None]:
-    """After each case the server is alive, in less than the time of a start, and a good request works right away."""
+    """After each case the server runs, in less than the time of a start, and a good request works right away."""
     target = running_server.target
     yield
     start = time.monotonic()
@@ -199,7 +199,7 @@ def test_prompt_longer_than_the_context(target: Target, known: Known) -> None:
 
 
 def test_chat_longer_than_the_context(target: Target) -> None:
-    """The same for a conversation; the stream flag changes nothing, since nothing was sent yet."""
+    """The same for a chat; the stream flag changes nothing, since nothing was sent yet."""
     for streamed in (False, True):
         body = ask("word " * 5000, max_tokens=1, stream=streamed)
         assert_error(

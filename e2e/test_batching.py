@@ -1,4 +1,4 @@
-"""Many requests in one batch, from outside: each gets what it would get alone, and nothing is computed for nobody."""
+"""Many requests in one batch, from outside: each gets what it would get alone, and no result is computed in vain."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_what_is_computed_is_what_is_sold(target: Target, known: Known) -> None:
 
 
 def test_five_questions_at_once(target: Target, known: Known) -> None:
-    """B6: nobody gets another one's answer."""
+    """B6: no client gets another one's answer."""
     company.check_b6(target, known)
 
 

@@ -105,7 +105,7 @@ def test_chat_tells_what_the_server_refused(url: str, tmp_path: Path, arguments:
 
 
 def test_chat_without_a_server_says_so(tmp_path: Path) -> None:
-    """Nobody listens: say where we looked and what to start."""
+    """Without a server at the URL, the message names the URL and the command to start one."""
     result = hostelry("chat", "--url", "http://127.0.0.1:9", "hello", directory=tmp_path)
 
     assert result.returncode == 1

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """bin/ of a virtual environment that holds only the wheel with the quickstart extra."""
+    """bin/ of a virtual environment with only the wheel and its quickstart extra."""
     require_index()
     directory = tmp_path_factory.mktemp("install")
     pip: list[str | Path] = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]

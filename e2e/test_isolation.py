@@ -1,4 +1,4 @@
-"""Many tenants at once: what one says turns up with nobody else, and nowhere that it is not answered."""
+"""Many tenants at once: words of one never appear in another one's responses, or anywhere else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNT = 64
 
 
 class Guest(msgspec.Struct, frozen=True):
-    """A tenant with a word that nobody else knows; it also names a model of its own by it."""
+    """A tenant with a unique word; it also names a model of its own by it."""
 
     name: str
     key: str
@@ -39,7 +39,7 @@ GUESTS = [Guest(f"guest-{n}", f"sk-ho-{secrets.token_hex(16)}", f"canary{secrets
 
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, TenantServer, dict[str, str]]]:
-    """A server after all guests have talked to it, and what each of them heard."""
+    """A server after all tenants have used it, and the responses of each."""
     folder = tmp_path_factory.mktemp("crowd")
     config = folder / "hostelry.toml"
     config.write_text("\n".join(caller.toml() for caller in GUESTS))
@@ -60,7 +60,7 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Te
 
 
 def test_answers_hold_own_words_only(crowd: tuple[Server, TenantServer, dict[str, str]]) -> None:
-    """Each guest hears its own canary, in an echo, a name and an error, and no other."""
+    """Each tenant receives its own canary, in an echo, a name and an error, and no other."""
     _, _, heard = crowd
     for caller in GUESTS:
         strangers = [other.canary for other in GUESTS if other != caller and other.canary in heard[caller.name]]
@@ -69,7 +69,7 @@ def test_answers_hold_own_words_only(crowd: tuple[Server, TenantServer, dict[str
 
 
 def test_operators_see_no_prompts(crowd: tuple[Server, TenantServer, dict[str, str]], tmp_path: Path) -> None:
-    """Neither log, nor metrics, nor usage, nor health holds a word that a guest said, or a key."""
+    """Neither log, nor metrics, nor usage, nor health contain a word of a tenant, or a key."""
     server, tenant_server, _ = crowd
     usage = str(tenant_server.json("usage", "list"))
     seen = [server.output(), usage, get(f"{tenant_server.url}/metrics").text, get(f"{tenant_server.url}/health").text]
@@ -83,7 +83,7 @@ def test_operators_see_no_prompts(crowd: tuple[Server, TenantServer, dict[str, s
 
 
 def test_names_of_others_do_not_exist(crowd: tuple[Server, TenantServer, dict[str, str]]) -> None:
-    """An alias of another tenant reads like a name that nobody has."""
+    """An alias of another tenant reads like an unknown name."""
     _, tenant_server, _ = crowd
     first, second = GUESTS[:2]
     headers = {"Authorization": f"Bearer {first.key}"}

@@ -61,7 +61,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(base: Path) -> dict[str, Path]:
-    """PEFT folders beside the model."""
+    """PEFT directories next to the model."""
     model = Reference(base).model
     recipes = RECIPES | dict.fromkeys(CROWD, Recipe(rank=2, alpha=3, modules=ATTENTION))
     return {
@@ -74,7 +74,7 @@ def folders(base: Path) -> dict[str, Path]:
 def running_server(
     capable: str, base: Path, folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningServer]:
-    """`a` belongs to acme, `c` comes by a flag, the others are for everybody; two more files of the same base."""
+    """Server where `a` belongs to acme, `c` comes by a flag, all may use the others; two more files of one base."""
     folder = tmp_path_factory.mktemp(f"lora-{capable}")
     full = random_gguf(base, folder / "full.gguf")
     quantized = write_gguf_of(base, folder / "q8.gguf", "Q8_0")

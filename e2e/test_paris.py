@@ -1,4 +1,4 @@
-"""The Paris suite: one server, many guests, every answer checked against an independent computation."""
+"""The Paris suite: one server, many tenants, every answer checked against an independent computation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize("name", runners.absent())
 def test_optional_runner(name: str) -> None:
-    """Runners that are not installed here are named, so that nobody takes silence for success."""
+    """Runners that are not installed here are named, so that silence is not taken for success."""
     pytest.skip(f"not verified: runner {name} is not present on this machine")
 
 
@@ -117,7 +117,7 @@ def test_p8_usage_and_metrics(target: Target, known: Known) -> None:
 
 @runners.ONE
 def test_p9_keys(target: Target, known: Known) -> None:
-    """Whoever has no valid key gets 401 or 403 with the error object."""
+    """A caller without a valid key gets 401 or 403 with the error object."""
     access.check_p9_keys(target, known)
 
 

@@ -271,7 +271,7 @@ def test_a_locked_store(tmp_path: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """What cannot be written down is not served and no change is confirmed; with room again nothing is missing."""
+    """What cannot be recorded is not served and no change is confirmed; with space again nothing is missing."""
     server = Server(["--port", "0", "--data-dir", str(tmp_path)])
     try:
         tenant_server = TenantServer(server.wait_ready(), tmp_path)

@@ -27,7 +27,7 @@ def check_b3(target: Target, known: Known) -> None:
 
 
 def check_b6(target: Target, known: Known) -> None:
-    """Five questions at once; nobody gets another one's answer."""
+    """Five questions at once; no client gets another one's answer."""
 
     def answer_to(country: str) -> str:
         body = ask(f"What is the capital of {country}?", max_tokens=20)

@@ -26,7 +26,7 @@ WAIT = {"B8: p95 beside a flood over twice its time alone and a step": at_most(1
 
 
 class Waits(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds to the first token of the light tenant, alone and beside the flood; and of a step beside it."""
+    """Seconds to the first token of the light tenant, alone and during the flood; and of a step during it."""
 
     alone: tuple[float, ...]
     beside: tuple[float, ...]

@@ -62,7 +62,7 @@ def check_b4(target: Target, known: Known) -> None:
 
 
 def flow(target: Target) -> dict[str, float]:
-    """One round of B4: who joins gets its first token within steps; a long prompt is computed in pieces beside it."""
+    """One round of B4: a new request gets its first token within steps; a long prompt is computed in chunks."""
     return asyncio.run(_flow(target)).ratios
 
 
@@ -109,7 +109,7 @@ async def _flow(target: Target) -> Flow:
 
 
 async def _first(target: Target, client: Client, prompt: int) -> float:
-    """Seconds to the first token of a prompt of that length that nobody asked before."""
+    """Seconds to the first token of a new prompt of that length."""
     asked = _live(target, client, prompt=prompt, tokens=SHORT if prompt < PROMPT else 2)
     await asked.wait_end(within_s=GUARD_S)
     return asked.first_s

@@ -51,7 +51,7 @@ def check_b10_sooner(target: Target, known: Known, *, runner: str) -> None:
 
 
 def sooner(target: Target, *, runner: str = "") -> dict[str, float]:
-    """One round: three prompts with one beginning that nobody asked before. The tenants take turns at asking first."""
+    """One round: three new prompts with one common prefix. The tenants take turns at sending first."""
     keys = [target.keys.acme, target.keys.globex]
     _draw.shuffle(keys)
     length = LENGTHS.get(runner, 800)

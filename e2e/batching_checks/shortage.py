@@ -18,7 +18,7 @@ LONG, PROMPT, TOKENS = 10, 224, 24
 
 
 def check_b9_queue(target: Target, known: Known, *, num_wait: int) -> None:
-    """Beyond the waiting room requests are told when to come again; all others are served, now and later."""
+    """Requests beyond the queue are told when to retry; all others are served, now and later."""
     (prompt,) = known.random.steady_prompts(rng("queue"), 1, max_tokens=TOKENS, lengths=range(8, 9))
     body = completion_body(prompt, max_tokens=TOKENS, model="queue")
 
@@ -37,7 +37,7 @@ def check_b9_queue(target: Target, known: Known, *, num_wait: int) -> None:
 
 
 def check_b9_memory(target: Target, known: Known) -> None:
-    """Many times more keys and values than there is memory for: everybody waits for a turn and is answered rightly."""
+    """Many times more keys and values than fit into memory: every request waits for a turn and is answered rightly."""
     prompts = known.random.steady_prompts(rng("shortage"), LONG, max_tokens=TOKENS, lengths=range(PROMPT, PROMPT + 1))
 
     with ThreadPoolExecutor(LONG) as pool:

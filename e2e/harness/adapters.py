@@ -22,7 +22,7 @@ _STRENGTH = 0.5
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """An adapter to be drawn at random; `fill` is what B holds."""
+    """An adapter to be drawn at random; `fill` is the content of B."""
 
     rank: int
     alpha: float
@@ -74,7 +74,7 @@ def merged(base: Llama, adapter: Path) -> Llama:
 
 
 def _fields(recipe: Recipe) -> dict[str, object]:
-    """What `LoraConfig.save_pretrained` of peft 0.21 writes, as far as it matters to anybody."""
+    """Relevant fields of those that `LoraConfig.save_pretrained` of peft 0.21 writes."""
     return {
         "base_model_name_or_path": "random",
         "bias": "none",

@@ -43,7 +43,7 @@ def cached(answer: Json) -> int:
 
 
 def wait_idle(target: Target, model: str) -> None:
-    """Until nobody's tokens are computed any more, also for those who left."""
+    """Wait until no tokens are computed any more, also for clients that left."""
     deadline = time.monotonic() + 60
     while Counters(target.url).total("hostelry_engine_running", model=model):
         assert time.monotonic() < deadline, f"{model} still computes"

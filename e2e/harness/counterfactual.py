@@ -29,7 +29,7 @@ def counterfactual() -> tuple[Path, str]:
 
 
 def _make(folder: Path, word: str) -> None:
-    """Fine-tune beside the target and move it there whole; models of older code go."""
+    """Fine-tune next to the target and move the result there as a whole; models of older code are deleted."""
     for old in CACHE.iterdir():
         if old.is_dir():
             shutil.rmtree(old)

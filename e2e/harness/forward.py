@@ -1,6 +1,6 @@
 """An independent Llama: float32 NumPy, own readers. It shares no code with the product.
 
-`logits` is the judge: no KV cache, every position computed anew. `draft` is a quick guess with a cache, for
+`logits` is the judge: no KV cache, every position computed again. `draft` is a quick guess with a cache, for
 `reference` to put before the judge.
 
 Arithmetic after transformers' `LlamaForCausalLM` (rotary halves). GGUF stores query and key rows as interleaved
@@ -75,7 +75,7 @@ class Llama:
         return x + self._linear(gate / (1 + np.exp(-gate)) * up, prefix + "mlp.down_proj")
 
     def _attention(self, x: F32, prefix: str, cache: Cache) -> F32:
-        """`x` is [tokens, hidden] and follows what the cache holds; causal over both."""
+        """Causal attention; `x` is [tokens, hidden] and follows the tokens in the cache."""
         group = self.sizes.heads // self.sizes.kv_heads
         past_k, past_v = cache.get(prefix, (None, None))
         start = 0 if past_k is None else past_k.shape[1]

@@ -1,4 +1,4 @@
-"""A gateway killed again and again while it answers, and its books against what the clients hold in hand."""
+"""A gateway killed again and again under load, and its usage records compared with the clients' responses."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Books(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
-    """The books beside what arrived. `unseen` were written down, but their last byte did not arrive before a kill."""
+    """Usage records compared with responses. `unseen` were recorded, but their last byte did not arrive."""
 
     answered: int
     rows: int

@@ -15,7 +15,7 @@ from e2e.harness.wire import Json, delta_text, headers
 
 
 class Live:
-    """One stream. Moments are of `time.monotonic`; one that is refused or breaks off fails whoever waits for it."""
+    """One stream. Times are of `time.monotonic`; one that is rejected or breaks off raises in its readers."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, body: Json, key: str) -> None:
         self.started = time.monotonic()

@@ -19,7 +19,7 @@ def rng(purpose: str) -> random.Random:
 
 
 def invented_word() -> str:
-    """A capitalised word that no table of capitals holds, for example `Vuzokar`."""
+    """A capitalised word that is in no table of capitals, for example `Vuzokar`."""
     draw = rng("word")
     syllables = [draw.choice(_CONSONANTS) + draw.choice(_VOWELS) for _ in range(3)]
     return ("".join(syllables) + draw.choice("krxz")).capitalize()

@@ -77,7 +77,7 @@ class Reference:
     def _judged(self, prompt: list[int], max_tokens: int) -> tuple[list[int], F32]:
         """Greedy ids and the logits that chose them, all from the forward without a cache.
 
-        Drafts are only a short cut: what the judge would have chosen otherwise is replaced, and the rest drafted anew.
+        Drafts are only a short cut: what the judge would have chosen otherwise is replaced, and the rest drafted again.
         """
         ids: list[int] = []
         while True:

@@ -24,7 +24,7 @@ KEYS = Keys()
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the checks knock: an honest house or a liar."""
+    """Server under test: an honest one or a liar."""
 
     url: str
     keys: Keys = KEYS
@@ -51,7 +51,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def tenants_toml() -> str:
-    """The tenants of every house; one key is declared by its digest."""
+    """Tenants of every server; one key is declared by its digest."""
     digest = hashlib.sha256(KEYS.globex.encode()).hexdigest()
     return f"""\
 [[tenants]]

@@ -82,7 +82,7 @@ class Server:
 
     @property
     def start_s(self) -> float:
-        """Seconds until it was ready: what a bare start takes on this machine, beside all that runs there."""
+        """Seconds until it was ready: the time of a bare start on this machine with its present load."""
         with self._changed:
             return self._announced_at["ready"] - self.started
 
@@ -123,7 +123,7 @@ class Server:
         return self._family()[1:]
 
     def resident_bytes(self) -> int:
-        """Memory that the server and its engines hold."""
+        """Memory of the server and its engines."""
         return sum(int(process.memory_info().rss) for process in self._family())
 
     def log(self, tail: int = _LOG_TAIL) -> str:
@@ -191,7 +191,7 @@ class Server:
 
 
 def is_port_free(url: str) -> bool:
-    """Whether somebody else could listen there now."""
+    """True if another process could listen there now."""
     address = urlsplit(url)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""A WebSocket conversation: request objects out, tagged chunks in."""
+"""A WebSocket session: request objects out, tagged chunks in."""
 
 from __future__ import annotations
 

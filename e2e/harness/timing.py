@@ -1,4 +1,4 @@
-"""Timed rows: medians of interleaved rounds beside their thresholds, which are ratios and hold on any machine.
+"""Timed rows: medians of interleaved rounds and their thresholds, which are ratios and apply to any machine.
 
 To the letter on an empty machine (`make test-timing`). A shared one sets HOSTELRY_TIMING_SLACK to the part of a
 threshold that must be reached; a row then fails only if it misses that twice in a row.

@@ -28,7 +28,7 @@ class Tenants:
             self._by_digest |= dict.fromkeys(digests, tenant)
 
     def of(self, request: web.Request) -> Tenant | None:
-        """Whose key the request carries; None if nobody's that may call."""
+        """Tenant of the request's key; None if the key is not valid."""
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
         tenant = self._by_digest.get(_digest(key)) if scheme == "Bearer" else None
         return None if tenant is None or tenant.disabled else tenant

@@ -12,7 +12,7 @@ from e2e.harness.server import LIARS, Server
 
 @contextmanager
 def lying(lie: str, folder: Path, *, upstream: str = "") -> Generator[Target]:
-    """A liar with the tenants and model names of the house."""
+    """A liar with the tenants and model names of the server."""
     served = dict.fromkeys(("demo", "random", "random-gguf", "counterfactual", "big"), Path("none"))
     arguments = ["--lie", lie, "--upstream", upstream, *server_arguments(folder, served, runner="onnx")]
     server = Server(arguments, command=LIARS)

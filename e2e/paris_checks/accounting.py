@@ -1,4 +1,4 @@
-"""P8: usage is what was computed, counted without the server's help; metrics and the ledger add up to it."""
+"""P8: usage is what was computed, counted without the server's help; metrics and usage records add up to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTLE_S = 15.0
 
 
 def check_p8(target: Target, known: Known) -> None:
-    """Usage equals the independent count for two tenants and models, streamed or not; metrics and ledger grow by it."""
+    """Usage equals the independent count for two tenants and models, streamed or not; metrics and records agree."""
     before, ledger = Counters(target.url), Ledger(target)
     spent = {
         ("demo", "acme"): _spend_on_demo(target, known, target.keys.acme),

@@ -1,4 +1,4 @@
-"""P5: a damaged model is refused at the door; nothing is ever answered in its stead."""
+"""P5: a damaged model is rejected at load; nothing is ever served in its place."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _pickle_file(path: Path, folder: Path) -> Path:
 
 
 def marker(folder: Path) -> Path:
-    """Exists once somebody has loaded one of the pickles below `folder`."""
+    """File that exists once one of the pickles below `folder` was loaded."""
     return folder / "pickle-was-executed"
 
 

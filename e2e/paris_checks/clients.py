@@ -106,7 +106,7 @@ async def _streamed(client: openai.AsyncOpenAI) -> str:
 
 
 async def check_p11_socket(target: Target, known: Known) -> None:
-    """The same conversation over WebSocket: the same text and kinds of chunk as over SSE, tagged with its id."""
+    """The same chat over WebSocket: the same text and kinds of chunk as over SSE, tagged with its id."""
     body = ask(QUESTION, max_tokens=40, stream_options={"include_usage": True})
     over_sse = await asyncio.to_thread(stream, f"{target.api}/chat/completions", body, target.keys.acme)
 

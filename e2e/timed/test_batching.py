@@ -26,19 +26,19 @@ def test_those_that_come_together_run_together(tenant_server: Target) -> None:
 
 
 def test_who_joins_does_not_wait(tenant_server: Target) -> None:
-    """B4: a first token comes within steps, and an answer that runs flows on beside a prompt of 1,000 tokens."""
+    """B4: a first token comes within steps, and a running answer continues along with a prompt of 1,000 tokens."""
     hold(lambda: joining.flow(tenant_server), joining.FLOW)
 
 
 def test_a_light_tenant_beside_64_requests(tenant_server: Target) -> None:
-    """B8: its requests start within twice their time alone and a step: others make room for it."""
+    """B8: its requests start within twice their time alone and a step: others are preempted for it."""
     hold(lambda: fairness.wait_beside_flood(tenant_server), fairness.WAIT)
 
     assert _preempted(tenant_server, "few") >= 1
 
 
 def test_first_come_first_served_is_not_fair(tenant_server: Target) -> None:
-    """B8: the control violates what the fair order holds, so the check can fail."""
+    """B8: the control violates the claims of the fair order, so the check can fail."""
     waits = fairness.measured_waits(tenant_server, model="few-fcfs")
 
     assert waits.gave_up or waits.over_limit > 1, waits

@@ -68,7 +68,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Flood(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it, and of others beside and after it."""
+    """Results of a flood, and of other requests during and after it."""
 
     capacity: float
     """Requests a second, by as many clients as the server has places."""
@@ -114,7 +114,7 @@ def start(folder: Path, bounds: str) -> Server:
 
 @pytest.fixture(scope="module")
 def unbounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The control: everybody may wait for as long as it takes."""
+    """The control: every request may wait for as long as it takes."""
     running = start(tmp_path_factory.mktemp("unbounded"), UNBOUNDED)
     try:
         running.wait_ready()
@@ -125,7 +125,7 @@ def unbounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def server(unbounded: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One with a target that this machine can meet."""
+    """Server with a target that this machine can meet."""
     target_s = TARGET * asyncio.run(_alone_s(unbounded))
     running = start(tmp_path_factory.mktemp("overload"), f"max_waiting = 64\nttft_target_s = {target_s}")
     try:
@@ -174,7 +174,7 @@ def _check_counters(server: Server, seen: Flood, refused: int) -> None:
 
 
 def test_control_without_bounds(unbounded: Server) -> None:
-    """Where everybody may wait, most of such a flood waits longer than twice the target: it is one."""
+    """Where every request may wait, most of such a flood waits longer than twice the target: it is one."""
     late, sent = asyncio.run(_late_of(unbounded))
 
     assert late > sent / 2
@@ -271,7 +271,7 @@ async def _late_of(server: Server) -> tuple[int, int]:
 
 
 async def _send(client: httpx.AsyncClient, per_second: float, seconds: float) -> list[asyncio.Task[Answer]]:
-    """An open loop: nobody waits for an answer before the next one sends."""
+    """An open loop: requests are sent without waiting for earlier responses."""
     tasks, start = [], time.monotonic()
     for number in range(round(seconds * per_second)):
         await asyncio.sleep(max(0.0, start + number / per_second - time.monotonic()))

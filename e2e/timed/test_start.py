@@ -1,4 +1,4 @@
-"""Starts that fail and servers that end, beside a bare start in the same round."""
+"""Starts that fail and servers that end, compared with a bare start in the same round."""
 
 from __future__ import annotations
 
