@@ -57,7 +57,7 @@ class PeftConfig(msgspec.Struct, frozen=True):
 
     @property
     def scale(self) -> float:
-        """Scale of B A. rsLoRA: Kalajdzievski, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA", 2023."""
+        """Scale of BA. rsLoRA: Kalajdzievski, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA", 2023."""
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
 

@@ -93,7 +93,7 @@ def create_backend(name: str, **options: object) -> Backend:
     return backend
 
 
-def _runner_factory(name: str) -> Callable[..., Any]:  # Any: what a stranger's factory returns is checked by use
+def _runner_factory(name: str) -> Callable[..., Any]:  # Any: the result of a third-party factory is checked by use
     installed = _installed(RUNNERS_GROUP)
     if name not in BUILT_IN_RUNNERS and name in installed:
         return _load(installed[name])

@@ -1,7 +1,7 @@
 """Records the decoder into one ONNX graph that serves every step: decode, chunk, verify and mixtures of them.
 
 Linears run on the packed T rows of all sequences. Attention, of which there are three, may pad them: `ragged` is our
-own on the CPU and does not, `fused` is onnxruntime's there, `plain` is for devices. Inputs and outputs beside theirs:
+own on the CPU and does not, `fused` is onnxruntime's there, `plain` is for devices. Other inputs and outputs:
 
     embedded [T, hidden] f32 · sel [R] i64 → logits [R, vocab] f32
 """

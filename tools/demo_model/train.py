@@ -17,7 +17,7 @@ as the machine has anything else to do.
 Reproducing. Corpus, tokenizer, batches and initial weights follow from the seeds in this file alone. Training again on
 the same machine with the same torch gives the same weights (checked over the first 40 steps); elsewhere float sums may
 come in another order, and small differences grow. What should hold everywhere are the scores, which this command
-measures on the quantized files it wrote and puts beside them in `score.json`.
+measures on the quantized files it wrote and writes next to them in `score.json`.
 
 Not learned, see `score.json`: counts other than to 10, 20 and 30; invented countries, of which one in four gets a real
 capital; JSON and reverse questions in some untrained words, which get a refusal or another country; some short names.

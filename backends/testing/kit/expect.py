@@ -47,7 +47,7 @@ def expect_error(kind: type[Exception], call: Callable[[], object], *, when: str
         call()
     except kind as error:
         return error
-    except Exception as error:  # whatever a stranger's runner raises is a finding
+    except Exception as error:  # whatever a third-party runner raises is a finding
         found = f"{type(error).__name__}: {error}"
         raise ConformanceError(expected=f"{kind.__name__} for {when}", found=found, contract=contract) from error
     raise ConformanceError(expected=f"{kind.__name__} for {when}", found="no error", contract=contract)

@@ -24,7 +24,7 @@ class StepArrays(msgspec.Struct, Generic[Array], frozen=True):
     """int32, on the host or on the device, in the words of `backends.api.Step` and `Pages`; `slot_map` -1: padding.
 
     `table_columns[W, S]` holds a block's number for all sequences side by side and comes last: a step that uses fewer
-    blocks than were made room for is a shorter flat array.
+    blocks than were allocated is a shorter flat array.
     """
 
     token_ids: Array

@@ -39,7 +39,7 @@ class Cutting(msgspec.Struct, frozen=True, kw_only=True):
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False
-    """A word that is a token is that token, whatever the merges say."""
+    """True if a word that is a token stays whole, whatever the merges are."""
     adds_bos: bool = False
     """True if prompts begin with BOS when the file does not say."""
 
