@@ -1,4 +1,4 @@
-"""A step that breaks the contract is refused before it indexes memory; all rules are in `backends.runner_base`."""
+"""A step that breaks the contract is refused before it indexes memory; all rules are in `backends.steps`."""
 
 from __future__ import annotations
 
