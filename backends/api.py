@@ -3,7 +3,7 @@
 `Backend` is request level: all that the gateway sees. A remote upstream implements it directly.
 `Runner` is step level: what a tensor library writes. The engine gives it batching, streaming, cancellation and
 accounting, and turns it into a `Backend`. Requests and events are in `backends.generation`, errors in
-`backends.errors`, what a step must look like in `backends.runner_base`.
+`backends.errors`, what a step must look like in `backends.steps`.
 
 Version 1: fields and methods may be added with defaults that mean "off"; nothing here changes its meaning or goes.
 `hostelry runner check NAME` holds a runner to this page; `docs/write-a-backend.md` walks through it.
