@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
 from backends.errors import ModelError, UnsupportedModel
-from backends.text.load import build_from_metadata, load_tokenizer
+from backends.text.gguf_tokenizer import build_from_metadata
+from backends.text.load import load_tokenizer
 from backends.text.tokenizer import Tokenizer
 from tests.backends.text.vocabularies import TEXTS, as_metadata, byte_level_engine, byte_level_metadata
 
