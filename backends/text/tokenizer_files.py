@@ -41,10 +41,10 @@ class TokenizerConfig(msgspec.Struct, frozen=True):
     chat_template: str | list[NamedTemplate] | None = None
 
 
-Config = TypeVar("Config", bound=TokenizerConfig)
+ConfigT = TypeVar("ConfigT", bound=TokenizerConfig)
 
 
-def read_config(folder: Path, kind: type[Config]) -> Config:
+def read_config(folder: Path, kind: type[ConfigT]) -> ConfigT:
     """tokenizer_config.json, or special_tokens_map.json of older models; all defaults if there is neither."""
     for name in (CONFIG_FILE, _MAP_FILE):
         if (folder / name).exists():
