@@ -47,9 +47,9 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @click.option(
     "--admin-key",
     default=None,
-    help="Key for /admin; prefer the variable HOSTELRY_SERVE_ADMIN_KEY. Default: created at the first start.",
+    help="Key for /admin; prefer HOSTELRY_SERVE_ADMIN_KEY. Default: created once.",
 )
-@click.option("--api-key", default=None, help="Key of tenant `default`; prefer the variable HOSTELRY_SERVE_API_KEY.")
+@click.option("--api-key", default=None, help="Key of tenant `default`; prefer HOSTELRY_SERVE_API_KEY.")
 def command(
     config_file: Path | None,
     models: tuple[str, ...],
