@@ -3,7 +3,7 @@
 `Backend` is request level: all that the gateway sees. A remote upstream implements it directly.
 `Runner` is step level: the part for a tensor library. The engine gives it batching, streaming, cancellation and
 accounting, and turns it into a `Backend`. Requests and events are in `backends.generation`, errors in
-`backends.errors`, the checks of a step in `backends.runner_base`.
+`backends.errors`, the checks of a step in `backends.steps`.
 
 Version 1: fields and methods may be added with defaults that mean "off"; nothing here is removed or changes its
 meaning. `hostelry runner check NAME` checks a runner against this page; `docs/write-a-backend.md` walks through it.

@@ -1,4 +1,4 @@
-"""Errors of the two contracts.
+"""Errors of the two contracts, and the mapping of a library's exceptions to them.
 
 BackendError
 ├── ModelError             a model cannot be loaded: file, tensor, what was expected
@@ -16,6 +16,11 @@ BackendError
 """
 
 from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import msgspec
 
 
 class BackendError(Exception):
@@ -86,3 +91,46 @@ class Retryable(RunnerError):
 
 class Fatal(RunnerError):
     """The runner is unusable; the engine process restarts."""
+
+
+class LibraryErrors(msgspec.Struct, frozen=True, kw_only=True):
+    """Maps the exceptions of a tensor library to errors of the contract; what is not listed passes unchanged.
+
+    An exception means that memory ran out if it is one of `memory_kinds`, or if its message contains one of
+    `memory_words`, lower case.
+    """
+
+    library: str = "the runner"
+    in_steps: tuple[type[Exception], ...] = (MemoryError,)
+    at_load: tuple[type[Exception], ...] = (MemoryError,)
+    memory_kinds: tuple[type[Exception], ...] = (MemoryError,)
+    memory_words: tuple[str, ...] = ()
+    no_memory: str = "not enough memory for this step"
+
+    def step_error(self, error: Exception) -> RunnerError:
+        """Return `CapacityExceeded` if memory ran out, else `Fatal`."""
+        if self._is_out_of_memory(error):
+            return CapacityExceeded(f"{self.no_memory}: {error}")
+        return Fatal(f"{self.library}: {error}")
+
+    @contextmanager
+    def step(self) -> Generator[None]:
+        """Raise `step_error` for what is listed in `in_steps`."""
+        try:
+            yield
+        except self.in_steps as error:
+            raise self.step_error(error) from error
+
+    @contextmanager
+    def load(self, refusal: str = "could not take the weights") -> Generator[None]:
+        """Raise `ModelError` for what is listed in `at_load`; `refusal` says what the library did not do."""
+        try:
+            yield
+        except self.at_load as error:
+            if self._is_out_of_memory(error):
+                raise ModelError(f"not enough memory to load this model; use a quantized one: {error}") from error
+            raise ModelError(f"{self.library} {refusal}: {error}") from error
+
+    def _is_out_of_memory(self, error: Exception) -> bool:
+        message = str(error).lower()
+        return isinstance(error, self.memory_kinds) or any(words in message for words in self.memory_words)

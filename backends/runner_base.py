@@ -1,17 +1,229 @@
-"""What every runner needs: KV memory planning, and the checks of a `Step` before its arrays become addresses."""
+"""Base class of runners: life cycle, step checks, tickets, probe steps and error mapping; and KV memory planning."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Generic, Protocol, TypeVar
 
-import numpy as np
+import msgspec
 
-from backends.api import I32, KVLimit, KVPlan, RunnerCapabilities, Step
-from backends.errors import CapacityExceeded, Fatal
+from backends.api import (
+    AdapterWeights,
+    KVLimit,
+    KVPlan,
+    LoadableModel,
+    ModelInfo,
+    RunnerCapabilities,
+    Step,
+    StepResult,
+    Ticket,
+)
+from backends.errors import CapacityExceeded, Fatal, LibraryErrors
 from backends.kv import BLOCK_TOKENS, KVDtype, KVLayout
 from backends.models.spec import ModelSpec
+from backends.steps import check_step, probe_step
 
 Layouts = tuple[KVLayout, ...]
+
+
+class HasSpec(Protocol):
+    @property
+    def spec(self) -> ModelSpec: ...
+
+
+class PendingResult(Protocol):
+    """Result of a step that a device still computes."""
+
+    def take(self) -> StepResult:
+        """Wait for the step; called once. Raises the library's error if the step failed."""
+        ...
+
+
+class PlannedKV(msgspec.Struct, frozen=True):
+    """KV memory as planned, and what a step is checked against."""
+
+    plan: KVPlan
+    limit: KVLimit
+    max_context: int
+    capabilities: RunnerCapabilities
+
+
+class StepTicket(msgspec.Struct, eq=False):
+    """A submitted step; it leaves `outstanding` when it is collected or cancelled."""
+
+    result: StepResult | PendingResult | None
+    outstanding: deque[StepTicket]
+
+    def cancel(self) -> None:
+        if self.result is not None:
+            self.result = None
+            self.outstanding.remove(self)
+
+
+Model = TypeVar("Model", bound=HasSpec)
+KV = TypeVar("KV")
+
+
+class RunnerBase(ABC, Generic[Model, KV]):
+    """Implements `backends.api.Runner` but for what differs between tensor libraries.
+
+    A runner writes `capabilities`, `load_weights`, `allocate`, `run` and `copy`. It overrides `plan` where KV is not
+    float32, `put_adapter` and `drop_adapter` where it declares LoRA, and any other method to add to it, such as
+    `suspend` to empty the library's caches. `Model` is what it keeps of a model, `KV` its KV memory.
+    """
+
+    name: ClassVar[str] = "chosen"
+    """In the refusal of adapters: "the `name` runner declares no LoRA"."""
+    errors: ClassVar[LibraryErrors] = LibraryErrors()
+    """Applied to `allocate`, `run`, `copy` and pending results; `load_weights` applies `errors.load()` itself."""
+
+    def __init__(self) -> None:
+        self._model: Model | None = None
+        self._planned: PlannedKV | None = None
+        self._kv: KV | None = None
+        self._tickets: deque[StepTicket] = deque()
+        self._num_steps = 0
+        self._num_tokens = 0
+
+    @abstractmethod
+    def capabilities(self) -> RunnerCapabilities:
+        """See `Runner.capabilities`."""
+
+    @abstractmethod
+    def load_weights(self, model: LoadableModel, progress: Callable[[float], None]) -> tuple[Model, ModelInfo]:
+        """Do what `Runner.load` promises; nothing is loaded when it is called."""
+
+    @abstractmethod
+    def allocate(self, model: Model, planned: PlannedKV) -> KV:
+        """Allocate the planned KV memory; an earlier one is free by then."""
+
+    @abstractmethod
+    def run(self, step: Step, model: Model, kv: KV) -> StepResult | PendingResult:
+        """Run a step that `check_step` has accepted, or start it and return a pending result."""
+
+    @abstractmethod
+    def copy(self, kv: KV, source: int, destination: int, num_tokens: int | None) -> None:
+        """Copy a slot or block, or at least its first tokens; both numbers are within the plan."""
+
+    def plan(self, model: Model, limit: KVLimit) -> KVPlan:
+        """Plan what `allocate` will take: float32 keys and values, unless overridden."""
+        capabilities = self.capabilities()
+        return plan_kv(model.spec, limit, layouts=capabilities.kv_layouts, dtypes=capabilities.kv_dtypes)
+
+    @property
+    def model(self) -> Model:
+        """What `load_weights` returned. Raises `Fatal` while no model is loaded."""
+        if self._model is None:
+            raise Fatal("no model is loaded, or the runner is closed: load comes first")
+        return self._model
+
+    @property
+    def planned(self) -> PlannedKV:
+        """The last plan. Raises `Fatal` before `plan_memory`."""
+        if self._planned is None:
+            raise Fatal("no KV memory was planned: plan_memory comes first")
+        return self._planned
+
+    @property
+    def kv(self) -> KV:
+        """What `allocate` returned. Raises `Fatal` before `plan_memory` and while suspended."""
+        if self._kv is None:
+            raise Fatal("no KV memory: plan_memory or resume comes first")
+        return self._kv
+
+    def load(self, model: LoadableModel, progress: Callable[[float], None]) -> ModelInfo:
+        self.close()
+        self._model, info = self.load_weights(model, progress)
+        return info
+
+    def plan_memory(self, limit: KVLimit) -> KVPlan:
+        model = self.model
+        plan = self.plan(model, limit)
+        self._planned = PlannedKV(plan, limit, context_of(model.spec, limit), self.capabilities())
+        self.resume()
+        return plan
+
+    def warmup(self) -> None:
+        """Run a prefill and a decode step in slot or block 0."""
+        _, context = self.kv, self.planned.max_context
+        for start, end in ((0, 2), (2, 3)):
+            if end <= context:
+                self.collect(self.submit(probe_step(start, end)))
+
+    def submit(self, step: Step) -> Ticket:
+        """Check and run a step. Beyond `async_depth` outstanding tickets, the oldest is cancelled."""
+        model, kv, planned = self.model, self.kv, self.planned
+        capabilities = planned.capabilities
+        check_step(
+            step,
+            planned.plan,
+            max_context=planned.max_context,
+            vocab_size=model.spec.vocab_size,
+            capabilities=capabilities,
+        )
+        if len(self._tickets) >= capabilities.async_depth:
+            self._tickets[0].cancel()
+        try:
+            ticket = StepTicket(self.run(step, model, kv), self._tickets)
+        except self.errors.in_steps as error:
+            raise self.errors.step_error(error) from error
+        self._tickets.append(ticket)
+        self._num_steps += 1
+        self._num_tokens += step.num_tokens
+        return ticket
+
+    def collect(self, ticket: Ticket) -> StepResult:
+        if not self._tickets or ticket is not self._tickets[0]:
+            raise Fatal("tickets are collected once, in the order of submit, and not after they were cancelled")
+        oldest = self._tickets.popleft()
+        result, oldest.result = oldest.result, None
+        assert result is not None
+        try:
+            return result if isinstance(result, StepResult) else result.take()
+        except self.errors.in_steps as error:
+            raise self.errors.step_error(error) from error
+
+    def truncate(self, slot: int, num_tokens: int) -> None:
+        """Do nothing: the next step's `kv_len` says what is valid."""
+
+    def copy_blocks(self, pairs: list[tuple[int, int]], num_tokens: int | None = None) -> None:
+        kv, plan = self.kv, self.planned.plan
+        for source, destination in pairs:
+            if min(source, destination) < 0 or max(source, destination) >= plan.num_blocks:
+                noun = "slot" if plan.layout == "slot" else "block"
+                raise Fatal(f"cannot copy {noun} {source} to {destination}: there are {plan.num_blocks}")
+        with self.errors.step():
+            for source, destination in pairs:
+                self.copy(kv, source, destination, num_tokens)
+
+    def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
+        """Refuse it: overridden by a runner that declares LoRA."""
+        raise CapacityExceeded(f"adapter slot {slot}, rank {weights.rank}: the {self.name} runner declares no LoRA")
+
+    def drop_adapter(self, slot: int) -> None:
+        """Do nothing: no adapter is there."""
+
+    def suspend(self) -> None:
+        while self._tickets:
+            self._tickets[0].cancel()
+        self._kv = None
+
+    def resume(self) -> None:
+        model, planned = self.model, self.planned
+        self.suspend()  # the old memory goes before the new one comes
+        with self.errors.step():
+            self._kv = self.allocate(model, planned)
+
+    def stats(self) -> dict[str, float]:
+        """Return the number of `steps` and `tokens` so far."""
+        return {"steps": float(self._num_steps), "tokens": float(self._num_tokens)}
+
+    def close(self) -> None:
+        self.suspend()
+        self._planned = None
+        self._model = None
 
 
 def plan_kv(
@@ -51,97 +263,3 @@ def plan_kv(
 def context_of(spec: ModelSpec, limit: KVLimit) -> int:
     """Tokens that one sequence may hold under `limit`."""
     return min(limit.max_context, spec.max_context)
-
-
-def check_step(
-    step: Step, plan: KVPlan, *, max_context: int, vocab_size: int, capabilities: RunnerCapabilities
-) -> None:
-    """Raise `CapacityExceeded` for a sequence beyond `max_context` tokens, `Fatal` for what no engine should send."""
-    _check_shapes(step)
-    _check_lengths(step, max_context)
-    _check_token_ids(step, vocab_size, capabilities)
-    if int(step.lora.min()) < -1 or int(step.lora.max()) >= capabilities.lora_slots:
-        raise Fatal(f"adapter slots {step.lora.tolist()}; this runner has {capabilities.lora_slots}, and -1 is none")
-    if plan.layout == "paged":
-        _check_blocks(step, plan)
-    else:
-        _check_slots(step, plan)
-    _check_logit_rows(step, capabilities.max_verify_rows)
-
-
-def wanted_rows(step: Step) -> I32:
-    """Rows to compute logits of: row 0 if none is wanted, for operations take no empty batch; it is dropped later."""
-    return step.logit_rows if len(step.logit_rows) else np.zeros(1, np.int32)
-
-
-def _check_shapes(step: Step) -> None:
-    num_sequences = step.num_sequences
-    if num_sequences < 1:
-        raise Fatal("a step has at least one sequence")
-    lengths = (len(step.q_start) - 1, len(step.slot), len(step.lora))
-    if lengths != (num_sequences,) * 3 or len(step.positions) != step.num_tokens:
-        raise Fatal(f"q_start, slot and lora speak of {lengths} sequences, kv_len of {num_sequences}")
-
-
-def _check_lengths(step: Step, max_context: int) -> None:
-    counts = np.diff(step.q_start)
-    if step.q_start[0] != 0 or step.q_start[-1] != step.num_tokens or counts.min() < 1:
-        raise Fatal(f"q_start {step.q_start.tolist()} does not cut {step.num_tokens} tokens into sequences")
-    longest = int(step.kv_len.max())
-    if longest > max_context:
-        raise CapacityExceeded(f"a sequence of {longest} tokens exceeds the planned context of {max_context}")
-    if (step.kv_len < counts).any():
-        raise Fatal(f"kv_len {step.kv_len.tolist()} is less than the new tokens {counts.tolist()}")
-    starts = np.repeat(step.kv_len - step.q_start[1:], counts)
-    if not np.array_equal(step.positions, starts + np.arange(step.num_tokens)):
-        raise Fatal("positions do not lead up to kv_len")
-
-
-def _check_token_ids(step: Step, vocab_size: int, capabilities: RunnerCapabilities) -> None:
-    if step.sampling is not None and not capabilities.device_sampling:
-        raise Fatal("the step wants tokens, and this runner declares no device_sampling")
-    if int(step.token_ids.max()) >= vocab_size:
-        raise Fatal(f"a token id lies outside 0 to {vocab_size - 1}")
-    if int(step.token_ids.min()) < 0 and not capabilities.device_sampling:
-        raise Fatal("a token id refers to the step before, and this runner declares no device_sampling")
-
-
-def _check_slots(step: Step, plan: KVPlan) -> None:
-    slots = step.slot.tolist()
-    if len(set(slots)) != len(slots) or min(slots) < 0 or max(slots) >= plan.num_blocks:
-        raise Fatal(f"slots {slots} are not distinct numbers within 0 to {plan.num_blocks - 1}")
-
-
-def _check_blocks(step: Step, plan: KVPlan) -> None:
-    table, slot_map = step.block_table, step.slot_map
-    if table is None or slot_map is None:
-        raise Fatal("paged KV needs block_table and slot_map")
-    used = -(-step.kv_len // plan.block_tokens)
-    if table.ndim != 2 or len(table) != step.num_sequences or table.shape[1] < used.max():
-        raise Fatal(f"block_table {table.shape} does not hold {used.tolist()} blocks of {plan.block_tokens} tokens")
-    numbers = table[np.arange(table.shape[1]) < used[:, None]]
-    if numbers.min() < 0 or numbers.max() >= plan.num_blocks:
-        raise Fatal(f"block_table names a block outside 0 to {plan.num_blocks - 1}")
-    if not np.array_equal(slot_map, flat_indices(step, table, plan.block_tokens)):
-        raise Fatal("slot_map does not follow from block_table and positions")
-    if len(np.unique(slot_map)) != len(slot_map):
-        raise Fatal("two sequences of the step write the same block")
-
-
-def flat_indices(step: Step, table: I32, block_tokens: int) -> I32:
-    """int32 `[T]`: where each new token's KV belongs, by block table `[S, W]` and position."""
-    owner = np.repeat(np.arange(step.num_sequences), np.diff(step.q_start))
-    column, offset = np.divmod(step.positions, block_tokens)
-    indices: I32 = table[owner, column] * np.int32(block_tokens) + offset.astype(np.int32)
-    return indices
-
-
-def _check_logit_rows(step: Step, max_verify_rows: int) -> None:
-    rows = step.logit_rows
-    if not len(rows):
-        return
-    if rows.min() < 0 or rows.max() >= step.num_tokens or (np.diff(rows) <= 0).any():
-        raise Fatal(f"logit rows {rows.tolist()} do not ascend within 0 to {step.num_tokens - 1}")
-    owners = np.searchsorted(step.q_start, rows, side="right")
-    if len(owners) > max_verify_rows and np.bincount(owners).max() > max_verify_rows:
-        raise Fatal(f"more than {max_verify_rows} logit rows for one sequence")

@@ -33,6 +33,7 @@ from benchmarks import (
     scheduler,
     start,
     steps,
+    structure,
     tenancy,
 )
 from benchmarks.batching import __main__ as batching
@@ -58,6 +59,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     kills,
     batching,
     scheduler,
+    structure,
     layouts,
     runners,
     formats,

@@ -26,7 +26,7 @@ import numpy as np
 from backends.api import KVPlan, Step
 from backends.models.shapes import expected_shapes
 from backends.models.spec import ModelSpec
-from backends.runner_base import flat_indices
+from backends.steps import flat_indices
 from benchmarks.record import Bar, Numbers, at_least, rate, write_result
 
 if TYPE_CHECKING:

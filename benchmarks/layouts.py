@@ -21,7 +21,7 @@ from backends.kv import BLOCK_TOKENS, KVLayout
 from backends.loading import open_model
 from backends.quantize import quantize_file
 from backends.registry import create_runner
-from backends.runner_base import flat_indices
+from backends.steps import flat_indices
 from backends.testing.greedy import step_of
 from backends.testing.models import HALF_B_MODEL, make_random_model
 from benchmarks.record import NoBars, Numbers, write_result

@@ -130,7 +130,7 @@ def test_a_taken_port_is_explained(url: str, tmp_path: Path) -> None:
         (["--model", "absent.gguf", "--port", "0"], 1, "absent.gguf"),
         (["--config", "absent.toml"], 2, "absent.toml"),
         (["--api-key", "short"], 2, "at least 8"),
-        (["--model", "a=x.gguf", "--model", "a=y.gguf", "--port", "0"], 2, "share a name"),
+        (["--model", "a=x.gguf", "--model", "a=y.gguf", "--port", "0"], 2, "have the same name"),
         (["--model", "a b=x.gguf"], 2, "cannot be a name"),
         (["--backend", "cuda"], 2, "onnx"),
         (["--port", "99999"], 2, "65535"),

@@ -21,14 +21,14 @@ ROOT = Path(__file__).parents[1]
 SERVED_LINES = 20_000
 BUDGETS = {
     "adapters": 300,
-    "backends": 600,
+    "backends": 800,
     "backends/kernels": 420,
     "backends/loading": 200,
-    "backends/mlx": 600,
+    "backends/mlx": 500,
     "backends/models": 1150,
-    "backends/onnx": 1700,
+    "backends/onnx": 1550,
     "backends/text": 1200,
-    "backends/torch": 2200,
+    "backends/torch": 2100,
     "backends/weights": 1900,
     "gateway": 900,
     "gateway/api": 2900,

@@ -1,4 +1,4 @@
-"""Attention over blocks of keys and values through ctypes; blocks have `backends.runner_base.BLOCK_TOKENS` tokens."""
+"""Attention over blocks of keys and values through ctypes; blocks have `backends.kv.BLOCK_TOKENS` tokens."""
 
 from __future__ import annotations
 

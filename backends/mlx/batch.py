@@ -9,7 +9,7 @@ import numpy as np
 from backends.api import I32, Step
 from backends.models.rotary import rotary_amplitude, rotary_frequencies
 from backends.models.spec import ModelSpec, Rope
-from backends.runner_base import flat_indices, wanted_rows
+from backends.steps import flat_indices, wanted_rows
 
 MlxRotation = tuple[mx.array, mx.array]
 """(cos, sin), each float32 `[T, 1, head_dim / 2]`."""

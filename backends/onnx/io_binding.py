@@ -14,7 +14,7 @@ import onnxruntime as ort
 from backends.api import F32, Step
 from backends.onnx.embedding import Embedding
 from backends.onnx.padding import Array, Buffer
-from backends.runner_base import wanted_rows
+from backends.steps import wanted_rows
 
 _COMMON: dict[str, type[np.generic]] = {"embedded": np.float32, "sel": np.int64}
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from backends.errors import ModelError
-from backends.onnx.errors import load_errors
+from backends.onnx.errors import ERRORS
 from backends.onnx.graph import Graph
 from backends.onnx.provider import Provider
 
@@ -85,7 +85,7 @@ def open_session(
     if provider.strict:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     names = [provider.name] if provider.strict or provider.name == _CPU else [provider.name, _CPU]
-    with load_errors(provider.device):
+    with ERRORS.load(f"refused the graph on {provider.device}"):
         if library is not None:
             options.register_custom_ops_library(str(library))
         values = [ort.OrtValue.ortvalue_from_numpy(array) for array in graph.initializers.values()]
@@ -118,7 +118,7 @@ def try_session(provider: Provider) -> None:
     graph.named("MatMul", [x, graph.constant("w", np.eye(4, dtype=np.float32))], [graph.output("y", ["T", 4])])
     session = open_session(graph, provider, threads=1)
     given = np.arange(8, dtype=np.float32).reshape(2, 4)
-    with load_errors(provider.device):
+    with ERRORS.load(f"refused the graph on {provider.device}"):
         made = session.run(["y"], {"x": given})[0]
     if not np.array_equal(made, given):
         raise ModelError(f"{provider.device} computes wrong values")

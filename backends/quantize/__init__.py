@@ -6,13 +6,12 @@ from backends.quantize.destination import DestinationFailed, DestinationRefused
 from backends.quantize.identity import quantized_name
 from backends.quantize.recipes import RECIPES, Recipe, UnknownFormat, recipe_by_name
 from backends.quantize.report import QuantizeReport, TensorReport
-from backends.quantize.run import MetadataCheck, QuantizeProgress, quantize_file
+from backends.quantize.run import QuantizeProgress, quantize_file
 
 __all__ = [
     "RECIPES",
     "DestinationFailed",
     "DestinationRefused",
-    "MetadataCheck",
     "QuantizeProgress",
     "QuantizeReport",
     "Recipe",

@@ -1,9 +1,9 @@
-"""What our own reader would make of the metadata that is about to be written."""
+"""Compares what our own reader makes of a new file with its source: the model, and the ids of texts."""
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -12,6 +12,8 @@ import numpy as np
 
 from backends.models.families import spec_from_metadata
 from backends.models.spec import ModelSpec
+from backends.text.load import load_tokenizer
+from backends.text.tokenizer import Tokenizer
 from backends.weights.gguf.cursor import Cursor
 from backends.weights.gguf.metadata import MetadataValue, read_header, read_pairs
 from backends.weights.gguf.writer import EncodedValue, GgufWriter
@@ -20,6 +22,23 @@ _NAMES_AND_NOTES = ("family", "notes", "attention_scale", "eos_token_ids")
 """Not compared: names and notes may differ; the scale is compared as `score_scale`, the ends as a set."""
 _TOLERANCE = 1e-6
 """GGUF files hold float32."""
+
+_PROBE_TEXTS = (
+    "",
+    "Hello, world!",
+    " leading and trailing  ",
+    "\n\nTwo\n\n\nbreaks\t\tand tabs\r\n",
+    "It's 12345.67 (about 3/4) -- isn't it? YES!!! don'T",
+    "def step(batch):\n    return [x**2 for x in batch if x >= 0x1F]  # done\n",
+    '{"key": [1, 2.5e-3, null], "path": "C:\\\\dir\\\\file_name.txt"}',
+    "Größe, naïve café, Übermut, Ærø",
+    "Привет, как дела? Γειά σου",
+    "你好，世界。日本語のテスト 한국어 시험",
+    "مرحبا بالعالم नमस्ते दुनिया ไทย",
+    "👩‍👩‍👧‍👦 🏳️‍🌈 ½ ² Ⅷ ٣",
+    "aaaa aaaaa      spaces  a b  c   d",
+)
+_MAX_SPECIALS = 2000
 
 
 def decoded(metadata: Mapping[str, EncodedValue], *, where: str) -> dict[str, MetadataValue]:
@@ -82,3 +101,26 @@ def _same(a: object, b: object) -> bool:
     if isinstance(a, float) and isinstance(b, float):
         return abs(a - b) <= _TOLERANCE * max(abs(a), abs(b))
     return a == b
+
+
+def tokenizer_faults(folder: Path, written: Path) -> Iterator[str]:
+    """The first text, if any, that the tokenizer of the GGUF file `written` reads differently from that of `folder`.
+
+    Raises `ModelError` if one of them cannot be read.
+    """
+    ours, theirs = load_tokenizer(written), load_tokenizer(folder)
+    for text in _probes(theirs):
+        found, wanted = ours.encode(text), theirs.encode(text)
+        if found != wanted:
+            yield f"the text {text!r} would become the tokens {_shortened(found)} instead of {_shortened(wanted)}"
+            return
+
+
+def _probes(tokenizer: Tokenizer) -> Iterator[str]:
+    yield from _PROBE_TEXTS
+    for special in sorted(tokenizer.specials)[:_MAX_SPECIALS]:
+        yield f"{special}a {special} b\n{special}\nc{special}"
+
+
+def _shortened(ids: list[int]) -> str:
+    return str(ids) if len(ids) <= 12 else f"{str(ids[:12])[:-1]}, …]"

@@ -18,6 +18,7 @@ from backends.quantize.destination import check_destination, partial_path, writt
 from backends.quantize.folder_source import open_folder_source
 from backends.quantize.importance import read_importance
 from backends.quantize.plan import PlannedTensor, QuantizePlan, make_plan
+from backends.quantize.readback import tokenizer_faults
 from backends.quantize.recipes import recipe_by_name
 from backends.quantize.report import QuantizeReport, report_of
 from backends.quantize.source import QuantizeSource, TensorPart, open_gguf_source
@@ -45,8 +46,6 @@ def release_pages(data: npt.NDArray[np.uint8]) -> None:
 
 QuantizeProgress = Callable[[float, str], None]
 """Called with the fraction of the file that is written, 0 to 1, and the tensor under way."""
-MetadataCheck = Callable[[Path], Sequence[str]]
-"""Given a file that holds the metadata and no tensor data yet; returns a sentence for each fault."""
 U8 = npt.NDArray[np.uint8]
 
 _CHUNK_ELEMENTS = 1 << 20
@@ -64,13 +63,13 @@ def quantize_file(
     overwrite: bool = False,
     keep_going: bool = False,
     threads: int = 0,
-    check: MetadataCheck | None = None,
 ) -> QuantizeReport:
     """Write the model of `source` (GGUF file or Hugging Face folder) as the GGUF file `destination`.
 
     `format` is a name from `backends.quantize.RECIPES`; `pure` stores every matrix in its base format, `importance` is
-    a file of llama-imatrix. What a GGUF file cannot express ends the run, or with `keep_going` is reported. The file
-    appears whole or not at all; memory holds a few rows of one tensor for each of `threads` (0: one a core).
+    a file of llama-imatrix. What a GGUF file cannot express ends the run, or with `keep_going` is reported; so does a
+    tokenizer that would give a text other ids, which is found before the weights are read. The file appears whole or
+    not at all; memory holds a few rows of one tensor for each of `threads` (0: one a core).
 
     Raises `UnknownFormat`, `DestinationRefused` and `DestinationFailed` (both before `source` is read in full),
     `ModelError` naming file and tensor, and its subclass `UnsupportedModel`.
@@ -85,9 +84,9 @@ def quantize_file(
     with written_whole(destination, num_bytes=_size(plan, opened)) as file:
         writer = GgufWriter(file, metadata=plan.metadata, tensors=plan.entries, alignment=opened.alignment)
         writer.write_head()
-        if check is not None:
+        if source.is_dir():
             file.flush()
-            found = tuple(check(partial_path(destination)))
+            found = tuple(tokenizer_faults(source, partial_path(destination)))
             _refuse_faults(source, found, keep_going=keep_going)
         _write_tensors(writer, plan, source, progress, threads=threads)
         writer.finish()

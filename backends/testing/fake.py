@@ -14,21 +14,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from backends.api import (
-    F32,
-    AdapterWeights,
-    KVLimit,
-    KVPlan,
-    LoadableModel,
-    ModelInfo,
-    RunnerCapabilities,
-    Step,
-    StepResult,
-    Ticket,
-)
+from backends.api import F32, KVLimit, KVPlan, LoadableModel, ModelInfo, RunnerCapabilities, Step, StepResult
 from backends.errors import CapacityExceeded, Fatal, Retryable, UnsupportedModel
-from backends.models.spec import ModelSpec
-from backends.runner_base import Layouts, check_step, context_of, flat_indices, plan_kv
+from backends.runner_base import Layouts, PendingResult, PlannedKV, RunnerBase, plan_kv
+from backends.steps import flat_indices
 from backends.weights.formats import FORMATS
 
 U64 = npt.NDArray[np.uint64]
@@ -72,39 +61,28 @@ def create_fake_runner(*, threads: int = 0, exact: bool = False) -> FakeRunner:
     return FakeRunner(msgspec.json.decode(faults, type=FakeFaults) if faults else FakeFaults())
 
 
-class FakeTicket(msgspec.Struct):
-    """Logits that were computed at `submit`."""
-
-    logits: F32
-    is_cancelled: bool = False
-
-    def cancel(self) -> None:
-        self.is_cancelled = True
-
-
-class FakeRunner:
+class FakeRunner(RunnerBase[LoadableModel, U64]):
     """Keeps one number per token as its KV: uint64 `[blocks, tokens]`. Reads nothing of a model but its sizes."""
 
+    name = "fake"
+
     def __init__(self, faults: FakeFaults | None = None) -> None:
+        super().__init__()
         self._faults = faults or FakeFaults()
         self._num_submitted = 0
-        self._spec: ModelSpec | None = None
-        self._plan: KVPlan | None = None
-        self._max_context = 0
-        self._kv: U64 = np.zeros((0, 0), dtype=np.uint64)
         self._mixed_ids: U64 = np.zeros(0, dtype=np.uint64)
 
     def capabilities(self) -> RunnerCapabilities:
         return RunnerCapabilities(kv_layouts=_LAYOUTS, formats=tuple(FORMATS), max_verify_rows=8, deterministic=True)
 
-    def load(self, model: LoadableModel, progress: Callable[[float], None]) -> ModelInfo:
+    def load_weights(self, model: LoadableModel, progress: Callable[[float], None]) -> tuple[LoadableModel, ModelInfo]:
         if self._faults.load_failure:
             raise UnsupportedModel(self._faults.load_failure)
         progress(0.0)
-        spec = self._spec = model.spec
+        spec = model.spec
         self._mixed_ids = np.arange(1, spec.vocab_size + 1, dtype=np.uint64) * _MIX_C
         progress(1.0)
-        return ModelInfo(
+        return model, ModelInfo(
             vocab_size=spec.vocab_size,
             max_context=spec.max_context,
             num_layers=spec.num_layers,
@@ -114,65 +92,24 @@ class FakeRunner:
             fallbacks=(self._faults.fallback,) if self._faults.fallback else (),
         )
 
-    def plan_memory(self, limit: KVLimit) -> KVPlan:
-        if self._spec is None:
-            raise Fatal("no model is loaded")
-        plan = plan_kv(self._spec, limit, layouts=_LAYOUTS, bytes_per_token=_BYTES_PER_TOKEN)
-        self._max_context = context_of(self._spec, limit)
-        self._kv = np.full((plan.num_blocks, plan.block_tokens), _GARBAGE, dtype=np.uint64)
-        self._plan = plan
-        return plan
+    def plan(self, model: LoadableModel, limit: KVLimit) -> KVPlan:
+        return plan_kv(model.spec, limit, layouts=_LAYOUTS, bytes_per_token=_BYTES_PER_TOKEN)
+
+    def allocate(self, model: LoadableModel, planned: PlannedKV) -> U64:  # noqa: ARG002  # nothing of it is needed
+        return np.full((planned.plan.num_blocks, planned.plan.block_tokens), _GARBAGE, dtype=np.uint64)
 
     def warmup(self) -> None:
         """Nothing gets faster."""
 
-    def submit(self, step: Step) -> Ticket:
+    def run(self, step: Step, model: LoadableModel, kv: U64) -> StepResult | PendingResult:  # noqa: ARG002  # as above
         self._num_submitted += 1
-        self._check(step)
-        return FakeTicket(self._compute(step, number=self._num_submitted))
-
-    def collect(self, ticket: Ticket) -> StepResult:
-        if not isinstance(ticket, FakeTicket) or ticket.is_cancelled:
-            raise Fatal("this ticket is cancelled or not one of this runner")
-        return StepResult(ticket.logits)
+        return StepResult(self._compute(step, number=self._num_submitted))
 
     def truncate(self, slot: int, num_tokens: int) -> None:
-        self._kv[slot, num_tokens:] = _GARBAGE
+        self.kv[slot, num_tokens:] = _GARBAGE
 
-    def copy_blocks(self, pairs: list[tuple[int, int]], num_tokens: int | None = None) -> None:
-        for source, destination in pairs:
-            self._kv[destination, :num_tokens] = self._kv[source, :num_tokens]
-
-    def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
-        raise CapacityExceeded(f"the fake runner has no adapter slot {slot} for rank {weights.rank}")
-
-    def drop_adapter(self, slot: int) -> None:
-        raise Fatal(f"adapter slot {slot} was never filled")
-
-    def suspend(self) -> None:
-        self._kv[:] = _GARBAGE
-
-    def resume(self) -> None:
-        """KV was lost at `suspend`; there is nothing to fetch."""
-
-    def stats(self) -> dict[str, float]:
-        return {"steps": float(self._num_submitted)}
-
-    def close(self) -> None:
-        self._spec, self._plan = None, None
-        self._kv = np.zeros((0, 0), dtype=np.uint64)
-
-    def _check(self, step: Step) -> None:
-        """Check a step against the contract. Raises `Fatal` or `CapacityExceeded`."""
-        if self._spec is None or self._plan is None:
-            raise Fatal("the runner is closed, or has no KV memory")
-        check_step(
-            step,
-            self._plan,
-            max_context=self._max_context,
-            vocab_size=self._spec.vocab_size,
-            capabilities=self.capabilities(),
-        )
+    def copy(self, kv: U64, source: int, destination: int, num_tokens: int | None) -> None:
+        kv[destination, :num_tokens] = kv[source, :num_tokens]
 
     def _compute(self, step: Step, *, number: int) -> F32:
         """Logits `[R, vocab]` of the step of that number."""
@@ -198,17 +135,17 @@ class FakeRunner:
 
     def _scribble(self, step: Step) -> None:
         """Overwrite the KV of a failed step, which is undefined, so that relying on it shows."""
-        self._kv.flat[self._places(step)] = _GARBAGE
+        self.kv.flat[self._places(step)] = _GARBAGE
 
     def _write(self, step: Step) -> None:
         hashed = step.token_ids.astype(np.uint64) * _MIX_A + step.positions.astype(np.uint64) * _MIX_B + _MIX_C
-        self._kv.flat[self._places(step)] = (hashed ^ (hashed >> np.uint64(29))) * _MIX_B
+        self.kv.flat[self._places(step)] = (hashed ^ (hashed >> np.uint64(29))) * _MIX_B
 
     def _table(self, step: Step) -> npt.NDArray[np.int32]:
         return step.slot[:, None] if step.block_table is None else step.block_table
 
     def _places(self, step: Step) -> npt.NDArray[np.int32]:
-        return flat_indices(step, self._table(step), self._kv.shape[1])
+        return flat_indices(step, self._table(step), self.kv.shape[1])
 
     def _logits(self, step: Step) -> F32:
         """Logits after the tokens at the step's `logit_rows`: [rows, vocab]."""
@@ -221,6 +158,6 @@ class FakeRunner:
     def _seen_at(self, step: Step, row: int) -> np.uint64:
         """The sum of what is stored for a sequence, up to the token at `row` of the step."""
         sequence = int(step.q_start.searchsorted(row, side="right")) - 1
-        blocks = self._kv[self._table(step)[sequence]].ravel()
+        blocks = self.kv[self._table(step)[sequence]].ravel()
         seen: np.uint64 = blocks[: step.positions[row] + 1].sum(dtype=np.uint64)
         return seen

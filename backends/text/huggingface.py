@@ -2,51 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-import msgspec
 import tokenizers
 
 from backends.errors import ModelError, UnsupportedModel
-from backends.text import token_bytes
-from backends.text.coverage import Json, covers_own_bytes, steps
-from backends.text.gguf_vocabulary import vocabulary_faults
-from backends.text.standins import looks_like_control
-from backends.text.token_bytes import SPACE_MARK
-from backends.text.tokenizer import Tokenizer
+from backends.text import spelling
+from backends.text.tokenizer import Tokenizer, vocabulary_faults
+from backends.text.tokenizer_files import (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    Json,
+    TokenizerConfig,
+    TokenName,
+    build_engine,
+    prefix_ids,
+    steps,
+    token_text,
+)
 from backends.weights.files import read_json
 
-TOKENIZER_FILE = "tokenizer.json"
-CONFIG_FILE = "tokenizer_config.json"
-_MAP_FILE = "special_tokens_map.json"
 _TRIAL = "Trial 1:\n  ünïcode"  # shows faults that reading alone does not
-
-
-class NamedToken(msgspec.Struct, frozen=True):
-    """A token written as an object; its other fields repeat tokenizer.json."""
-
-    content: str
-
-
-class NamedTemplate(msgspec.Struct, frozen=True):
-    name: str
-    template: str
-
-
-class TokenizerConfig(msgspec.Struct, frozen=True):
-    """The fields of tokenizer_config.json that matter here."""
-
-    bos_token: str | NamedToken | None = None
-    eos_token: str | NamedToken | None = None
-    chat_template: str | list[NamedTemplate] | None = None
-
-
-def read_config(folder: Path) -> TokenizerConfig:
-    """tokenizer_config.json, or special_tokens_map.json of older models; all defaults if there is neither."""
-    for name in (CONFIG_FILE, _MAP_FILE):
-        if (folder / name).exists():
-            return read_json(folder / name, TokenizerConfig)
-    return TokenizerConfig()
+_KEEPING_STEPS = {"ByteLevel", "Digits", "Metaspace"}
 
 
 def build_from_folder(folder: Path, config: TokenizerConfig) -> Tokenizer:
@@ -64,7 +42,7 @@ def build_from_folder(folder: Path, config: TokenizerConfig) -> Tokenizer:
 
 def _build(folder: Path, config: TokenizerConfig, document: Json) -> Tokenizer:
     path = folder / TOKENIZER_FILE
-    engine = tokenizers.Tokenizer.from_buffer(msgspec.json.encode(document))
+    engine = build_engine(document)
     engine.encode(_TRIAL)
     _check_added_ids(engine, document, where=str(path))
     bos_id = _token_id(engine, config.bos_token, where=str(folder / CONFIG_FILE))
@@ -74,9 +52,9 @@ def _build(folder: Path, config: TokenizerConfig, document: Json) -> Tokenizer:
         token_bytes=_token_bytes(engine, document, where=str(path)),
         bos_id=bos_id,
         eos_id=eos_id,
-        prefix_ids=_prefix_ids(engine, bos_id=bos_id, eos_id=eos_id),
+        prefix_ids=prefix_ids(engine, bos_id=bos_id, eos_id=eos_id),
         unknown_id=_unknown_id(engine, document),
-        covers_own_bytes=covers_own_bytes(document, engine.get_vocab(with_added_tokens=False).keys()),
+        covers_own_bytes=_covers_own_bytes(document, engine.get_vocab(with_added_tokens=False).keys()),
     )
 
 
@@ -89,11 +67,11 @@ def _with_plain_specials(document: Json) -> Json:
     if not isinstance(listed, list):
         return document  # the library refuses it with a message
     added = [_plain_special(token) if isinstance(token, dict) else token for token in listed]
-    return {**document, "added_tokens": added, "truncation": None, "padding": None}
+    return {**document, "added_tokens": added}
 
 
 def _plain_special(token: Json) -> Json:
-    if not token.get("special") and not looks_like_control(str(token.get("content"))):
+    if not token.get("special") and not spelling.looks_like_control(str(token.get("content"))):
         return token
     return {**token, "special": True, "normalized": False}
 
@@ -108,22 +86,14 @@ def _check_added_ids(engine: tokenizers.Tokenizer, document: Json, *, where: str
             )
 
 
-def _token_id(engine: tokenizers.Tokenizer, token: str | NamedToken | None, *, where: str) -> int | None:
-    if token is None:
+def _token_id(engine: tokenizers.Tokenizer, token: TokenName, *, where: str) -> int | None:
+    content = token_text(token)
+    if content is None:
         return None
-    content = token.content if isinstance(token, NamedToken) else token
     token_id: int | None = engine.token_to_id(content)
     if token_id is None:
         raise ModelError(f"{where}: token {content!r} is not in {TOKENIZER_FILE}")
     return token_id
-
-
-def _prefix_ids(engine: tokenizers.Tokenizer, *, bos_id: int | None, eos_id: int | None) -> tuple[int, ...]:
-    """What the post-processor puts before a text; `add_bos_token` has no say beside it, as in transformers 5."""
-    ids: list[int] = engine.encode("").ids
-    if ids and ids[-1] == eos_id != bos_id:
-        ids = ids[:-1]  # a prompt is to be continued
-    return tuple(ids)
 
 
 def _unknown_id(engine: tokenizers.Tokenizer, document: Json) -> int | None:
@@ -140,11 +110,11 @@ def _token_bytes(engine: tokenizers.Tokenizer, document: Json, *, where: str) ->
     ordinary: dict[str, int] = engine.get_vocab(with_added_tokens=False)
     added = engine.get_added_tokens_decoder()
     is_byte_level = _is_byte_level(document, where=where)
-    spell = token_bytes.byte_level if is_byte_level else token_bytes.sentencepiece
-    spell_added = token_bytes.literal if is_byte_level else token_bytes.spaced
+    spell = spelling.byte_level if is_byte_level else spelling.sentencepiece
+    spell_added = spelling.literal if is_byte_level else spelling.spaced
     spelled = {token_id: spell(token) for token, token_id in ordinary.items()}
     for token_id, token in added.items():
-        spelled[token_id] = token_bytes.literal(token.content) if token.special else spell_added(token.content)
+        spelled[token_id] = spelling.literal(token.content) if token.special else spell_added(token.content)
     size = max(spelled, default=-1) + 1
     if size > 2 * len(spelled):
         raise ModelError(f"{where}: {len(spelled)} tokens have ids up to {size - 1}")
@@ -167,5 +137,33 @@ def _is_byte_level(document: Json, *, where: str) -> bool:
 
 def _writes_spaces(decoder: Json) -> bool:
     if decoder.get("type") == "Metaspace":
-        return decoder.get("replacement") == SPACE_MARK
-    return decoder.get("type") == "Replace" and decoder.get("pattern") == {"String": SPACE_MARK}
+        return decoder.get("replacement") == spelling.SPACE_MARK
+    return decoder.get("type") == "Replace" and decoder.get("pattern") == {"String": spelling.SPACE_MARK}
+
+
+def _covers_own_bytes(document: Json, vocabulary: AbstractSet[str]) -> bool:
+    """Whether no token stands for more text than its own bytes; `False` when that is not certain.
+
+    Then a text of N times the longest token's bytes has at least N tokens, which is known without counting.
+    """
+    return (
+        _every_byte_is_known(document, vocabulary)
+        and all(map(_keeps_length, steps(document, "normalizer")))
+        and all(map(_keeps_text, steps(document, "pre_tokenizer")))
+        and not any(token["lstrip"] or token["rstrip"] for token in document["added_tokens"])
+    )
+
+
+def _every_byte_is_known(document: Json, vocabulary: AbstractSet[str]) -> bool:
+    if document["model"].get("byte_fallback"):
+        return vocabulary >= spelling.BYTE_BY_TOKEN.keys()
+    is_byte_level = any(step["type"] == "ByteLevel" for step in steps(document, "pre_tokenizer"))
+    return is_byte_level and vocabulary >= spelling.BYTE_BY_CHARACTER.keys()
+
+
+def _keeps_length(step: Json) -> bool:
+    return bool(step["type"] == "Prepend" or (step["type"] == "Replace" and step["pattern"] == {"String": " "}))
+
+
+def _keeps_text(step: Json) -> bool:
+    return bool(step["type"] in _KEEPING_STEPS or (step["type"] == "Split" and step["behavior"] != "Removed"))

@@ -6,8 +6,8 @@ from typing import NoReturn, assert_never
 
 from backends.errors import ContextLengthExceeded, ModelError, RequestError
 from backends.generation import ChatPrompt, Prompt, TextPrompt, TokenPrompt
-from backends.text.guard import Guard
 from backends.text.load import ModelText
+from backends.text.special_tokens import Guard
 
 _BYTES_PER_MESSAGE = 64  # the template's own text around a message, roughly
 _BYTES_PER_TOKEN_ID = 8

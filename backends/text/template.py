@@ -11,14 +11,16 @@ from jinja2.exceptions import SecurityError, TemplateError
 
 from backends.errors import ModelError, RequestError
 from backends.generation import Message
-from backends.text.huggingface import CONFIG_FILE, TokenizerConfig
+from backends.text.gguf_vocabulary import TokenizerKey
 from backends.text.sandbox import BUDGET, MAX_CHARACTERS, ChatEnvironment, RenderBudget
+from backends.text.tokenizer_files import CONFIG_FILE, TokenizerConfig
 from backends.weights.files import open_regular
 from backends.weights.gguf import Metadata
 
+DEFAULT = "default"
+"""The name of the template that is used; others are for tools and the like."""
+
 _JINJA_FILE = "chat_template.jinja"
-_KEY = "tokenizer.chat_template"
-_DEFAULT = "default"
 _MAX_BYTES = 1 << 20
 
 
@@ -27,31 +29,41 @@ class TemplateSource(msgspec.Struct, frozen=True):
 
     text: str
     where: str
+    name: str = DEFAULT
 
 
-def template_of_folder(folder: Path, config: TokenizerConfig) -> TemplateSource | None:
-    """chat_template.jinja, else the template in tokenizer_config.json, of several the one named `default`."""
+def templates_of_folder(folder: Path, config: TokenizerConfig) -> tuple[TemplateSource, ...] | None:
+    """chat_template.jinja, else the templates in tokenizer_config.json; `None` for a model without."""
     path = folder / _JINJA_FILE
     if path.exists():
-        return TemplateSource(_read(path), str(path))
+        return (TemplateSource(_read(path), str(path)),)
     where = str(folder / CONFIG_FILE)
     if config.chat_template is None:
         return None
     if isinstance(config.chat_template, str):
-        return TemplateSource(config.chat_template, where)
-    named = {template.name: template.template for template in config.chat_template}
-    if _DEFAULT not in named:
-        raise ModelError(f"{where}: chat_template lists {', '.join(named) or 'nothing'}, but none named {_DEFAULT!r}")
-    return TemplateSource(named[_DEFAULT], where)
+        return (TemplateSource(config.chat_template, where),)
+    return tuple(TemplateSource(named.template, where, named.name) for named in config.chat_template)
+
+
+def template_of_folder(folder: Path, config: TokenizerConfig) -> TemplateSource | None:
+    """The folder's template, of several the one named `default`."""
+    templates = templates_of_folder(folder, config)
+    if templates is None:
+        return None
+    named = {template.name: template for template in templates}
+    if DEFAULT not in named:
+        where = folder / CONFIG_FILE
+        raise ModelError(f"{where}: chat_template lists {', '.join(named) or 'nothing'}, but none named {DEFAULT!r}")
+    return named[DEFAULT]
 
 
 def template_of_metadata(metadata: Metadata, *, where: str) -> TemplateSource | None:
     """The template that a GGUF file holds."""
-    text = metadata.get(_KEY)
+    text = metadata.get(TokenizerKey.CHAT_TEMPLATE)
     if text is None:
         return None
     if not isinstance(text, str):
-        raise ModelError(f"{where}: {_KEY} is not a string")
+        raise ModelError(f"{where}: {TokenizerKey.CHAT_TEMPLATE} is not a string")
     return TemplateSource(text, where)
 
 

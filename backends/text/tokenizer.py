@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 
 import tokenizers
 
-from backends.errors import RequestError
-from backends.text.standins import StandIns
+from backends.errors import BackendError, ModelError, RequestError
+from backends.text.special_tokens import StandIns
 
 _new_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+@contextmanager
+def vocabulary_faults(where: str) -> Generator[None]:
+    """Turn every fault of the block into a `ModelError` that begins with `where`.
+
+    The library raises bare `Exception`, and where it is less careful its Rust code panics, which is no `Exception`.
+    """
+    try:
+        yield
+    except BackendError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{where}: {error}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # the class cannot be imported
+            raise
+        raise ModelError(f"{where}: the tokenizers library fails on this vocabulary: {error}") from error
 
 
 class Detokenizer:
@@ -88,7 +107,7 @@ class Tokenizer:
     def encode_chat(self, rendered: str, *, mark: str = "") -> list[int]:
         """Token ids of what a chat template rendered; BOS is added only if the template has not written it.
 
-        With `mark` (see `backends.text.guard`), special tokens that are broken by it are ordinary text.
+        With `mark` (see `backends.text.special_tokens`), special tokens that are broken by it are ordinary text.
         """
         ids = self._stand_ins.encode(rendered, mark) if mark else self._parse(rendered)
         return ids if ids[: len(self._prefix)] == self._prefix else self._prefix + ids

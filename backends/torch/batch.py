@@ -10,7 +10,7 @@ from torch import Tensor
 from backends.api import I32, Step
 from backends.models.rotary import rotary_amplitude, rotary_frequencies
 from backends.models.spec import ModelSpec, Rope
-from backends.runner_base import flat_indices, wanted_rows
+from backends.steps import flat_indices, wanted_rows
 from backends.torch.device import to_device
 from backends.torch.pool import KVBlockViews, TorchKVPool
 

@@ -1,9 +1,6 @@
-"""Device of the runner, and torch's exceptions there as errors of the contract."""
+"""The device that the runner computes on, and torch's exceptions as errors of the contract."""
 
 from __future__ import annotations
-
-from collections.abc import Generator
-from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backends import choice
-from backends.errors import BackendError, CapacityExceeded, Fatal, ModelError
+from backends.errors import BackendError, LibraryErrors
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -49,36 +46,10 @@ def to_device(array: npt.NDArray[np.generic], dtype: npt.DTypeLike, device: torc
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-_MEMORY_WORDS = ("not enough memory", "can't allocate memory", "out of memory")
-"""The CPU's allocator raises a plain RuntimeError."""
-
-
-@contextmanager
-def step_errors() -> Generator[None]:
-    """Running out of memory becomes `CapacityExceeded`, everything else that torch raises `Fatal`."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if _is_out_of_memory(error):
-            raise CapacityExceeded(f"not enough memory for this step: {error}") from error
-        raise Fatal(f"torch: {error}") from error
-    except (ValueError, IndexError, TypeError) as error:
-        raise Fatal(f"torch: {error}") from error
-
-
-@contextmanager
-def load_errors() -> Generator[None]:
-    """Running out of memory becomes `ModelError`."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if _is_out_of_memory(error):
-            raise ModelError(f"not enough memory to load this model; use a quantized one: {error}") from error
-        raise ModelError(f"torch could not take the weights: {error}") from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    message = str(error).lower()
-    return any(words in message for words in _MEMORY_WORDS)
+ERRORS = LibraryErrors(
+    library="torch",
+    in_steps=(MemoryError, RuntimeError, ValueError, IndexError, TypeError),
+    at_load=(MemoryError, RuntimeError),
+    memory_kinds=(MemoryError, torch.OutOfMemoryError),
+    memory_words=("not enough memory", "can't allocate memory", "out of memory"),  # the CPU's is a RuntimeError
+)

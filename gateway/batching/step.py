@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from backends.api import I32, RowSampling, Step
-from backends.runner_base import flat_indices
+from backends.steps import flat_indices
 from gateway.batching.adapter_slots import AdapterSlots
 from gateway.batching.kv.allocator import KVAllocator
 from gateway.batching.scheduler import Chunk

@@ -11,7 +11,7 @@ import msgspec
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from backends.errors import BackendError
-from backends.quantize import RECIPES, DestinationRefused, QuantizeReport, UnknownFormat
+from backends.quantize import RECIPES, DestinationRefused, QuantizeReport, UnknownFormat, quantize_file
 from gateway.process.terminal import console
 
 
@@ -84,12 +84,10 @@ def command(
     hostelry quantize ./Qwen3-0.6B qwen3-q4_k_m.gguf --format Q4_K_M
     hostelry quantize model-f16.gguf model-q2_k.gguf -f Q2_K --importance imatrix.gguf
     """
-    from gateway.models.quantized import quantize_model
-
     signal.signal(signal.SIGTERM, _interrupt)  # so that the unfinished file is removed
     try:
         with WorkProgress("quantizing") as bar:
-            report = quantize_model(
+            report = quantize_file(
                 source,
                 destination,
                 format=format_name,

@@ -34,11 +34,11 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 )
 @click.option("--max-context", type=click.IntRange(16), default=None, help="Maximum number of tokens of one sequence.")
 @click.option("--scheduling", type=click.Choice(["fair", "fcfs"]), default=None, help="Admission order; default: fair.")
-@click.option("--prefix-cache/--no-prefix-cache", default=None, help="Reuse KV of shared prompt prefixes; default: on.")
+@click.option("--prefix-cache/--no-prefix-cache", default=None, help="Reuse KV of shared prefixes; default: on.")
 @click.option(
     "--threads", type=click.IntRange(0, 1024), default=None, help="Compute threads; 0: one per physical core."
 )
-@click.option("--exact/--fast", default=None, help="Use fp32 activations for quantized weights: slower, more exact.")
+@click.option("--exact/--fast", default=None, help="fp32 activations: slower, more exact.")
 @click.option("--host", default=None, help="Default 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), default=None, help="Default 8000; 0 picks a free one.")
 @click.option(
@@ -47,9 +47,9 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @click.option(
     "--admin-key",
     default=None,
-    help="Key for /admin; prefer the variable HOSTELRY_SERVE_ADMIN_KEY. Default: created at the first start.",
+    help="Key for /admin; prefer HOSTELRY_SERVE_ADMIN_KEY. Default: created once.",
 )
-@click.option("--api-key", default=None, help="Key of tenant `default`; prefer the variable HOSTELRY_SERVE_API_KEY.")
+@click.option("--api-key", default=None, help="Key of tenant `default`; prefer HOSTELRY_SERVE_API_KEY.")
 def command(
     config_file: Path | None,
     models: tuple[str, ...],

@@ -13,9 +13,7 @@ from backends.api import LoadableModel
 from backends.errors import BackendError, ModelError
 from backends.loading import open_model
 from backends.models.spec import ModelSpec
-from backends.text.huggingface import read_config
-from backends.text.load import load_text
-from backends.text.template import template_of_folder, template_of_metadata
+from backends.text.load import load_text, read_template
 from backends.weights.files import open_regular
 from backends.weights.gguf import read_gguf, read_metadata
 from backends.weights.safetensors import read_safetensors_folder
@@ -189,10 +187,7 @@ def _features(spec: ModelSpec) -> Iterable[str]:
 
 def _describe_text(found: Inspection, path: Path) -> Inspection:
     try:
-        if path.is_dir():
-            source = template_of_folder(path, read_config(path))
-        else:
-            source = template_of_metadata(read_metadata(path), where=str(path))
+        source = read_template(path)
     except ModelError as error:
         return _replaced(found, error=found.error or str(error))
     if source is None:

@@ -28,7 +28,8 @@ from backends.api import (
 )
 from backends.errors import CapacityExceeded, Fatal, UnsupportedModel
 from backends.models.shapes import expected_shapes
-from backends.runner_base import check_step, context_of, plan_kv
+from backends.runner_base import context_of, plan_kv
+from backends.steps import check_step
 from backends.testing.kit.checks.sampling import RowChoice, reference_shares
 from backends.testing.kit.reference import Reference
 

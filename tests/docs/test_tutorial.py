@@ -15,7 +15,7 @@ from click import Context
 from backends import api, errors, registry
 from backends.api import KVPlan, RunnerCapabilities, Step
 from backends.models.ops import Ops
-from backends.runner_base import check_step
+from backends.steps import check_step
 from backends.testing.kit.suite import RunnerSuite
 from gateway.cli import main
 
@@ -122,7 +122,7 @@ def test_commands_of_the_tutorial_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "most"), [(EXAMPLE / "hostelry_numpy.py", 250), (Path(inspect.getfile(api)), 400)], ids=["example", "api"]
+    ("page", "most"), [(EXAMPLE / "hostelry_numpy.py", 200), (Path(inspect.getfile(api)), 400)], ids=["example", "api"]
 )
 def test_it_stays_short(page: Path, most: int) -> None:
     """A stranger reads the contract and the example in one sitting."""

@@ -13,7 +13,7 @@ from backends.onnx.load import OnnxModel
 from backends.onnx.padding import Array, pad
 from backends.onnx.provider import Provider
 from backends.onnx.session import open_session
-from backends.runner_base import wanted_rows
+from backends.steps import wanted_rows
 
 
 class DevicePool:

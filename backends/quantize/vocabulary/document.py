@@ -1,19 +1,17 @@
-"""tokenizer.json, read into types: the parts that GGUF metadata has words for."""
+"""tokenizer.json, read into types: the parts that GGUF metadata has words for, and its tokens by id."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from backends.errors import ModelError, UnsupportedModel
+from backends.text import spelling
+from backends.text.gguf_vocabulary import TokenizerKey, TokenType
+from backends.text.tokenizer_files import TOKENIZER_FILE, Json, steps
 from backends.weights.files import decode_json, read_json
-
-Json = dict[str, Any]  # steps of the pipeline have open keys
-
-_FILE = "tokenizer.json"
-_CHILDREN = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}
+from backends.weights.gguf.writer import EncodedValue, Kind, array
 
 
 class AddedToken(msgspec.Struct, frozen=True):
@@ -50,8 +48,7 @@ class TokenizerDocument(msgspec.Struct, frozen=True, kw_only=True):
 
     def steps(self, component: str) -> list[Json]:
         """The steps of a component in order, sequences unfolded; none if it is absent."""
-        part = self.raw.get(component)
-        return [] if part is None else _unfolded(part, _CHILDREN[component])
+        return steps(self.raw, component)
 
     @property
     def merges(self) -> list[tuple[str, str]]:
@@ -71,24 +68,24 @@ class TokenizerDocument(msgspec.Struct, frozen=True, kw_only=True):
         return left, right
 
 
-class _Kind(msgspec.Struct, frozen=True):
+class _ModelKind(msgspec.Struct, frozen=True):
     type: str = "BPE"
 
 
-class _File(msgspec.Struct, frozen=True):
+class _Document(msgspec.Struct, frozen=True):
     model: msgspec.Raw
     added_tokens: tuple[AddedToken, ...] | None = None
 
 
 def read_document(folder: Path) -> TokenizerDocument:
     """Raises `ModelError` for a missing or damaged file and `UnsupportedModel` for another model than BPE."""
-    path = folder / _FILE
+    path = folder / TOKENIZER_FILE
     if not path.exists():
         raise ModelError(f"{path}: no such file; a GGUF file needs the tokenizer, which `save_pretrained` writes")
     where = str(path)
-    file = read_json(path, _File)
+    file = read_json(path, _Document)
     model_bytes = bytes(file.model)
-    kind = decode_json(model_bytes, _Kind, where=f"{where}: model").type
+    kind = decode_json(model_bytes, _ModelKind, where=f"{where}: model").type
     if kind != "BPE":
         raise UnsupportedModel(
             f"{where}: tokenizer model {kind} cannot be stored in a GGUF file that this build reads; "
@@ -102,11 +99,56 @@ def read_document(folder: Path) -> TokenizerDocument:
 
 def is_byte_level(document: TokenizerDocument) -> bool:
     """Whether tokens spell bytes as printable characters; the alternative is SentencePiece's spelling."""
-    steps = document.steps("pre_tokenizer") + document.steps("decoder")
-    return any(step.get("type") == "ByteLevel" for step in steps)
+    pipeline = document.steps("pre_tokenizer") + document.steps("decoder")
+    return any(step.get("type") == "ByteLevel" for step in pipeline)
 
 
-def _unfolded(part: Json, children: str) -> list[Json]:
-    if part.get("type") != "Sequence":
-        return [part]
-    return [step for child in part[children] for step in _unfolded(child, children)]
+class TokenList(msgspec.Struct, frozen=True):
+    """Texts and types by id."""
+
+    texts: tuple[str, ...]
+    types: tuple[TokenType, ...]
+
+    @property
+    def metadata(self) -> dict[str, EncodedValue]:
+        return {
+            TokenizerKey.TOKENS: array(Kind.STRING, self.texts),
+            TokenizerKey.TYPES: array(Kind.INT32, self.types),
+        }
+
+
+def token_list(document: TokenizerDocument, *, vocab_size: int) -> TokenList:
+    """As many tokens as the embedding has rows; ids without a token get the name that llama.cpp's converter gives.
+
+    Raises `ModelError` for ids beyond the embedding, and for two tokens with one id.
+    """
+    texts: dict[int, str] = {}
+    ids = document.model.vocab | {token.content: token.id for token in document.added}
+    for text, token_id in ids.items():
+        if not 0 <= token_id < vocab_size:
+            raise ModelError(f"{document.where}: token {text!r} has id {token_id}; the model has {vocab_size} rows")
+        if token_id in texts:
+            raise ModelError(f"{document.where}: tokens {texts[token_id]!r} and {text!r} share the id {token_id}")
+        texts[token_id] = text
+    types = {token_id: _ordinary_type(document, text) for token_id, text in texts.items()}
+    types |= {token.id: _added_type(document, token) for token in document.added}
+    pads = [token_id for token_id in range(vocab_size) if token_id not in texts]
+    texts |= {token_id: f"[PAD{token_id}]" for token_id in pads}
+    types |= dict.fromkeys(pads, TokenType.UNUSED)
+    every_id = range(vocab_size)
+    return TokenList(tuple(texts[token_id] for token_id in every_id), tuple(types[token_id] for token_id in every_id))
+
+
+def _ordinary_type(document: TokenizerDocument, text: str) -> TokenType:
+    if text == document.model.unk_token:
+        return TokenType.UNKNOWN
+    is_byte = document.model.byte_fallback and text in spelling.BYTE_BY_TOKEN
+    return TokenType.BYTE if is_byte else TokenType.NORMAL
+
+
+def _added_type(document: TokenizerDocument, token: AddedToken) -> TokenType:
+    """Turn markers are control tokens whatever the file calls them, as in llama.cpp's converter."""
+    if token.content == document.model.unk_token:
+        return TokenType.UNKNOWN
+    is_control = token.special or spelling.looks_like_control(token.content)
+    return TokenType.CONTROL if is_control else TokenType.USER_DEFINED

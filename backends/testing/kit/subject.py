@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from backends.api import F32, I32, KVLimit, KVPlan, ModelInfo, Runner, Step, StepResult, Ticket
-from backends.runner_base import flat_indices
+from backends.steps import flat_indices
 from backends.testing.kit import contract
 from backends.testing.kit.expect import expect, expect_rows
 from backends.testing.kit.reference import Reference

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from backends.api import I32, KVPlan, Step
-from backends.runner_base import flat_indices, wanted_rows
+from backends.steps import flat_indices, wanted_rows
 from backends.torch.cuda.tiles import cut_tiles
 
 Array = TypeVar("Array", I32, Tensor)

@@ -1,21 +1,20 @@
 """A whole Hostelry runner on NumPy, exact and slow. `docs/write-a-backend.md` walks through it."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
 
 from backends import api
 from backends.api import F32, AdapterWeights
-from backends.errors import BackendError, CapacityExceeded, Fatal, ModelError, UnsupportedModel
+from backends.errors import CapacityExceeded, Fatal, UnsupportedModel
 from backends.models.decoder import forward
 from backends.models.rotary import rotary_amplitude, rotary_frequencies
 from backends.models.shapes import lora_shapes
-from backends.runner_base import check_step, plan_kv
+from backends.models.spec import ModelSpec
+from backends.runner_base import PlannedKV, RunnerBase
 from backends.weights.formats import FORMATS
-from backends.weights.tensor import decode
+from backends.weights.tensor import StoredTensor, decode
 
 CAPABILITIES = api.RunnerCapabilities(
     kv_layouts=("slot",),
@@ -26,131 +25,80 @@ CAPABILITIES = api.RunnerCapabilities(
     lora_targets=("q", "k", "v", "o", "gate", "up", "down"),
     lora_formats=tuple(FORMATS),
 )
-T = TypeVar("T")
 
 
 def create_runner(*, threads: int = 0, exact: bool = False) -> api.Runner:  # noqa: ARG001  # it is always exact
     return NumpyRunner(asked_threads=threads)
 
 
-class NumpyTicket(msgspec.Struct, eq=False):
-    logits: F32 | None  # NumPy computes within `submit`, so here they are
-
-    def cancel(self) -> None:
-        self.logits = None
-
-
-class NumpyRunner(msgspec.Struct, eq=False):  # what its methods promise stands in `backends.api`
-    asked_threads: int
-    model: api.LoadableModel | None = None
-    info: api.ModelInfo | None = None
-    plan: api.KVPlan | None = None
-    kv: F32 | None = None  # [layers, keys and values, slots, slot tokens, kv_heads, head_dim]
+class NumpyModel(msgspec.Struct):
+    spec: ModelSpec
+    tensors: dict[str, StoredTensor]
     adapters: dict[int, AdapterWeights] = {}
+
+
+class NumpyRunner(RunnerBase[NumpyModel, F32]):  # its KV: [layers, keys and values, slots, tokens, kv_heads, head_dim]
+    def __init__(self, *, asked_threads: int) -> None:
+        super().__init__()
+        self._asked_threads = asked_threads
 
     def capabilities(self) -> api.RunnerCapabilities:
         return CAPABILITIES
 
-    def load(self, model: api.LoadableModel, progress: Callable[[float], None]) -> api.ModelInfo:
-        self.close()
+    def load_weights(
+        self, model: api.LoadableModel, progress: Callable[[float], None]
+    ) -> tuple[NumpyModel, api.ModelInfo]:
         tensors = {}
         for done, (name, tensor) in enumerate(model.tensors.items(), start=1):
             if tensor.format not in CAPABILITIES.formats:
                 raise UnsupportedModel(f"{name} is {tensor.format}; this runner takes {', '.join(FORMATS)}")
-            with memory_for(f"{name} of {tensor.data.nbytes} bytes", ModelError):
+            with self.errors.load():
                 tensors[name] = msgspec.structs.replace(tensor, data=tensor.data.copy())  # the file may go
             progress(done / len(model.tensors))
-        self.model = api.LoadableModel(spec=model.spec, tensors=tensors)
-        self.info = api.ModelInfo(
+        return NumpyModel(model.spec, tensors), api.ModelInfo(
             vocab_size=model.spec.vocab_size,
             max_context=model.spec.max_context,
             num_layers=model.spec.num_layers,
             weight_bytes=sum(tensor.data.nbytes for tensor in tensors.values()),
             lora_shapes=lora_shapes(model.spec, CAPABILITIES.lora_targets),
-            fallbacks=("NumPy sets its threads itself; see OPENBLAS_NUM_THREADS",) if self.asked_threads else (),
+            fallbacks=("NumPy sets its threads itself; see OPENBLAS_NUM_THREADS",) if self._asked_threads else (),
         )
-        return self.info
 
-    def plan_memory(self, limit: api.KVLimit) -> api.KVPlan:
-        self.plan = plan_kv(required(self.model, "load").spec, limit, layouts=CAPABILITIES.kv_layouts)
-        self.resume()
-        return self.plan
+    def allocate(self, model: NumpyModel, planned: PlannedKV) -> F32:
+        spec, slots = model.spec, (planned.plan.num_blocks, planned.plan.block_tokens)
+        return np.zeros((spec.num_layers, 2, *slots, spec.num_kv_heads, spec.head_dim), np.float32)
 
-    def warmup(self) -> None:
-        required(self.kv, "plan_memory")  # nothing is compiled or tuned here
+    def run(self, step: api.Step, model: NumpyModel, kv: F32) -> api.StepResult:
+        if missing := set(step.lora.tolist()) - {-1, *model.adapters}:
+            raise Fatal(f"adapter slots {sorted(missing)} are empty: put_adapter comes first")
+        with np.errstate(all="ignore"):  # the engine looks for NaN
+            return api.StepResult(forward(model.spec, NumpyOps(model, kv, step)))
 
-    def submit(self, step: api.Step) -> api.Ticket:
-        model, plan = required(self.model, "load"), required(self.plan, "plan_memory")
-        kv, vocab_size = required(self.kv, "resume"), model.spec.vocab_size
-        check_step(step, plan, max_context=plan.block_tokens, vocab_size=vocab_size, capabilities=CAPABILITIES)
-        lora = [required(self.adapters.get(i), "put_adapter") if i >= 0 else None for i in step.lora.tolist()]
-        with memory_for(f"a step of {step.num_tokens} tokens"), np.errstate(all="ignore"):  # the engine looks for NaN
-            return NumpyTicket(forward(model.spec, NumpyOps(model, kv, step, lora)))
-
-    def collect(self, ticket: api.Ticket) -> api.StepResult:
-        if not isinstance(ticket, NumpyTicket) or ticket.logits is None:
-            raise Fatal("a ticket is collected once, and not after it was cancelled")
-        logits, ticket.logits = ticket.logits, None
-        return api.StepResult(logits)
-
-    def truncate(self, slot: int, num_tokens: int) -> None:  # noqa: ARG002  # the next `kv_len` says what is valid
-        required(self.kv, "plan_memory")
-
-    def copy_blocks(self, pairs: list[tuple[int, int]], num_tokens: int | None = None) -> None:
-        kv, slots = required(self.kv, "plan_memory"), range(required(self.plan, "plan_memory").num_blocks)
-        if any(slot not in slots for pair in pairs for slot in pair):
-            raise Fatal(f"cannot copy {pairs}: there are {len(slots)} slots")
-        for source, destination in pairs:
-            kv[:, :, destination, :num_tokens] = kv[:, :, source, :num_tokens]
+    def copy(self, kv: F32, source: int, destination: int, num_tokens: int | None) -> None:
+        kv[:, :, destination, :num_tokens] = kv[:, :, source, :num_tokens]
 
     def put_adapter(self, slot: int, weights: AdapterWeights) -> None:
-        rank, shapes = weights.rank, required(self.info, "load").lora_shapes
+        model, rank = self.model, weights.rank
+        shapes = lora_shapes(model.spec, CAPABILITIES.lora_targets)
         fitting = {name: ((rank, columns), (rows, rank)) for name, (rows, columns) in shapes.items()}
         foreign = [name for name, (a, b) in weights.matrices.items() if (a.shape, b.shape) != fitting.get(name)]
         if slot not in range(CAPABILITIES.lora_slots) or rank > CAPABILITIES.lora_max_rank or foreign:
             raise CapacityExceeded(f"adapter slot {slot}, rank {rank}, targets {foreign} exceed {CAPABILITIES}")
-        self.adapters[slot] = weights
+        model.adapters[slot] = weights
 
     def drop_adapter(self, slot: int) -> None:
-        self.adapters.pop(slot, None)
-
-    def suspend(self) -> None:
-        self.kv = None
-
-    def resume(self) -> None:
-        plan, spec = required(self.plan, "plan_memory"), required(self.model, "load").spec
-        self.suspend()  # the old memory goes before the new one comes
-        with memory_for(f"{plan.num_blocks} KV slots of {plan.bytes_per_block} bytes"):
-            shape = (plan.num_blocks, plan.block_tokens, spec.num_kv_heads, spec.head_dim)
-            self.kv = np.zeros((spec.num_layers, 2, *shape), np.float32)
+        self.model.adapters.pop(slot, None)
 
     def stats(self) -> dict[str, float]:
-        return {"adapters": float(len(self.adapters))}
-
-    def close(self) -> None:
-        self.model = self.info = self.plan = self.kv = None
-        self.adapters = {}
-
-
-def required(state: T | None, maker: str) -> T:
-    if state is None:
-        raise Fatal(f"{maker} comes first")
-    return state
-
-
-@contextmanager
-def memory_for(what: str, kind: type[BackendError] = CapacityExceeded) -> Generator[None]:
-    try:
-        yield
-    except MemoryError as error:
-        raise kind(f"not enough memory for {what}") from error
+        return {**super().stats(), "adapters": float(len(self.model.adapters))}
 
 
 class NumpyOps:
     """`backends.models.ops.Ops` for one step of T tokens, on float32 arrays."""
 
-    def __init__(self, model: api.LoadableModel, kv: F32, step: api.Step, lora: list[AdapterWeights | None]) -> None:
-        self._spec, self._tensors, self._kv, self._step, self._lora = model.spec, model.tensors, kv, step, lora
+    def __init__(self, model: NumpyModel, kv: F32, step: api.Step) -> None:
+        self._spec, self._tensors, self._kv, self._step = model.spec, model.tensors, kv, step
+        self._lora = [model.adapters.get(slot) for slot in step.lora.tolist()]
         self._rows = np.split(np.arange(step.num_tokens), step.q_start[1:-1])  # which tokens are each sequence's
 
     def embed(self) -> F32:

@@ -68,7 +68,7 @@ def make_runner(
 def slots_of(runner: Runner) -> list[npt.NDArray[np.uint8]]:
     """The bytes of keys and values, uint8 `[slots, bytes]` each, whichever attention owns them; 0xFF makes NaN."""
     assert isinstance(runner, OnnxRunner)
-    binding = runner._binding
+    binding = runner.kv
     if isinstance(binding, BlockBinding):
         pool = binding.pool
         return list(pool.data.reshape(2 * len(pool.data), pool.num_slots, -1))

@@ -18,8 +18,8 @@ B = [400, 3, 3, 250, 19]
 
 def binding_of(runner: Runner) -> DeviceBinding:
     assert isinstance(runner, OnnxRunner)
-    assert isinstance(runner._binding, DeviceBinding)
-    return runner._binding
+    assert isinstance(runner.kv, DeviceBinding)
+    return runner.kv
 
 
 @pytest.fixture(scope="module", params=["device", "copying device"])

@@ -16,7 +16,7 @@ import pytest
 from backends.api import AdapterWeights, KVLimit, LoadableModel, Runner
 from backends.errors import BackendError, CapacityExceeded, Fatal, ModelError, UnsupportedModel
 from backends.onnx import create_runner
-from backends.onnx.errors import load_errors, step_errors
+from backends.onnx.errors import ERRORS
 from backends.onnx.runner import OnnxRunner
 from backends.testing.oracle import Oracle
 from tests.backends.onnx.drive import Part, make_runner, run, step_of
@@ -28,7 +28,7 @@ ADAPTER = AdapterWeights(rank=1, scale=1.0, matrices={})
 
 def binding_of(runner: Runner) -> object:
     assert isinstance(runner, OnnxRunner)
-    return runner._binding
+    return runner._kv
 
 
 def test_importing_the_package_is_cheap() -> None:
@@ -226,9 +226,9 @@ def test_errors_of_onnxruntime_are_translated(
     raised: Exception, in_step: type[BackendError], at_load: type[BackendError]
 ) -> None:
     """Memory shrinks the batch, everything else restarts the engine; the cause is kept."""
-    with pytest.raises(in_step) as step, step_errors():
+    with pytest.raises(in_step) as step, ERRORS.step():
         raise raised
-    with pytest.raises(at_load), load_errors("cpu"):
+    with pytest.raises(at_load), ERRORS.load("refused the graph on cpu"):
         raise raised
 
     assert step.value.__cause__ is raised

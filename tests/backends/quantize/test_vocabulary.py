@@ -16,9 +16,10 @@ from backends.errors import ModelError, UnsupportedModel
 from backends.models.spec import ModelSpec
 from backends.quantize.readback import decoded
 from backends.quantize.vocabulary import VocabularyMetadata, vocabulary_of_folder
-from backends.quantize.vocabulary.cuttings import NAMES
 from backends.text import tokenizer as text_tokenizer
-from backends.text.load import build_from_metadata, load_tokenizer
+from backends.text.gguf_tokenizer import build_from_metadata
+from backends.text.load import load_tokenizer
+from backends.text.pretokenizers import NAMES
 from tests.backends.text.vocabularies import (
     TEXTS,
     byte_level_engine,
@@ -114,12 +115,12 @@ def test_sentencepiece_vocabularies(tmp_path: Path, adds_space: bool) -> None:
 
 
 @pytest.mark.parametrize(("patterns", "ignore_merges"), NAMES)
-def test_every_cutting_is_recognised(tmp_path: Path, patterns: tuple[str, ...], ignore_merges: bool) -> None:
+def test_every_pre_tokenizer_is_recognised(tmp_path: Path, patterns: tuple[str, ...], ignore_merges: bool) -> None:
     """As the models' own files spell it: steps of Split, then bytes; texts get the folder's ids."""
     engine = byte_level_engine()
     engine.model.ignore_merges = ignore_merges
-    cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
-    engine.pre_tokenizer = pre_tokenizers.Sequence([*cuts, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    by_pattern = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+    engine.pre_tokenizer = pre_tokenizers.Sequence([*by_pattern, pre_tokenizers.ByteLevel(False, use_regex=False)])
     folder = write_folder(tmp_path, engine)
 
     vocabulary = vocabulary_of_folder(folder, spec(503))
@@ -131,7 +132,7 @@ def test_every_cutting_is_recognised(tmp_path: Path, patterns: tuple[str, ...], 
 
 
 def test_single_digits_are_recognised(tmp_path: Path) -> None:
-    """SmolLM spells its cutting as steps of other kinds."""
+    """SmolLM spells its pre-tokenizer as steps of other kinds."""
     engine = byte_level_engine()
     engine.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

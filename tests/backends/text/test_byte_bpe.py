@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
 from backends.errors import ModelError, UnsupportedModel
-from backends.text.load import build_from_metadata, load_tokenizer
+from backends.text.gguf_tokenizer import build_from_metadata
+from backends.text.load import load_tokenizer
 from backends.text.tokenizer import Tokenizer
 from tests.backends.text.vocabularies import TEXTS, as_metadata, byte_level_engine, byte_level_metadata
 
@@ -42,7 +43,7 @@ REFERENCES = {
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("pre", REFERENCES)
 def test_ids_as_the_library(pre: str, text: str) -> None:
-    """Each named cutting gives the ids of the models' own pre-tokenizer."""
+    """Each named pre-tokenizer gives the ids of the models' own pre-tokenizer."""
     engine = byte_level_engine()
     engine.pre_tokenizer = REFERENCES[pre]
     tokenizer = build_from_metadata(byte_level_metadata(pre, add_bos_token=False), where="test")
@@ -53,19 +54,19 @@ def test_ids_as_the_library(pre: str, text: str) -> None:
     assert b"".join(map(tokenizer.token_bytes, ids)).decode() == text
 
 
-ALL_CUTTINGS = (
+PRE_TOKENIZERS = (
     "default", "gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2", "qwen35", "falcon", "deepseek-coder", "deepseek-v3",
     "tekken", "gpt-4o",
 )  # fmt: skip
 TOKENIZERS = {
-    pre: build_from_metadata(byte_level_metadata(pre, add_bos_token=False), where="test") for pre in ALL_CUTTINGS
+    pre: build_from_metadata(byte_level_metadata(pre, add_bos_token=False), where="test") for pre in PRE_TOKENIZERS
 }
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS.keys())
 @given(text=st.text(max_size=40))
-def test_no_cutting_loses_text(tokenizer: Tokenizer, text: str) -> None:
-    """Whatever the cutting, the bytes of the ids are the text."""
+def test_no_pre_tokenizer_loses_text(tokenizer: Tokenizer, text: str) -> None:
+    """With each pre-tokenizer, the bytes of the ids are the text."""
     assert b"".join(map(tokenizer.token_bytes, tokenizer.encode(text))).decode() == text
 
 
@@ -90,8 +91,8 @@ def test_read_from_a_file(tmp_path: Path) -> None:
     assert tokenizer.bos_id is None
 
 
-def test_unknown_cutting_names_the_supported() -> None:
-    """A wrong cutting would spoil answers unseen, so an unknown one is refused."""
+def test_unknown_pre_tokenizer_names_the_supported() -> None:
+    """A wrong pre-tokenizer would spoil answers unnoticed, so an unknown one is refused."""
     with pytest.raises(UnsupportedModel, match=r"tokenizer\.ggml\.pre is 'quux'; supported are default, gpt-2"):
         build_from_metadata(byte_level_metadata("quux"), where="test")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Engine
 
-from backends.text.load import build_from_metadata
+from backends.text.gguf_tokenizer import build_from_metadata
 from backends.text.tokenizer import Detokenizer
 from tests.backends.text.vocabularies import TEXTS, byte_level_engine, byte_level_metadata
 

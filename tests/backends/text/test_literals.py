@@ -7,7 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.text.guard import compile_literals
+from backends.text.special_tokens import compile_literals
 
 
 @given(words=st.sets(st.text("ab|<(", min_size=1, max_size=5), max_size=6), text=st.text("ab|<(", max_size=30))

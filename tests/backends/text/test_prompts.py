@@ -9,7 +9,8 @@ from tokenizers import normalizers
 
 from backends.errors import ContextLengthExceeded, ModelError, RequestError
 from backends.generation import ChatPrompt, Message, Prompt, TextPrompt, TokenPrompt
-from backends.text.load import ModelText, build_from_metadata, load_text
+from backends.text.gguf_tokenizer import build_from_metadata
+from backends.text.load import ModelText, load_text
 from backends.text.prompts import Prompts
 from tests.backends.text.vocabularies import (
     TEXTS,

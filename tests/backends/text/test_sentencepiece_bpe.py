@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.errors import ModelError
-from backends.text.load import build_from_metadata
+from backends.text.gguf_tokenizer import build_from_metadata
 from backends.text.tokenizer import Tokenizer
 from tests.backends.text.vocabularies import TEXTS, sentencepiece_metadata, train_sentencepiece
 

@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from backends.errors import RequestError
 from backends.generation import ChatPrompt, Message
-from backends.text.guard import Guard
 from backends.text.load import load_text
 from backends.text.prompts import Prompts
+from backends.text.special_tokens import Guard
 from tests.backends.text.vocabularies import TEXTS, byte_level_engine, write_folder
 
 TYPED = (

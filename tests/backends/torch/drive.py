@@ -68,8 +68,8 @@ def step_of(*parts: Part, tables: I32 = TABLES) -> Step:
 
 def pool_of(runner: Runner) -> TorchKVPool:
     assert isinstance(runner, TorchRunner)
-    assert isinstance(runner._executor, EagerExecutor)
-    return runner._executor.pool
+    assert isinstance(runner.kv, EagerExecutor)
+    return runner.kv.pool
 
 
 def poison(runner: Runner) -> None:

@@ -1,4 +1,4 @@
-"""A step that violates the contract is refused before it indexes memory; all rules are in `backends.runner_base`."""
+"""A step that violates the contract is refused before it indexes memory; all rules are in `backends.steps`."""
 
 from __future__ import annotations
 

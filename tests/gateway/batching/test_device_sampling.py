@@ -6,11 +6,12 @@ from collections import deque
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.api import F32, RowSampling, RunnerCapabilities, Step, StepResult, Ticket
+from backends.api import F32, LoadableModel, RowSampling, RunnerCapabilities, Step, StepResult, Ticket
 from backends.errors import Fatal, RunnerError
 from backends.generation import Sampling
 from backends.testing.fake import FakeFaults, FakeRunner
@@ -38,16 +39,20 @@ WISHES = (
 )
 
 
-class DeviceTicket(msgspec.Struct):
+class DeviceStep(msgspec.Struct):
     """A step that waits for its turn; what it gave, once it had it."""
 
+    runner: PickingRunner
     step: Step
     number: int
     result: StepResult | RunnerError | None = None
-    is_cancelled: bool = False
 
-    def cancel(self) -> None:
-        self.is_cancelled = True
+    def take(self) -> StepResult:
+        self.runner.run_until(self)
+        assert self.result is not None
+        if isinstance(self.result, RunnerError):
+            raise self.result
+        return self.result
 
 
 class PickingRunner(FakeRunner):
@@ -60,46 +65,42 @@ class PickingRunner(FakeRunner):
         super().__init__(faults)
         self.num_picked = 0
         self.most_outstanding = 0
-        self._waiting: deque[DeviceTicket] = deque()
+        self._waiting: deque[DeviceStep] = deque()
         self._picked = np.zeros(0, np.int64)
 
     def capabilities(self) -> RunnerCapabilities:
         return msgspec.structs.replace(super().capabilities(), device_sampling=True, async_depth=2)
 
     def submit(self, step: Step) -> Ticket:
+        assert len(self._tickets) < 2, "more tickets than async_depth"
+        return super().submit(step)
+
+    def run(self, step: Step, model: LoadableModel, kv: npt.NDArray[np.uint64]) -> DeviceStep:
         self._num_submitted += 1
-        self._check(step)
-        assert sum(not ticket.is_cancelled for ticket in self._waiting) < 2, "more tickets than async_depth"
-        ticket = DeviceTicket(step, self._num_submitted)
-        self._waiting.append(ticket)
+        self._waiting.append(DeviceStep(self, step, self._num_submitted))
         self.most_outstanding = max(self.most_outstanding, len(self._waiting))
-        return ticket
+        return self._waiting[-1]
 
-    def collect(self, ticket: Ticket) -> StepResult:
-        assert isinstance(ticket, DeviceTicket)
-        assert not ticket.is_cancelled
-        while ticket.result is None:
-            self._run(self._waiting.popleft())
-        if isinstance(ticket.result, RunnerError):
-            raise ticket.result
-        return ticket.result
+    def run_until(self, last: DeviceStep) -> None:
+        while last.result is None:
+            self._run_now(self._waiting.popleft())
 
-    def _run(self, ticket: DeviceTicket) -> None:
-        ids = ticket.step.token_ids
+    def _run_now(self, waiting: DeviceStep) -> None:
+        ids = waiting.step.token_ids
         before = self._picked[np.maximum(-1 - ids, 0)] if len(self._picked) else ids
-        step = msgspec.structs.replace(ticket.step, token_ids=np.maximum(np.where(ids < 0, before, ids), 0))
+        step = msgspec.structs.replace(waiting.step, token_ids=np.maximum(np.where(ids < 0, before, ids), 0))
         try:
-            logits = self._compute(step, number=ticket.number)
+            logits = self._compute(step, number=waiting.number)
         except RunnerError as error:
-            ticket.result = error
-            self._picked = np.full(len(ticket.step.logit_rows), -1)
+            waiting.result = error
+            self._picked = np.full(len(waiting.step.logit_rows), -1)
             return
         if step.sampling is None:
-            ticket.result = StepResult(logits)
+            waiting.result = StepResult(logits)
             return
         self._picked = np.array([_pick(row, step.sampling, place) for place, row in enumerate(logits)], np.int64)
         self.num_picked += len(self._picked)
-        ticket.result = StepResult(np.zeros((0, VOCAB), np.float32), self._picked)
+        waiting.result = StepResult(np.zeros((0, VOCAB), np.float32), self._picked)
 
 
 def _pick(row: F32, rows: RowSampling, place: int) -> int:

@@ -89,15 +89,15 @@ def test_every_refusal_is_one_clear_line(
 
 _PAUSED = """
 import sys, time
-from gateway.models import quantized
 from gateway.cli import main
+from gateway.commands import quantize
 
 def paused(fraction, tensor):
     print("under way", flush=True)
     sys.stdin.read()
 
-inner = quantized.quantize_file
-quantized.quantize_file = lambda *args, **options: inner(*args, **(options | {"progress": paused}))
+inner = quantize.quantize_file
+quantize.quantize_file = lambda *args, **options: inner(*args, **(options | {"progress": paused}))
 main(["quantize", *sys.argv[1:]])
 """
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backends.api import I32, KVPlan, LoadableModel, Step
-from backends.runner_base import flat_indices
+from backends.steps import flat_indices
 from backends.torch.cuda.executor import CudaExecutor
 from backends.torch.cuda.graphs import GraphBody, Record, record_cuda
 from backends.torch.cuda.weights import take_over

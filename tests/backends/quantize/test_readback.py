@@ -1,4 +1,4 @@
-"""Quantizing with a check of the tokenizer."""
+"""Comparing the tokenizer of a quantized file with that of its source."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 
 from backends.errors import ModelError
+from backends.quantize import quantize_file
 from backends.testing.models import ModelSizes, make_random_model
 from backends.text.load import load_text
-from gateway.models.quantized import quantize_model
 
 SIZES = ModelSizes(num_layers=1, hidden_size=64, ffn_size=64, num_heads=2, num_kv_heads=2, vocab_size=400)
 
@@ -20,7 +20,7 @@ def test_text_is_read_as_before(tmp_path: Path) -> None:
     """The file has the folder's tokenizer and chat template."""
     folder = make_random_model(tmp_path / "m", sizes=SIZES)
 
-    quantize_model(folder, tmp_path / "q.gguf", format="Q8_0")
+    quantize_file(folder, tmp_path / "q.gguf", format="Q8_0")
 
     ours, theirs = load_text(tmp_path / "q.gguf"), load_text(folder)
     chat = "<|im_start|>user\nHow many guests?<|im_end|>\n"
@@ -35,9 +35,9 @@ def test_other_ids_end_the_run_unless_wanted(tmp_path: Path) -> None:
     _with_greedy_token(folder)
 
     with pytest.raises(ModelError, match=r"take the space.*--keep-going"):
-        quantize_model(folder, tmp_path / "q.gguf", format="Q8_0")
+        quantize_file(folder, tmp_path / "q.gguf", format="Q8_0")
     assert not (tmp_path / "q.gguf").exists()
-    report = quantize_model(folder, tmp_path / "q.gguf", format="Q8_0", keep_going=True)
+    report = quantize_file(folder, tmp_path / "q.gguf", format="Q8_0", keep_going=True)
 
     assert (tmp_path / "q.gguf").exists()
     assert any("take the space" in note for note in report.notes)

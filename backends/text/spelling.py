@@ -1,4 +1,4 @@
-"""How a vocabulary spells bytes: from the text of a token to the bytes that it stands for."""
+"""How vocabularies spell their tokens: bytes, spaces and control tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import re
 SPACE_MARK = "▁"
 """U+2581, which SentencePiece writes for a space."""
 
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+BYTE_BY_TOKEN = {f"<0x{byte:02X}>": byte for byte in range(256)}
+"""The byte tokens of SentencePiece."""
+
+_BARRED = re.compile(r"<[|｜].+[|｜]>", re.DOTALL)
 
 
 def _byte_by_character() -> dict[str, int]:
@@ -19,6 +22,7 @@ def _byte_by_character() -> dict[str, int]:
 
 
 BYTE_BY_CHARACTER = _byte_by_character()
+"""The byte alphabet of byte-level BPE."""
 
 
 def byte_level(token: str) -> bytes:
@@ -31,8 +35,8 @@ def byte_level(token: str) -> bytes:
 
 def sentencepiece(token: str) -> bytes:
     """Bytes of a SentencePiece piece: `<0x0A>` is one byte, `▁` a space."""
-    byte = _BYTE_TOKEN.fullmatch(token)
-    return bytes.fromhex(byte[1]) if byte else spaced(token)
+    byte = BYTE_BY_TOKEN.get(token)
+    return spaced(token) if byte is None else bytes([byte])
 
 
 def spaced(token: str) -> bytes:
@@ -43,3 +47,8 @@ def spaced(token: str) -> bytes:
 def literal(token: str) -> bytes:
     """Bytes of a token that is written as it is."""
     return token.encode("utf-8", errors="replace")
+
+
+def looks_like_control(token: str) -> bool:
+    """Whether a token is spelled `<|…|>` or `<｜…｜>`, as turn markers are (llama.cpp's converter judges alike)."""
+    return _BARRED.fullmatch(token) is not None
