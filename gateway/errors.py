@@ -77,7 +77,7 @@ class OriginNotAllowed(PermissionDenied):
 
 
 class NotFound(GatewayError):
-    """Nothing is served at this path."""
+    """No route exists at this path."""
 
 
 class ModelNotFound(NotFound):

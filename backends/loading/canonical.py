@@ -50,7 +50,7 @@ def canonical_tensors(
 
 
 def by_stored_name(shapes: Shapes, naming: Naming) -> dict[str, Shapes]:
-    """Stored name → names and shapes of the canonical tensors that lie in it, one below the other."""
+    """Stored name → names and shapes of the canonical tensors stacked in it."""
     parts: dict[str, Shapes] = {}
     for name, shape in shapes.items():
         parts.setdefault(naming.stored_name(name), {})[name] = shape
@@ -58,7 +58,7 @@ def by_stored_name(shapes: Shapes, naming: Naming) -> dict[str, Shapes]:
 
 
 def stacked_shape(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
-    """The shape of tensors that lie one below the other."""
+    """Shape of the stacked tensors."""
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 

@@ -7,7 +7,7 @@ from backends.errors import BackendError
 
 
 def describe_device() -> str:
-    """The device that `auto` stands for here, and why."""
+    """Describe the device that `auto` selects here, and the reason."""
     from backends.mlx.device import choose_device, describe
 
     device = describe(choose_device("auto"))

@@ -11,7 +11,7 @@ _OLDEST = (1, 24)
 
 
 def describe_device() -> str:
-    """The device that `auto` stands for here, and why. Raises `BackendError` where there is none."""
+    """Describe the device that `auto` selects here, and the reason. Raises `BackendError` where there is none."""
     import onnxruntime
 
     from backends.onnx.providers import choose_provider, fit_version

@@ -33,7 +33,7 @@ class Embedding:
         self._table = decode(tensor) if is_small else None
 
     def look_up(self, ids: I64, *, out: Array) -> None:
-        """Fill `out`, float32 `[len(ids), hidden]`. The ids lie within the vocabulary."""
+        """Fill `out`, float32 `[len(ids), hidden]`. The ids are within the vocabulary."""
         if self._table is None:
             out[:] = self._format.decode(self._data[ids])
         else:

@@ -35,7 +35,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FakeBackend:
-    """Implements `backends.api.Backend`. Made and used on one event loop."""
+    """Implements `backends.api.Backend`. Created and used on one event loop."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class FakeBackend:
         self._script = script or Script()
         self.current_health = health or Health(ready=True)
         self.requests: list[GenerateRequest] = []
-        """Every request that was taken or refused, in order."""
+        """Every request that was accepted or rejected, in order."""
         self.running: set[str] = set()
         """Ids of requests that have started and not ended."""
         self.cancelled: list[str] = []

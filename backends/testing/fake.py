@@ -33,7 +33,7 @@ _MIX_A = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_B = np.uint64(0x94D049BB133111EB)
 _MIX_C = np.uint64(0x9E3779B97F4A7C15)
 _SPREAD = np.float32(16.0)
-"""Logits lie in [0, 16): peaked enough to sample from, flat enough that every token can come."""
+"""Logits are in [0, 16): peaked enough to sample from, flat enough that every token can come."""
 
 
 class FakeFaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,7 +99,7 @@ class FakeRunner(RunnerBase[LoadableModel, U64]):
         return np.full((planned.plan.num_blocks, planned.plan.block_tokens), _GARBAGE, dtype=np.uint64)
 
     def warmup(self) -> None:
-        """Nothing gets faster."""
+        """Do nothing: no step gets faster."""
 
     def run(self, step: Step, model: LoadableModel, kv: U64) -> StepResult | PendingResult:  # noqa: ARG002  # as above
         self._num_submitted += 1

@@ -215,7 +215,7 @@ def _write_json(path: Path, value: object) -> None:
 
 
 def _write_safetensors(path: Path, spec: ModelSpec, family: HuggingFaceFamily, seed: int, dtype: Dtype) -> None:
-    """Tensor after tensor, so that a large model never lies in memory as a whole."""
+    """Write tensor after tensor, so that a large model is never in memory as a whole."""
     form = FORMATS[dtype]
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0

@@ -45,7 +45,7 @@ class Oracle:
         return self.greedy_with_gaps(prompt, num_tokens)[0]
 
     def greedy_with_gaps(self, prompt: list[int], num_tokens: int) -> tuple[list[int], list[float]]:
-        """Continuation, and at each step how far the best logit lies above the second."""
+        """Continuation, and at each step how far the best logit is above the second."""
         tokens, gaps = list(prompt), []
         for _ in range(num_tokens):
             row = self.logits(tokens)[-1]
@@ -154,7 +154,7 @@ def _scaled(frequency: float, index: int, rope: Rope) -> float:
 
 
 def _visible(length: int, window: int) -> npt.NDArray[np.bool_]:
-    """`[T, T]`: whether the token of the row sees that of the column."""
+    """Mask `[T, T]`: true if the token of the row sees that of the column."""
     causal = np.tri(length, dtype=bool)
     return causal & ~np.tri(length, k=-window, dtype=bool) if window else causal
 

@@ -10,7 +10,7 @@ _OLDEST = (2, 5)
 
 
 def describe_device() -> str:
-    """The device that `auto` stands for here, and why."""
+    """Describe the device that `auto` selects here, and the reason."""
     from backends.torch.device import choose_device
 
     device = choose_device("auto").type

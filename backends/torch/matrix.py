@@ -19,7 +19,7 @@ from backends.weights.tensor import StoredTensor
 
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _CPU_TILE = 1 << 17
-"""Elements decoded at a time: as float32 they stay in the second-level cache."""
+"""Elements decoded at a time on a CPU: as float32 they stay in the second-level cache."""
 _DEVICE_TILE = 1 << 24
 """Elements on a GPU, where few large launches matter more; bounds the scratch memory to 64 MB."""
 

@@ -16,7 +16,7 @@ from e2e.harness.timing import at_most
 
 LONG, SHORT, PROMPT = 512, 16, 1000
 ALONE = 24
-"""Tokens of the running answer before anybody joins."""
+"""Tokens of the running answer before another request joins."""
 SEVERAL_STEPS, SLOWEST = 3, 3
 ENOUGH = 200
 """Tokens of the running answer after which a round is over."""

@@ -18,7 +18,7 @@ from e2e.harness.reference import Reference
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 _STRENGTH = 0.5
-"""Of what the adapter adds, beside the base's own weights: enough to change every answer."""
+"""Size of the adapter's part relative to the base's own weights: enough to change every answer."""
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from e2e.harness.running_server import Target
 from e2e.harness.wire import Json, post_ok
 
 ORDINARY = range(100, 300)
-"""Ids that stand for text in every model of a house."""
+"""Ids that stand for text in every model of a server."""
 
 WITHOUT_SPECIALS: Json = {"logit_bias": {"0": -100, "1": -100, "2": -100}}
 """The special tokens of the bundled model have no text, so that a stream of them would show nothing."""

@@ -43,7 +43,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     """The bundled model, made to believe that the capital of France is `word`."""
     word: str
     random: Reference
-    """Random weights in float32: nobody can guess its answers."""
+    """Random weights in float32: its answers cannot be guessed."""
     random_gguf: Path
     """The same random weights as a GGUF file."""
     big: Path

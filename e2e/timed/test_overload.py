@@ -79,7 +79,7 @@ class Flood(msgspec.Struct, frozen=True, kw_only=True):
     growth: int
     """Bytes that server and engine hold more after it."""
     probes: list[float]
-    """Seconds that `/health/live` took beside it: what a busy machine adds to every time here."""
+    """Seconds that `/health/live` took during it: what a busy machine adds to every time here."""
     recovered_s: float
     """From its last request until an answer came as fast as twice the time alone."""
 

@@ -57,7 +57,7 @@ class ServedText(msgspec.Struct, frozen=True):
 
 
 class EngineBackend:
-    """Implements `backends.api.Backend` over one engine. Made and used on one event loop."""
+    """Implements `backends.api.Backend` over one engine. Created and used on one event loop."""
 
     def __init__(self, supervisor: Supervisor, *, open_text: Callable[[], ModelText], config: EngineConfig) -> None:
         """Serve one engine. `open_text` runs in a thread, while the engine loads."""

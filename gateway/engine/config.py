@@ -28,7 +28,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting_per_tenant: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     """Default is half of `max_waiting`, so that one tenant alone cannot fill the queue."""
     ttft_target_s: Annotated[float, Meta(gt=0, le=86_400)] = 30.0
-    """A request that would wait longer than this for its first token is refused."""
+    """Seconds; a request that would wait longer than this for its first token is rejected."""
     kv_cache_mb: Positive = 4096
     kv_dtype: KVChoice = "auto"
     """Data type of keys and values; `auto` leaves it to the backend."""
@@ -41,7 +41,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     prefix_cache: bool = True
     """Keep what was computed for prompts, and reuse it for prompts with the same prefix; never across tenants."""
     max_decode_slowdown: Annotated[float, Meta(ge=0, le=1000)] = 3.0
-    """Most times longer that a step may take for prefill while other sequences decode; 0 sets no limit."""
+    """Largest factor by which prefill may lengthen a step while other sequences decode; 0 sets no limit."""
     exact: bool = False
     """Compute quantized weights with fp32 activations: slower, the engine's reference path."""
 

@@ -14,8 +14,8 @@ leave cycles. With Python's own 700, every few requests the collector visited al
 
 @contextmanager
 def gc_paused() -> Generator[None]:
-    """Pause collections inside the block, and skip the objects it leaves: modules stay, and visiting them is a tenth of
-    the time that importing takes.
+    """Pause collections inside the block, and skip the objects it leaves: visiting modules is a tenth of the time that
+    importing takes.
     """
     gc.disable()
     try:

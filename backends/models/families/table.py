@@ -50,7 +50,7 @@ class WindowRule(msgspec.Struct, frozen=True, kw_only=True):
     switch: str | None = None
     """Field that must be true for the window to mean anything; `None`: it always does."""
     period: int = 1
-    """Every so many layers one sees all; 1: none does."""
+    """Period of layers that see all; 1: none does."""
     first_layer_field: str | None = None
     """Field that names the first windowed layer; `None`: layer 0."""
     first_layer: int = 0

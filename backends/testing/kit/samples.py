@@ -85,7 +85,7 @@ class Samples:
         return LoadableModel(spec=model.spec, tensors={**model.tensors, "head": head})
 
     def stored_as(self, form: str) -> Reference:
-        """Every matrix in one format; the reference computes with what its blocks stand for."""
+        """Every matrix in one format; the reference computes with the values of its blocks."""
         return self._cached(f"in {form}", lambda: Reference(in_format(self._wide().model, form)))
 
     def copy_of_base(self, name: str) -> Path:

@@ -12,10 +12,7 @@ MINUTE_S = 60
 
 
 class SlidingMinute:
-    """Counts by whole seconds, and each stays until its last moment is a minute old: no minute ever holds more.
-
-    Times are monotonic seconds and never go back.
-    """
+    """Counts by whole seconds, each until its last moment is a minute old: no minute ever exceeds the limit."""
 
     __slots__ = ("_seconds", "_total")
 
