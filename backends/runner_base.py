@@ -75,7 +75,7 @@ class RunnerBase(ABC, Generic[Model, KV]):
     """
 
     name: ClassVar[str] = "chosen"
-    """In the refusal of adapters: "the `name` runner declares no LoRA"."""
+    """Name in the refusal of adapters: "the `name` runner declares no LoRA"."""
     errors: ClassVar[LibraryErrors] = LibraryErrors()
     """Applied to `allocate`, `run`, `copy` and pending results; `load_weights` applies `errors.load()` itself."""
 
@@ -114,7 +114,7 @@ class RunnerBase(ABC, Generic[Model, KV]):
 
     @property
     def model(self) -> Model:
-        """What `load_weights` returned. Raises `Fatal` while no model is loaded."""
+        """Model that `load_weights` returned. Raises `Fatal` while no model is loaded."""
         if self._model is None:
             raise Fatal("no model is loaded, or the runner is closed: load comes first")
         return self._model
@@ -128,7 +128,7 @@ class RunnerBase(ABC, Generic[Model, KV]):
 
     @property
     def kv(self) -> KV:
-        """What `allocate` returned. Raises `Fatal` before `plan_memory` and while suspended."""
+        """KV memory that `allocate` returned. Raises `Fatal` before `plan_memory` and while suspended."""
         if self._kv is None:
             raise Fatal("no KV memory: plan_memory or resume comes first")
         return self._kv

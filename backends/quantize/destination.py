@@ -41,7 +41,7 @@ def check_destination(destination: Path, *, source: Path, overwrite: bool) -> No
 
 
 def partial_path(destination: Path) -> Path:
-    """Where a file lies while it is written."""
+    """Path of a file while it is written."""
     return destination.with_name(f".{destination.name}.partial")
 
 

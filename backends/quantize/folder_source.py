@@ -99,5 +99,5 @@ def _rotary_heads(name: str, spec: ModelSpec) -> int:
 
 
 def interleaved_order(size: int, *, num_heads: int) -> Order:
-    """Which row of half-split order each row of interleaved order is: the inverse of `backends.weights.rotary`."""
+    """Row numbers in half-split order of the rows in interleaved order: the inverse of `backends.weights.rotary`."""
     return np.arange(size).reshape(num_heads, 2, -1).swapaxes(1, 2).reshape(-1)

@@ -11,7 +11,7 @@ from backends.errors import ModelError
 from backends.quantize.recipes import recipe_by_name
 
 _WRITER_VERSION = 1
-"""To be raised when the same source and format give other bytes than before."""
+"""Version to raise when the same source and format give other bytes than before."""
 
 
 class _FileIdentity(msgspec.Struct, frozen=True):

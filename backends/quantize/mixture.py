@@ -1,4 +1,4 @@
-"""Which format each tensor gets: llama.cpp's rules (`llama_tensor_get_type_impl` in src/llama-quant.cpp) as data flow.
+"""Choice of a format for each tensor: llama.cpp's rules (`llama_tensor_get_type_impl` in src/llama-quant.cpp) as data flow.
 
 Tensors are named as in GGUF files. Not quantized at all: vectors, norms and the routers of mixtures of experts.
 """
@@ -32,7 +32,7 @@ class FormatChoice(msgspec.Struct, frozen=True):
 
 
 def is_quantizable(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a stored tensor is a matrix that a format may be chosen for (`tensor_allows_quantization`)."""
+    """True if a stored tensor is a matrix that a format may be chosen for (`tensor_allows_quantization`)."""
     if len(shape) < 2 or not name.endswith("weight"):
         return False
     return "_norm.weight" not in name and "ffn_gate_inp.weight" not in name
@@ -93,14 +93,14 @@ class _Rules:
         return self._output_format() if name.endswith("attn_output.weight") else base
 
     def _head_format(self, *, columns: int) -> str:
-        """Of the output head, also where it is the embedding."""
+        """Format of the output head, also where it is the embedding."""
         base = self._recipe.base
         if columns % FORMATS[base].block_size or base == "Q8_0":
             return "Q8_0"
         return "Q6_K"
 
     def _values_format(self, index: int) -> str:
-        """Of the value projection, alone or stacked below query and key; few rows, and sensitive ones."""
+        """Format of the value projection, alone or stacked below query and key; few rows, and sensitive ones."""
         if self._spec.num_experts == 8:
             return "Q8_0"
         chosen = self._values_of_recipe(index)
@@ -124,7 +124,7 @@ class _Rules:
         return self._recipe.base
 
     def _down_format(self, layer: int) -> str:
-        """Of the projection back from the MLP's width."""
+        """Format of the projection back from the MLP's width."""
         base, layers = self._recipe.base, self._spec.num_layers
         is_early = layer < layers // 8
         match self._recipe.name:
@@ -145,7 +145,7 @@ class _Rules:
         return base
 
     def _output_format(self) -> str:
-        """Of the projection back from attention."""
+        """Format of the projection back from attention."""
         name, base = self._recipe.name, self._recipe.base
         if self._spec.num_experts == 8:
             return "Q5_K" if name in ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M") else base

@@ -1,4 +1,4 @@
-"""Which tensor becomes what: decided, checked and sized before anything is written."""
+"""Plan of a quantization: formats of all tensors, checked and sized before anything is written."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PlannedTensor(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_copied(self) -> bool:
-        """Whether it is stored in its format already, so that blocks pass as they are."""
+        """True if the tensor is stored in its format already, so that its blocks are copied."""
         return self.source.formats == (self.entry.format,)
 
 

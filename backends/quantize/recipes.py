@@ -1,4 +1,4 @@
-"""What can be asked for: names of single formats, and of llama.cpp's mixtures of them.
+"""Names that a user can ask for: single formats, and llama.cpp's mixtures of them.
 
 Names and numbers are llama.cpp's (`QUANT_OPTIONS` in tools/quantize, `enum llama_ftype` in llama.h), with one
 difference: Q3_K, Q4_K and Q5_K, there other names of Q3_K_M, Q4_K_M and Q5_K_M, here mean that format alone.

@@ -1,4 +1,4 @@
-"""What was done to a model."""
+"""Report of a quantization."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class QuantizeReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def num_bytes(self) -> int:
-        """Of all tensors; the file is larger by its metadata."""
+        """Bytes of all tensors; the file is larger by its metadata."""
         return sum(tensor.num_bytes for tensor in self.tensors)
 
     @property

@@ -1,4 +1,4 @@
-"""What is to be quantized: tensors under their GGUF names, and the metadata; a GGUF file as the source."""
+"""Source of a quantization: tensors under their GGUF names, and the metadata; a GGUF file as the source."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class SourceTensor(msgspec.Struct, frozen=True, kw_only=True):
     shape: tuple[int, ...]
     parts: tuple[TensorPart, ...]
     kept_format: str
-    """Its format where none is chosen for it."""
+    """Format of the tensor where none is chosen for it."""
 
     @property
     def formats(self) -> tuple[str, ...]:

@@ -122,7 +122,7 @@ def _token_bytes(engine: tokenizers.Tokenizer, document: Json, *, where: str) ->
 
 
 def _is_byte_level(document: Json, *, where: str) -> bool:
-    """Whether the decoder maps characters to bytes; the alternative is SentencePiece's spelling."""
+    """True if the decoder maps characters to bytes; the alternative is SentencePiece's spelling."""
     decoders = steps(document, "decoder")
     kinds = [str(decoder.get("type")) for decoder in decoders]
     if "ByteLevel" in kinds:
@@ -142,7 +142,7 @@ def _writes_spaces(decoder: Json) -> bool:
 
 
 def _covers_own_bytes(document: Json, vocabulary: AbstractSet[str]) -> bool:
-    """Whether no token stands for more text than its own bytes; `False` when that is not certain.
+    """True if no token stands for more text than its own bytes; `False` when that is not certain.
 
     Then a text of N times the longest token's bytes has at least N tokens, which is known without counting.
     """

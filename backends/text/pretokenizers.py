@@ -43,7 +43,7 @@ class NamedPreTokenizer(msgspec.Struct, frozen=True, kw_only=True):
     ignore_merges: bool = False
     """A word that is a token is that token, whatever the merges say."""
     adds_bos: bool = False
-    """Whether prompts begin with BOS when the file does not say."""
+    """True if prompts begin with BOS when the file does not say."""
 
 
 _DEFAULT = NamedPreTokenizer(patterns=(r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"))
@@ -76,7 +76,7 @@ PRE_TOKENIZERS: Mapping[str, NamedPreTokenizer] = MappingProxyType(
 )
 
 _WRITTEN_NAMES = ("gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2", "qwen35", "tekken", "gpt-4o", "deepseek-v3")
-"""Of names that mean the same, one each."""
+"""One name for each set of names that mean the same."""
 
 NAMES: Mapping[tuple[tuple[str, ...], bool], str] = MappingProxyType(
     {(PRE_TOKENIZERS[name].patterns, PRE_TOKENIZERS[name].ignore_merges): name for name in _WRITTEN_NAMES}

@@ -45,7 +45,7 @@ class Prompts:
                 assert_never(prompt)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """At least one token id. Linear in the length of the prompt.
+        """Encode a prompt to at least one token id. Linear in the length of the prompt.
 
         Whether the ids fit the context is for the caller to check; here only a text that cannot fit is refused
         before it is tokenized. Raises `RequestError`, or its subclass `ContextLengthExceeded`.

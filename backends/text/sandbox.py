@@ -122,7 +122,7 @@ class _CheckedCode(CodeGenerator):
 
 
 class RenderBudget:
-    """What one rendering may spend: time, and turns of `range` in total."""
+    """Limits of one rendering: time, and turns of `range` in total."""
 
     def __init__(self) -> None:
         self._deadline = time.monotonic() + MAX_SECONDS
@@ -188,7 +188,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """As transformers defines it: no HTML escapes, no ASCII escapes."""
+    """`tojson` as transformers defines it: no HTML escapes, no ASCII escapes."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -90,7 +90,7 @@ class Guard:
         return bool(self._begins_special(text) or self._ends_special(text) or self._specials.search(text))
 
     def _begins_special(self, text: str) -> bool:
-        """Whether `text`, but for space at its end, ends with the beginning of a special token."""
+        """True if `text`, but for space at its end, ends with the beginning of a special token."""
         tail = text.rstrip()[-self._longest :]
         return any(tail[start:] in self._beginnings for start in range(len(tail)))
 

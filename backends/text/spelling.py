@@ -1,4 +1,4 @@
-"""How vocabularies spell their tokens: bytes, spaces and control tokens."""
+"""Spelling of tokens in vocabularies: bytes, spaces and control tokens."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ def literal(token: str) -> bytes:
 
 
 def looks_like_control(token: str) -> bool:
-    """Whether a token is spelled `<|…|>` or `<｜…｜>`, as turn markers are (llama.cpp's converter judges alike)."""
+    """True if a token is spelled `<|…|>` or `<｜…｜>`, as turn markers are (llama.cpp's converter judges alike)."""
     return _BARRED.fullmatch(token) is not None

@@ -56,7 +56,7 @@ class StopMatcher:
         return pending[:shown], False
 
     def flush(self) -> str:
-        """What was held back, when no more text comes. Empty after a stop string."""
+        """Text that was held back, when no more text comes. Empty after a stop string."""
         held, self._held = self._held, ""
         self._state = self._root
         return held

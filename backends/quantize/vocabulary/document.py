@@ -98,7 +98,7 @@ def read_document(folder: Path) -> TokenizerDocument:
 
 
 def is_byte_level(document: TokenizerDocument) -> bool:
-    """Whether tokens spell bytes as printable characters; the alternative is SentencePiece's spelling."""
+    """True if tokens spell bytes as printable characters; the alternative is SentencePiece's spelling."""
     pipeline = document.steps("pre_tokenizer") + document.steps("decoder")
     return any(step.get("type") == "ByteLevel" for step in pipeline)
 
@@ -118,7 +118,7 @@ class TokenList(msgspec.Struct, frozen=True):
 
 
 def token_list(document: TokenizerDocument, *, vocab_size: int) -> TokenList:
-    """As many tokens as the embedding has rows; ids without a token get the name that llama.cpp's converter gives.
+    """Tokens for all rows of the embedding; ids without a token get the name that llama.cpp's converter gives.
 
     Raises `ModelError` for ids beyond the embedding, and for two tokens with one id.
     """

@@ -97,7 +97,7 @@ def _score(text: str, kind: TokenType, rank: dict[str, int]) -> float:
 
 
 def _merge_faults(document: TokenizerDocument, tokens: TokenList, rank: dict[str, int]) -> tuple[str, ...]:
-    """Whether scores give back the merges: the same pairs, and pieces one after the other."""
+    """True if scores give back the merges: the same pairs, and pieces one after the other."""
     merges = document.merges
     ordinary = {text for text, kind in zip(tokens.texts, tokens.types, strict=True) if kind == TokenType.NORMAL}
     mergeable = ordinary | {

@@ -4,9 +4,8 @@ A request reserves the most that it can cost before it runs, and settles its act
 
 ```
 limit  [ stored ][ leaving ][ settled ][ reserved ][ free ... ]
-in the     on its way,  since     by requests
-store      being        then      that run
-written
+         in the     being       since      by requests
+         store      written     then       that run
 ```
 """
 
