@@ -1,4 +1,4 @@
-"""Choice of a format for each tensor: llama.cpp's rules (`llama_tensor_get_type_impl` in src/llama-quant.cpp) as data flow.
+"""Choice of a format for each tensor: llama.cpp's rules (`llama_tensor_get_type_impl` in src/llama-quant.cpp).
 
 Tensors are named as in GGUF files. Not quantized at all: vectors, norms and the routers of mixtures of experts.
 """

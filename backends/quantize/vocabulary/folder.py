@@ -99,7 +99,7 @@ def _ordered_ends(eos: int | None, spec: ModelSpec) -> list[int]:
 
 
 def _template_metadata(folder: Path, config: TokenizerConfig) -> dict[str, EncodedValue]:
-    """Metadata of several templates as the gguf package writes it: the default one, and the others under their names."""
+    """Metadata of several templates as the gguf package writes it: the default one, the others under their names."""
     templates = templates_of_folder(folder, config) or ()
     keys = {template.name: f"{TokenizerKey.CHAT_TEMPLATE}.{template.name}" for template in templates}
     keys[DEFAULT] = TokenizerKey.CHAT_TEMPLATE
