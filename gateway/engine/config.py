@@ -1,6 +1,6 @@
 """Engine settings: the keys of `[[models]]` that reach an engine, and the limits of its queue.
 
-A new engine setting is one field here, its use, and its line in `docs/configuration.md`.
+A new engine setting is one field here, its use, and its line in `docs/reference.md`.
 """
 
 from __future__ import annotations
