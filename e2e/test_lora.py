@@ -288,9 +288,9 @@ def test_a_quantized_base(running_server: RunningServer) -> None:
 @pytest.mark.parametrize(
     ("more", "status", "message"),
     [
-        (["--exact"], 1, "applies no LoRA adapters"),
+        (["--exact"], 1, "does not support LoRA adapters"),
         (["--adapter", "other:b={b}"], 2, "base other is not served here"),
-        (["--adapter", "random:gone={b}-gone"], 2, "gone is no folder"),
+        (["--adapter", "random:gone={b}-gone"], 2, "gone is not a directory"),
         (["--adapter", "random:model={base}"], 1, "adapter_config.json is missing; this is a model"),
         (["--adapter", "b={b}"], 2, "write BASE:NAME=PATH"),
     ],

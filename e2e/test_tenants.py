@@ -220,7 +220,7 @@ def test_commands_say_what_is_wrong(tenant_server: TenantServer, tmp_path: Path)
         (tenant_server.run("keys", "revoke", "key_nobody"), "no key"),
         (tenant_server.run("keys", "list", "--admin-key", "sk-wrong-0123456789"), "not known"),
         (hostelry("tenants", "list", "--url", "http://127.0.0.1:9", directory=tmp_path), "hostelry serve"),
-        (hostelry("db", "restore", "nothing.db", directory=tmp_path), "not there"),
+        (hostelry("db", "restore", "nothing.db", directory=tmp_path), "does not exist"),
         (hostelry("db", "backup", directory=tmp_path), "no store"),
     ]
 

@@ -234,7 +234,7 @@ def test_pickles_are_never_opened(tmp_path: Path) -> None:
 def test_missing_files(tmp_path: Path) -> None:
     """Each is named, and a model is told from an adapter."""
     folder = write_adapter(tmp_path / "adapter")
-    with pytest.raises(AdapterError, match="no such folder"):
+    with pytest.raises(AdapterError, match="no such directory"):
         read(tmp_path / "absent")
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(AdapterError, match=r"adapter_model\.safetensors is missing"):

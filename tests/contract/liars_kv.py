@@ -112,7 +112,7 @@ class KeepsKVAsleep(ReplayRunner):
 
     def resume(self) -> None:
         super().resume()
-        kept = getattr(self, "_cached", None)
+        kept = getattr(self, "_kept", None)
         assert self.kv is not None
         if kept is not None and kept.shape == self.kv.shape:
             self.kv = kept

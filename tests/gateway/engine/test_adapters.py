@@ -108,7 +108,7 @@ def test_a_runner_without_slots(model_path: Path, tmp_path: Path) -> None:
     """The engine does not start with an adapter that no runner would apply."""
     load = with_adapters(make_load(model_path), write_adapter(tmp_path / "law"))
 
-    with pytest.raises(UnsupportedModel, match=r"runner fake on none applies no LoRA adapters; .* backend onnx"):
+    with pytest.raises(UnsupportedModel, match=r"runner fake on none does not support LoRA adapters; .* backend onnx"):
         engine_of(load, FakeRunner())
 
 
@@ -118,7 +118,7 @@ def test_a_base_in_another_format(model_path: Path, tmp_path: Path) -> None:
     info = AdaptingRunner().load(model, lambda _: None)
     capabilities = msgspec.structs.replace(AdaptingRunner().capabilities(), lora_formats=("Q8_0",))
 
-    with pytest.raises(UnsupportedModel, match="beside weights in F32; serve the base in Q8_0"):
+    with pytest.raises(UnsupportedModel, match="on weights in F32; serve the base in Q8_0"):
         read_adapters([write_adapter(tmp_path / "law")], "fake", capabilities, model, info)
     assert read_adapters([], "fake", capabilities, model, info) == {}
 
@@ -159,6 +159,6 @@ async def test_the_reason_arrives(model_path: Path, tmp_path: Path) -> None:
         make_load(model_path), adapters=(AdapterRef(name="law", base="fake", path=str(tmp_path / "gone")),)
     )
 
-    with pytest.raises(ModelError, match="gone: no such folder"):
+    with pytest.raises(ModelError, match="gone: no such directory"):
         async with running(load, start=lambda name, theirs: start_inline(name, theirs, create=create)):
             pass

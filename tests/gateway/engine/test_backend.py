@@ -240,7 +240,7 @@ async def test_a_tenants_own_queue_is_its_own_affair(model_path: Path) -> None:
         for events in running:
             await anext(events)
 
-        with pytest.raises(TenantQueueFull, match="1 requests of this tenant wait") as refusal:
+        with pytest.raises(TenantQueueFull, match="1 requests of this tenant already wait") as refusal:
             await collect(backend, make_request())
 
         assert refusal.value.code == "rate_limit_exceeded"

@@ -136,7 +136,7 @@ async def test_engine_that_keeps_dying_is_given_up(model_path: Path) -> None:
         assert outputs[-1].error.code == "engine_failed"
         await client.ended()
         assert client.state.phase == "failed"
-        assert "died too often" in client.state.detail
+        assert "failed too often" in client.state.detail
         assert "SIGKILL" in client.state.detail
 
 
