@@ -92,7 +92,7 @@ _START = (
     "would close it."
 )
 _CHAT_FILES = (
-    "Of 59 files 47 are left, five of them background tasks that wake within the window. The others hold one idea each "
+    "Of 59 files 46 are left, five of them background tasks that wake within the window. The others hold one idea each "
     "in 80 to 300 lines; fewer would mean files that hold several."
 )
 MISSES: Misses = {

@@ -4,8 +4,8 @@ python -m benchmarks.structure --against TREE [--python PYTHON]
 
 TREE is another checkout, such as an older commit; PYTHON an interpreter with everything installed that both need.
 Counted are the files of ours that one streamed chat executes, in the gateway and in the engine, and the calls of our
-functions in a decode step of four sequences on onnx. Timed, in turns, are requests a second and steps a second with the
-runner `fake`, which computes nothing: what is left is the gateway, and what the engine does around a step.
+functions in a decode step of four sequences on onnx. Timed, in turns, are requests of one token and of 400 tokens with
+the runner `fake`, which computes nothing: what is left is the gateway, and what the engine does around a step.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _files_of_a_chat(python: str, tree: Path) -> dict[str, int]:
 async def _timed(python: str, trees: dict[str, Path]) -> dict[str, dict[str, float]]:
     """Medians of windows taken in turns."""
     cases = {f"requests/s, {streams} connections": (streams, 1) for streams in REQUEST_STREAMS}
-    cases[f"steps/s of {STREAMS} sequences"] = (STREAMS, _STEP_TOKENS)
+    cases[f"answers of {_STEP_TOKENS} tokens/s, {STREAMS} connections"] = (STREAMS, _STEP_TOKENS)
     with contextlib.ExitStack() as stack:
         servers = {name: stack.enter_context(_server(python, tree, backend="fake")) for name, tree in trees.items()}
         found: dict[str, dict[str, list[float]]] = {case: {name: [] for name in trees} for case in cases}
