@@ -74,7 +74,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_former_key_goes_on_working(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It is read as its new name, which is logged once however many models have it."""
+    """A former key is read as its new name, which is logged once however many models have it."""
     path = tmp_path / "hostelry.toml"
     path.write_text('[[models]]\npath = "a"\nprefill_stretch = 2.5\n[[models]]\npath = "b"\nprefill_stretch = 0\n')
 
@@ -87,7 +87,7 @@ def test_a_former_key_goes_on_working(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_both_names_of_a_key_are_refused(tmp_path: Path) -> None:
-    """It would not be clear which one counts."""
+    """A table with both the former and the new key is refused, since either could be meant."""
     path = tmp_path / "hostelry.toml"
     path.write_text('[[models]]\npath = "a"\nprefill_stretch = 2\nmax_decode_slowdown = 3\n')
 

@@ -1,4 +1,4 @@
-"""What `/metrics` shows."""
+"""Output of `/metrics`."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_refusals_are_counted_by_reason(error: Exception, reason: str) -> None:
 
 
 def test_what_fits_is_shown() -> None:
-    """What the engine told when it became ready."""
+    """The sizes that the engine reported when it became ready are shown."""
     ready = Ready(
         vocab_size=1, max_context=1, max_sequences=1, weight_bytes=10, kv_bytes=20, kv_tokens=30, device="cpu"
     )

@@ -107,7 +107,7 @@ def test_adapters_of_others_do_not_exist() -> None:
 
 
 def test_suggests_the_nearest_adapter() -> None:
-    """By the whole name, as it is to be asked for; without any, the model alone."""
+    """The error suggests the nearest adapter by its full request name; without any, the model alone."""
     models = Models([_served("llama", LAW, TAX), _served("qwen")])
 
     with pytest.raises(ModelNotFound, match=r"has no adapter 'laws'; did you mean llama:law\?"):
@@ -136,13 +136,13 @@ def test_found_alone() -> None:
 
 
 def test_own_adapter_is_told() -> None:
-    """Who named none learns where it comes from."""
+    """The error for an adapter that the request did not name says that it is the tenant's default."""
     with pytest.raises(ModelNotFound, match="'law', which is the default_adapter of tenant lawyer"):
         Models([_served("llama")]).route("llama", LAWYER)
 
 
 def test_a_name_is_one_alias_at_most() -> None:
-    """What an alias stands for is no alias again."""
+    """The target of an alias is not resolved as an alias again."""
     tenant = Tenant(name="t", policy=Policy(aliases={"a": "llama", "llama": "qwen"}))
     models = Models([_served("qwen"), _served("llama")])
 

@@ -1,4 +1,4 @@
-"""What a start imports, which is most of its time. No times here: `benchmarks.start` measures them."""
+"""Imports of a start, which take most of its time. No times here: `benchmarks.start` measures them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_first_start_imports_what_it_uses(tmp_path: Path, environment: dict[st
 
 
 def test_a_missing_model_is_told_without_http(tmp_path: Path, environment: dict[str, str]) -> None:
-    """What would have answered HTTP is not imported to its end when nothing will be served."""
+    """Libraries for HTTP are not all imported when a missing model means that nothing will be served."""
     arguments = ["--port", "0", "--model", str(tmp_path / "none.gguf"), "--data-dir", str(tmp_path / "data")]
     with _serving(*arguments, log=tmp_path / "log", environment=environment) as process:
         status = process.wait(60)
@@ -68,7 +68,7 @@ def test_a_missing_model_is_told_without_http(tmp_path: Path, environment: dict[
 
 
 def test_a_wrong_configuration_is_told_at_once(tmp_path: Path, environment: dict[str, str]) -> None:
-    """Before any library of the server is imported."""
+    """An error in the configuration is reported without importing any library of the server."""
     file = tmp_path / "hostelry.toml"
     file.write_text("[server]\nprot = 8000\n", encoding="utf-8")
 

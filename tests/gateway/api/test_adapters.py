@@ -47,7 +47,9 @@ async def asked(served_app: ServedApp, key: str, model: str) -> list[httpx.Respo
     [(KEY, "demo", None), (KEY, "demo:law", "law"), (LAWYER, "demo", "law"), (LAWYER, "demo:tax", "tax")],
 )
 async def test_the_backend_is_asked_for_it(key: str, model: str, adapter: str | None) -> None:
-    """On both routes and for every choice; the answer says which one answered, also where none was named."""
+    """The backend receives the adapter on both routes and for every choice; the response names the model and adapter
+    used, also when the request named none.
+    """
     served_app = served_app_of(FakeBackend(adapters=True))
 
     answers = await asked(served_app, key, model)

@@ -75,7 +75,7 @@ async def test_a_slow_body_is_counted(served_app: ServedApp, clock: Clock) -> No
 
 
 async def test_a_frame_arrives_when_it_is_received(slow_house: ServedApp, clock: Clock) -> None:
-    """How long its socket has been open does not count."""
+    """A frame arrives when it is received, however long its socket has been open."""
     socket = await Socket(slow_house.app).open()
     clock.now += 100
 
@@ -87,7 +87,7 @@ async def test_a_frame_arrives_when_it_is_received(slow_house: ServedApp, clock:
 
 
 async def test_a_deadline_on_a_socket_counts_from_the_frame(slow_house: ServedApp) -> None:
-    """As over HTTP: what decoding and routing took is not added to it."""
+    """The deadline counts from the frame, as over HTTP: time for decoding and routing is not added to it."""
     socket = await Socket(slow_house.app).open()
 
     start = time.monotonic()

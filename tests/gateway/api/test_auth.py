@@ -1,4 +1,4 @@
-"""Who gets in, what every answer carries, and what is answered where nothing is."""
+"""Authentication, the headers of every response, and responses of routes that do not exist."""
 
 from __future__ import annotations
 

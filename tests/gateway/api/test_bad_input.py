@@ -220,7 +220,7 @@ async def test_missing_field(field: str, client: httpx.AsyncClient) -> None:
 async def test_unsupported(
     field: str, value: object, param: str, client: httpx.AsyncClient, served_app: ServedApp
 ) -> None:
-    """What would change the meaning is refused, never ignored."""
+    """Parameters that would change the meaning are refused, never ignored."""
     error = _error(await client.post(CHAT, json=chat(**{field: value})), 400)
 
     assert error["code"] == "unsupported_parameter"
@@ -230,7 +230,7 @@ async def test_unsupported(
 
 @pytest.mark.parametrize(("field", "value"), HARMLESS)
 async def test_harmless(field: str, value: object, client: httpx.AsyncClient) -> None:
-    """What asks for nothing special is accepted without a warning."""
+    """Parameters that ask for nothing special are accepted without a warning."""
     response = await client.post(CHAT, json=chat(**{field: value}))
 
     assert response.status_code == 200, response.text
@@ -365,7 +365,7 @@ async def test_client_that_leaves_while_sending(served_app: ServedApp) -> None:
 
 
 async def test_refused_stranger_with_a_body(served_app: ServedApp) -> None:
-    """Without a key the body is thrown away before the answer, unread."""
+    """The body of a request without a key is discarded unread before the response."""
     exchange = Exchange(served_app.app, _BODY, headers={})
 
     status, _ = await exchange.start()

@@ -15,7 +15,7 @@ REQUESTS = (ChatCompletionRequest, CompletionRequest, SocketRequest, CancelFrame
 
 
 class Careless(msgspec.Struct):
-    """What the walk must find."""
+    """Unbounded fields, all of which the walk must find."""
 
     number: int
     half: float | None

@@ -125,7 +125,7 @@ async def test_logprobs() -> None:
 
 
 async def test_unknown_fields_are_named(client: httpx.AsyncClient) -> None:
-    """What has no effect is ignored and listed in one header; odd names cannot break it."""
+    """Fields without effect are ignored and listed in one header; odd names cannot break it."""
     response = await client.post(
         PATH, json=chat(**{"verbosity": "low", "api_base": "http://x", "a\r\nb": 1, "user": "me"})
     )

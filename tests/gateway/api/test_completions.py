@@ -56,7 +56,7 @@ async def test_echo_streamed_equals_whole(client: httpx.AsyncClient) -> None:
 
 
 async def test_scored_prompt() -> None:
-    """With `echo` and `logprobs` the prompt's tokens come first, the very first without a number; streamed the same."""
+    """The prompt's tokens come first with `echo` and `logprobs`, the very first without a number; streamed the same."""
     scores = (TokenLogprob(1, b"a", None), TokenLogprob(2, b"b", -0.5, ((3, b"c", -0.25),)))
     served_app = build(Script(prompt_text="ab", pieces=(Delta("", logprobs=scores),)))
     async with client_of(served_app) as client:
@@ -104,7 +104,7 @@ async def test_logprobs() -> None:
 
 
 async def test_one_refusal_refuses_all() -> None:
-    """If the backend refuses one prompt of several, nothing of the others goes on."""
+    """A request with several prompts is refused if the backend refuses one of them; the others do not go on."""
     from backends.errors import ContextLengthExceeded
 
     def script(request: GenerateRequest) -> Script:

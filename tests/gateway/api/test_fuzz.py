@@ -96,7 +96,7 @@ def test_bytes(ask: Ask, body: bytes) -> None:
 
 
 def _clean(value: object) -> object:
-    """Without surrogates, which no client can put on the wire."""
+    """Value without surrogates, which no client can put on the wire."""
     if isinstance(value, str):
         return value.encode("utf-8", "ignore").decode()
     if isinstance(value, list):

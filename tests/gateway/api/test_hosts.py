@@ -1,4 +1,4 @@
-"""By which names the server may be called, and by pages of which sites."""
+"""Host names by which the server may be called, and sites whose pages may call it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_on_this_machine(host: str | None, allowed: bool) -> None:
     ],
 )
 def test_pages(origin: str, allowed: bool) -> None:
-    """Of this machine only, whatever name they call it by."""
+    """Pages of this machine only may call the server, under whatever name."""
     assert is_allowed(LOCAL, "127.0.0.1:8000", origin=origin) is allowed
 
 
@@ -90,7 +90,9 @@ def test_pages(origin: str, allowed: bool) -> None:
     ],
 )
 def test_names_that_are_given(bound: str, given: tuple[str, ...], host: str, allowed: bool) -> None:
-    """They are allowed along with the address itself; without any, a server open to other machines takes every name."""
+    """Configured names are allowed along with the address itself; without any, a server open to other machines accepts
+    every name.
+    """
     assert is_allowed(hosts_of(bound, given), host) is allowed
 
 

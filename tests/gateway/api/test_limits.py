@@ -24,7 +24,7 @@ CHAT = "/v1/chat/completions"
 
 
 def served_app_of(script: Script | None = None, **limits: float) -> ServedApp:
-    """With one tenant under limits, at a moment that does not pass."""
+    """App with one tenant under limits and a clock that stands still."""
     tenant = TenantConfig(name="limited", keys=(KEY,), limits=msgspec.convert(limits, Limits))
     return build(script, directory=directory_of([tenant]), limiter=Limiter(now=lambda: 5.0))
 
@@ -156,7 +156,7 @@ async def test_without_a_wish_the_limit_bounds_the_context() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_places_are_free_again(stream: bool) -> None:
-    """As soon as the answer is over."""
+    """A concurrency slot is free again as soon as the response is over."""
     served_app = served_app_of(Script(pause_before=1), concurrent_requests=1)
     async with client_of(served_app, key=KEY) as client:
         running = asyncio.create_task(post(client, stream=stream))
@@ -169,7 +169,7 @@ async def test_places_are_free_again(stream: bool) -> None:
 
 
 async def test_a_failure_gives_tokens_back() -> None:
-    """What was offered before the end stays counted."""
+    """Tokens offered before a failure stay counted; the rest of the reservation is returned."""
     async with client_of(
         served_app_of(Script(failure=("engine_failed", "gone")), tokens_per_minute=100), key=KEY
     ) as client:

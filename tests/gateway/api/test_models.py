@@ -56,7 +56,7 @@ async def test_missing(name: str, client: httpx.AsyncClient) -> None:
 
 
 async def test_loading_model(client: httpx.AsyncClient, served_app: ServedApp) -> None:
-    """While a model loads, requests are told when to come back, and `ready` shows the progress without a key."""
+    """Requests to a model that is loading get a retry time; `ready` shows the progress without a key."""
     served_app.backend.current_health = Health(ready=False, detail="/secret/path", progress=0.42)
 
     refused = await client.post("/v1/chat/completions", json=chat())

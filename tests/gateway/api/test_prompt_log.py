@@ -1,4 +1,4 @@
-"""Who finds prompts in the log."""
+"""Prompts in the log, only of tenants that asked for it."""
 
 from __future__ import annotations
 

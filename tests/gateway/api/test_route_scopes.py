@@ -1,4 +1,4 @@
-"""Which key opens which route."""
+"""Scopes of keys that each route requires."""
 
 from __future__ import annotations
 

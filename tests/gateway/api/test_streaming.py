@@ -40,7 +40,7 @@ def _fixed(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 async def test_exact_bytes(name: str, path: str, body: object) -> None:
-    """What goes over the wire is what clients parse today, byte for byte."""
+    """The bytes on the wire are, byte for byte, those that clients parse today."""
     served_app = build(Script(pieces=("Hi\n", 'say "é"', Delta("", (5,)))))
     exchange = Exchange(served_app.app, body, path=path)
 
@@ -93,7 +93,7 @@ async def test_first_bytes_do_not_wait_for_tokens() -> None:
 )
 @pytest.mark.parametrize("n", [1, 2])
 async def test_refusal_is_an_http_error(refusal: BackendError, status: int, code: str, n: int) -> None:
-    """Before the first byte a stream fails like any request."""
+    """A stream that is refused ahead of its first byte fails like any request."""
     served_app = build(Script(refusal=refusal))
     exchange = Exchange(served_app.app, chat(stream=True, n=n))
 
@@ -138,7 +138,9 @@ async def test_failure_after_the_first_byte(script: Script, code: str | None) ->
 
 @pytest.mark.parametrize("n", [1, 2])
 async def test_a_deadline_passes_amid_a_stream(n: int) -> None:
-    """What came is there, then one error event; every choice is ended, and what came is counted."""
+    """The stream keeps the tokens produced so far, then sends one error event; every choice ends, and those tokens are
+    counted.
+    """
     served_app = build(Script(pieces=("a", "b"), pause_before=1))
     exchange = Exchange(served_app.app, chat(stream=True, n=n, deadline_s=0.2))
 
@@ -186,7 +188,7 @@ async def test_client_that_leaves_is_billed_what_it_got() -> None:
 
 
 async def test_keep_alive() -> None:
-    """A silent stream says that it lives."""
+    """An idle stream sends keep-alive comments."""
     served_app = build(Script(pieces=("a",), pause_before=0), keep_alive_s=0.01)
     exchange = Exchange(served_app.app, chat(stream=True))
 
@@ -198,7 +200,7 @@ async def test_keep_alive() -> None:
 
 
 async def test_slow_reader_holds_the_backend_back() -> None:
-    """While the client takes nothing, no further event is fetched."""
+    """No further event is fetched while the client reads nothing."""
     served_app = build(Script(pieces=tuple("abcdefgh"), pause_before=0))
     exchange = Exchange(served_app.app, chat(stream=True))
     await served_app.backend.paused.wait()
@@ -214,7 +216,7 @@ async def test_slow_reader_holds_the_backend_back() -> None:
 
 
 async def test_reader_that_takes_nothing_is_dropped() -> None:
-    """After the write timeout the request ends as cancelled."""
+    """A request whose client reads nothing ends as cancelled once the write timeout passes."""
     served_app = build(Script(pieces=("a", "b"), pause_before=0), keep_alive_s=0.01, write_timeout_s=0.02)
     exchange = Exchange(served_app.app, chat(stream=True))
     await served_app.backend.paused.wait()

@@ -113,7 +113,7 @@ async def test_cancel() -> None:
     ],
 )
 async def test_bad_frame(frame: object, request_id: str | None, code: str | None, served_app: ServedApp) -> None:
-    """It gets the error object with its id, if one could be read, and spoils nothing."""
+    """A bad frame gets the error object with its id, if one could be read, and affects no other request."""
     socket = await Socket(served_app.app).open()
 
     socket.send(frame)
@@ -221,7 +221,7 @@ async def test_missing_id_is_made(served_app: ServedApp) -> None:
 
 
 async def test_leaving_cancels_everything() -> None:
-    """When the socket closes, its requests end."""
+    """Closing the socket ends its requests."""
     served_app = build(_script)
     socket = await Socket(served_app.app).open()
     for number in range(3):
@@ -268,7 +268,7 @@ async def test_no_socket_elsewhere(served_app: ServedApp) -> None:
 
 
 async def test_drain_closes_the_socket() -> None:
-    """While the server drains, what runs is finished, new requests are refused, then the socket is closed."""
+    """Draining lets running requests finish, refuses new ones, then closes the socket."""
     served_app = build(_script)
     socket = await Socket(served_app.app).open()
     socket.send(chat("slow") | {"request_id": "1"})

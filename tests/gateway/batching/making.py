@@ -116,7 +116,7 @@ def make_add(
     prompt_logprobs: int | None = None,
     tenant: str = "default",
 ) -> Add:
-    """Without a prompt: one of 1 to 40 tokens that depends on the number alone."""
+    """Add message; without a prompt, one of 1 to 40 tokens that depends on the number alone."""
     draw = np.random.default_rng(number)
     chosen = draw.integers(0, VOCAB, size=draw.integers(1, 41)).tolist() if prompt is None else prompt
     return Add(
@@ -151,7 +151,7 @@ def tokens_of(outputs: Iterable[Output], number: int) -> list[int]:
 
 
 def solo_tokens(add: Add, *, max_step_tokens: int = 256) -> list[int]:
-    """What a sequence gets with an engine of its own."""
+    """Tokens that a sequence gets with an engine of its own."""
     loop = make_loop(num_slots=1, max_step_tokens=max_step_tokens)
     assert loop.add(add) is None
     return tokens_of(run_all(loop), add.id)

@@ -72,7 +72,9 @@ def run(loop: Loop, adds: list[Add]) -> list[Output]:
 
 
 def test_more_adapters_than_slots() -> None:
-    """Five of them and the model alone in one crowd over two slots: each as if it were alone, two at once in steps."""
+    """Five adapters and the base model share two slots: each sequence runs as if it were alone, steps hold two adapters
+    at once.
+    """
     loop, runner = make_adapted_loop()
     adds = [adapted(number, (*NAMES, None)[number % 6]) for number in range(24)]
 
@@ -109,7 +111,7 @@ def test_an_adapter_sees_no_keys_of_another() -> None:
 
 
 def test_an_unknown_adapter_is_refused() -> None:
-    """It never runs with the model alone."""
+    """A sequence with an unknown adapter is refused; it never runs with the base model."""
     loop, _ = make_adapted_loop()
 
     refusal = loop.add(adapted(1, "z"))
@@ -119,7 +121,7 @@ def test_an_unknown_adapter_is_refused() -> None:
 
 
 def test_held_adapters_stay() -> None:
-    """With every slot in use, a sequence with another adapter waits."""
+    """A sequence with another adapter waits while every slot is in use."""
     slots = AdapterSlots(2)
     slots.acquire("a")
     slots.acquire("b")
@@ -136,7 +138,7 @@ def test_held_adapters_stay() -> None:
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.booleans()), max_size=80))
 def test_nothing_is_lost(events: list[tuple[str, bool]]) -> None:
-    """After any operations, an acquired adapter is where it was put, and nothing else is there."""
+    """An acquired adapter stays in its slot after any operations, and no slot holds another one."""
     slots, held, memory = AdapterSlots(3), list[str](), dict[int, str]()
     for name, is_release in events:
         if is_release and name in held:

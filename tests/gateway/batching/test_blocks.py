@@ -81,7 +81,7 @@ def test_a_common_beginning_is_held_together() -> None:
 
 
 def test_what_ended_is_found_again() -> None:
-    """With what it generated; another tenant finds nothing."""
+    """The blocks of a finished sequence, generated tokens included, are found again; another tenant finds none."""
     blocks = make_blocks()
     first = prompting(1, [*SYSTEM, 1])
     compute(blocks, first)
@@ -131,7 +131,7 @@ def test_a_second_room_is_refused() -> None:
 
 
 def test_growing_fails_without_a_trace() -> None:
-    """When nothing is left, the allocation is unchanged."""
+    """An allocation that cannot grow because no block is left stays unchanged."""
     blocks = make_blocks(4)
     first, second = prompting(1, [1] * 16), prompting(2, [2] * 16)
     blocks.allocate(first)
@@ -145,7 +145,7 @@ def test_growing_fails_without_a_trace() -> None:
 
 
 def test_a_flood_does_not_push_out_a_quiet_tenant() -> None:
-    """What a quiet tenant keeps within the reserve is there after a thousand prompts of another."""
+    """Prefixes that a quiet tenant keeps within the reserve survive a thousand prompts of another."""
     blocks = make_blocks(32)
     quiet = prompting(1, [3] * 97, tenant="quiet")
     assert serve(blocks, quiet) == 0
@@ -267,7 +267,7 @@ def outputs_of(loop_blocks: int, adds: int, **options: Any) -> list[Output]:  # 
 @pytest.mark.parametrize("num_blocks", [5, 8, 16, 64])
 @pytest.mark.parametrize("has_prefixes", [True, False])
 def test_memory_decides_nothing_but_when(num_blocks: int, has_prefixes: bool) -> None:
-    """With little memory sequences wait and push each other out; everyone gets its own tokens all the same."""
+    """Sequences wait and preempt each other when memory is short; each still gets its own tokens."""
     outputs = outputs_of(num_blocks, 12, order=FairShare(), has_prefixes=has_prefixes)
 
     for number in range(12):
@@ -304,7 +304,7 @@ def test_faults_of_steps_leave_blocks_sound() -> None:
 
 
 def test_a_sequence_that_never_fits_is_refused() -> None:
-    """Before it waits, with the numbers."""
+    """A sequence that can never fit is refused without waiting, and the error states the numbers."""
     loop = make_paged_loop(num_blocks=4)
 
     refusal = loop.add(make_add(1, prompt=[1] * 40, max_tokens=40))

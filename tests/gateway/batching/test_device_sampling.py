@@ -194,7 +194,7 @@ def test_the_next_step_is_planned_while_one_is_out() -> None:
 
 
 def test_slots_are_never_ahead() -> None:
-    """They are copied and cut between steps."""
+    """Slots are copied and cut between steps, so no step with slots is submitted ahead."""
     loop, runner = make_picking_loop()
 
     run_wishes(loop)
@@ -222,7 +222,7 @@ def test_a_stop_token_ends_what_is_out_already() -> None:
 
 @pytest.mark.parametrize("wish", [Sampling(logprobs=1), Sampling(presence_penalty=1.0), Sampling(logit_bias={3: 5.0})])
 def test_who_needs_logits_brings_steps_back_to_the_host(wish: Sampling) -> None:
-    """Logits on the host work while a step is in flight, too."""
+    """Sampling of logits on the host works while a step is in flight, too."""
     loop, _ = make_device_loop()
     loop.add(make_add(1, max_tokens=12))
     for _ in range(3):

@@ -108,7 +108,7 @@ def test_priority_is_a_bounded_lead() -> None:
 
 
 def test_thousands_that_came_and_went() -> None:
-    """They are forgotten when no tenant is left; of ten thousand tenants with one request each, all are served."""
+    """Tenants without requests are forgotten; of ten thousand tenants with one request each, all are served."""
     order = FairShare()
     simulation = simulate(order, [Job(tenant=f"t{n}", num_prompt=2, max_tokens=1) for n in range(10_000)])
 
@@ -160,7 +160,9 @@ def starts(simulation: Simulation) -> list[int]:
 
 
 def test_a_near_deadline_overtakes_its_own_queue() -> None:
-    """By no more than the lead, so the others of its tenant are not left behind for ever."""
+    """A request with a near deadline overtakes its tenant's queue by the lead at most, so no other request is left
+    behind for ever.
+    """
     patient = [Job(tenant="a") for _ in range(200)]
     simulation = simulate(FairShare(), [*patient, Job(tenant="a", deadline_s=0.0)])
     place = starts(simulation).index(200)
@@ -169,7 +171,7 @@ def test_a_near_deadline_overtakes_its_own_queue() -> None:
 
 
 def test_a_far_deadline_is_none() -> None:
-    """What has time waits its turn."""
+    """A request with a far deadline waits its turn."""
     patient = [Job(tenant="a") for _ in range(100)]
     simulation = simulate(FairShare(), [*patient, Job(tenant="a", deadline_s=URGENT_WITHIN_S)])
 

@@ -114,7 +114,7 @@ def test_abort_frees_the_room_at_once(steps_before: int) -> None:
 
 
 def test_unknown_abort_is_ignored() -> None:
-    """It may just have ended."""
+    """An unknown id may be aborted, since its sequence may just have ended."""
     assert not make_loop().abort(42)
 
 
@@ -162,7 +162,7 @@ def test_running_out_of_memory_once_is_unseen(step: int) -> None:
 
 
 def test_batch_shrinks_to_what_fits() -> None:
-    """With memory for two at a time, six still finish unchanged."""
+    """Six sequences finish unchanged with memory for two at a time."""
     loop = make_loop(FakeFaults(max_sequences=2))
     adds = [make_add(number, max_tokens=6) for number in range(6)]
     for add in adds:

@@ -26,7 +26,9 @@ def run(prefill_budget: PrefillBudget, *, decode_s: float, token_s: float, steps
 
 @pytest.mark.parametrize("token_s", [0.0001, 0.0005, 0.001])
 def test_steps_with_prompts_stay_within_the_stretch(token_s: float) -> None:
-    """Once a decode step and the cost of a token are known; and most of what is allowed is used."""
+    """Steps with prompts stay within the allowed slowdown once a decode step and the cost of a token are known, and use
+    most of it.
+    """
     prefill_budget = PrefillBudget(max_slowdown=MAX_SLOWDOWN, most_tokens=256)
     prefill_budget.note(0.010, num_decoding=8, num_prompt_tokens=0)
 

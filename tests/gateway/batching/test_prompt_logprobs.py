@@ -60,7 +60,7 @@ def test_scores_come_once_with_the_first_token() -> None:
 
 
 def test_alternatives_are_the_best_ones() -> None:
-    """As many as asked for, best first."""
+    """Alternatives are as many as asked for, best first."""
     for score in scores_of(score_alone(make_loop()), 1):
         values = [value for _, value in score.top]
 

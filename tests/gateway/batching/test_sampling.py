@@ -43,7 +43,7 @@ def make_row(*, seed: int, vocab: int, scale: float) -> F32:
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("vocab", [2, 300, 2000])
 def test_draws_equal_the_reference(sampling: Sampling, scale: float, vocab: int) -> None:
-    """For the same uniform number both choose the same token, flat or peaked."""
+    """Sampler and reference choose the same token for the same uniform number, flat or peaked."""
     row = make_row(seed=vocab, vocab=vocab, scale=scale)
     distribution = reference_distribution(row.tolist(), sampling)
     peak = float(row.max())
@@ -52,7 +52,7 @@ def test_draws_equal_the_reference(sampling: Sampling, scale: float, vocab: int)
         token = draw(row, peak, sampling, uniform=number)
 
         expected = reference_draw(distribution, number)
-        # float32 weights move the border between neighbours by about 1e-6 of the mass; there either is right.
+        # float32 weights move the border between adjacent tokens by about 1e-6 of the mass; there either is right.
         near = {reference_draw(distribution, max(0.0, number - 1e-5)), reference_draw(distribution, number + 1e-5)}
         assert token in {expected} | near
 
@@ -154,7 +154,7 @@ def test_banned_token_never_comes() -> None:
 
 
 def test_banning_everything_is_an_error() -> None:
-    """When bias leaves no token the sequence ends with the reason."""
+    """A sequence whose bias leaves no token ends with the reason."""
     banned = dict.fromkeys(range(VOCAB), -100.0)
 
     (only,) = sample(np.zeros((1, VOCAB), dtype=np.float32), [make_sequence(0, sampling=Sampling(logit_bias=banned))])

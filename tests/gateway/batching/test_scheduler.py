@@ -1,4 +1,4 @@
-"""Who gets tokens, in which order, within which limits."""
+"""Tokens that the scheduler gives to sequences, their order and their limits."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_lowest_free_slot_comes_first() -> None:
 
 
 def test_full_house_cannot_reserve() -> None:
-    """Without a free slot the question says no and the deed is refused."""
+    """`can_allocate` is false without a free slot, and `allocate` raises."""
     slots = SlotAllocator(num_slots=1, slot_tokens=8)
     slots.allocate(sequence(1, 8))
 
@@ -80,7 +80,7 @@ def test_second_slot_for_one_sequence_is_refused() -> None:
 
 @given(st.lists(st.integers(0, 9), max_size=60))
 def test_nothing_is_lost(numbers: list[int]) -> None:
-    """After any operations, every slot is free or allocated exactly once."""
+    """Every slot is free or allocated exactly once after any operations."""
     slots, held = SlotAllocator(num_slots=4, slot_tokens=8), set[int]()
     for number in numbers:
         if number in held:
@@ -95,7 +95,7 @@ def test_nothing_is_lost(numbers: list[int]) -> None:
 
 
 def test_what_rests_is_taken_over() -> None:
-    """Where most of it goes on to be used, in whole blocks, and never all of the prompt."""
+    """A cached slot is taken over where most of its prefix is reused, in whole blocks, and never for all of the prompt."""
     slots = cached_slots(4)
     first = prompting(1, [*SYSTEM, 1, 2, 3])
     compute(slots, first)
@@ -151,7 +151,7 @@ def test_what_is_not_sound_is_forgotten() -> None:
 
 
 def test_a_flood_leaves_a_quiet_tenant_its_prefixes() -> None:
-    """Of those that keep more than others, the one not used for longest goes."""
+    """The slot evicted is the least recently used one of the tenants that cache more than others."""
     slots = cached_slots(6)
     quiet = [prompting(number, [number] * 17, tenant="quiet") for number in (1, 2)]
     for one in quiet:
@@ -168,7 +168,7 @@ def test_a_flood_leaves_a_quiet_tenant_its_prefixes() -> None:
 
 
 def test_scoring_a_prompt_computes_all_of_it() -> None:
-    """Its logits are asked for; what it computed serves others."""
+    """A scored prompt reuses nothing, because its logits are asked for; other prompts reuse its prefix."""
     slots = cached_slots(4)
     for number in (1, 2):
         add = make_add(number, prompt=[*SYSTEM, 1], prompt_logprobs=0)
@@ -183,7 +183,7 @@ def test_scoring_a_prompt_computes_all_of_it() -> None:
     )
 )
 def test_reuse_is_what_it_claims(events: list[tuple[int, str, int, int, bool]]) -> None:
-    """After any operations, a reused slot has exactly those tokens, computed for the same tenant."""
+    """A reused slot has exactly the claimed tokens, computed for the same tenant, after any operations."""
     slots = cached_slots(4)
     memory: dict[int, tuple[str, list[int]]] = {}
     held: dict[int, Sequence] = {}

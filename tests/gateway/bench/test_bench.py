@@ -48,7 +48,7 @@ def test_rows_for_every_server_and_count(server: OwnServer) -> None:
 
 
 def test_the_table_is_for_people() -> None:
-    """Without --json: a line a row."""
+    """The output without --json is a table of one line a row."""
     done = bench("--streams", "2", "--tokens", "4", "--rounds", "1")
 
     assert done.returncode == 0, done.stderr
@@ -151,7 +151,7 @@ def test_kernels_are_measured_alone() -> None:
 
 
 def test_absent_kernels_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the reason."""
+    """Missing kernels are reported with the reason."""
     monkeypatch.setenv("HOSTELRY_KERNELS", "0")
 
     done = bench("--kernels")

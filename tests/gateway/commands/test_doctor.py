@@ -54,7 +54,7 @@ def test_a_broken_config_fails(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("runner", ["onnx", "torch", "mlx"])
 def test_the_chosen_engine_comes_with_its_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str) -> None:
-    """Which of them `auto` stands for, on what device it computes, and why."""
+    """The report names the runner that `auto` stands for, its device, and the reason."""
     if missing_packages(runner)[0]:
         pytest.skip(f"runner {runner} is not installed")
     monkeypatch.setattr(doctor, "choose_runner", lambda: RunnerChoice(runner=runner, reason="by design"))

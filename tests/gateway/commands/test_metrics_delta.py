@@ -1,4 +1,4 @@
-"""What happened between two scrapes."""
+"""Differences between two scrapes."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_nothing_happened() -> None:
 
 
 def test_a_server_that_started_anew() -> None:
-    """Its counters begin at 0; nothing goes backwards."""
+    """Counters of a restarted server begin at 0; no difference is negative."""
     old, new = ServedApp(), ServedApp()
     old.steps.inc(50)
     new.steps.inc(8)

@@ -66,7 +66,7 @@ def test_a_folder_and_what_it_needs(tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_be_served(tmp_path: Path) -> None:
-    """What can be told is told, then the reason; exit status 1."""
+    """`inspect` of a model that cannot be served prints what is known, then the reason; exit status 1."""
     folder = make_random_model(tmp_path / "m", sizes=SIZES)
     config = folder / "config.json"
     config.write_text(config.read_text().replace("LlamaForCausalLM", "StrangeForCausalLM"))
@@ -132,7 +132,7 @@ def test_the_models_of_a_server(tmp_path: Path, respx_mock: respx.MockRouter) ->
 
 
 def test_a_server_that_refuses(tmp_path: Path, respx_mock: respx.MockRouter) -> None:
-    """Its own words are shown."""
+    """The message of a server that refuses is shown."""
     respx_mock.get("http://house/v1/models").mock(httpx.Response(401, json={"error": {"message": "wrong key"}}))
 
     result = invoke("list", "--url", "http://house", "--data-dir", tmp_path)
@@ -142,7 +142,7 @@ def test_a_server_that_refuses(tmp_path: Path, respx_mock: respx.MockRouter) -> 
 
 
 def test_the_runner_of_this_machine_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is named if it takes every format; else the message names the format and the way out."""
+    """The runner of this machine is named if it takes every format; else the message names the format and the way out."""
     monkeypatch.setattr(models, "choose_runner", lambda: RunnerChoice(runner="fake", reason="test"))
     taken = set(create_runner("fake").capabilities().formats)
 

@@ -57,7 +57,7 @@ def test_the_report_is_for_programs(made: type[ReplayRunner]) -> None:
 
 
 def test_an_unknown_runner_is_named(tmp_path: Path) -> None:
-    """With those that there are, and exit status 2."""
+    """An unknown runner is refused with the list of known ones and exit status 2."""
     result = invoke("check", "nonesuch")
 
     assert result.exit_code == 2
@@ -79,7 +79,7 @@ def test_an_absent_package_comes_with_its_cure(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_device_that_a_runner_has_not_is_refused() -> None:
-    """Before anything is checked."""
+    """A device that the runner lacks is refused ahead of all checks."""
     result = invoke("check", "fake", "--device", "abacus")
 
     assert result.exit_code == 2

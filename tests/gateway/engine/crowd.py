@@ -51,7 +51,7 @@ class Crowd:
         return len(self._ends)
 
     def come(self, tenant: str, *, weight: float = 1.0) -> bool:
-        """Whether it was let in."""
+        """Submit a request; true if it was admitted."""
         stack = contextlib.ExitStack()
         try:
             ticket = stack.enter_context(self.admission.admit(tenant=tenant, weight=weight, num_served=self._places))
@@ -73,7 +73,7 @@ class Crowd:
         self.now_s = until_s
 
     def empty(self) -> None:
-        """Until the last one has left."""
+        """Pass time until the last request has ended."""
         while self._ends:
             self.pass_time(self.held_s)
 

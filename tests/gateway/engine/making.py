@@ -57,7 +57,7 @@ def make_add(*, prompt: tuple[int, ...] = (1, 2, 3), max_tokens: int = 8, seed: 
 
 
 def faulty(faults: FakeFaults) -> RunnerFactory:
-    """What the registry would do, with a runner that fails as ordered."""
+    """Runner factory in place of the registry, with a runner that fails as ordered."""
 
     def create(name: str, *, threads: int, exact: bool, device: str) -> Runner:
         return FakeRunner(faults)

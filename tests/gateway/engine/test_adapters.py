@@ -52,7 +52,7 @@ def create(name: str, *, threads: int, exact: bool, device: str) -> Runner:
 
 
 def write_adapter(folder: Path, *, rank: int = RANK) -> AdapterRef:
-    """For q of the one layer of the model."""
+    """Write an adapter for q of the one layer of the model."""
     hidden, name = SIZES.hidden_size, "base_model.model.model.layers.0.self_attn.q_proj"
     folder.mkdir()
     (folder / "adapter_config.json").write_bytes(
@@ -154,7 +154,7 @@ async def test_without_any(model_path: Path) -> None:
 
 
 async def test_the_reason_arrives(model_path: Path, tmp_path: Path) -> None:
-    """What ends the engine is what the operator reads."""
+    """The error that ends the engine is the one that the operator reads."""
     load = msgspec.structs.replace(
         make_load(model_path), adapters=(AdapterRef(name="law", base="fake", path=str(tmp_path / "gone")),)
     )

@@ -36,7 +36,7 @@ def test_full_room_refuses_and_says_when() -> None:
 
 
 def test_a_tenant_fills_its_own_queue_only() -> None:
-    """Its next request is refused as its own affair; another tenant's is taken."""
+    """A tenant whose own queue is full is refused with its own error; another tenant is admitted."""
     crowd = Crowd(places=2, held_s=1.0, max_waiting=4, max_waiting_per_tenant=2)
 
     came = [crowd.come("greedy") for _ in range(6)]
@@ -82,7 +82,7 @@ def test_leaving_twice_is_leaving_once() -> None:
 
 
 def test_nothing_measured_admits() -> None:
-    """The first crowd ever is bounded by numbers alone."""
+    """Admission without measurements is bounded by the counts alone."""
     crowd = Crowd(places=2, held_s=100.0, ttft_target_s=0.5)
 
     assert all(crowd.come("a") for _ in range(50))
@@ -139,7 +139,7 @@ def test_a_load_that_becomes_heavy() -> None:
         crowd.come("greedy")
 
     assert len(crowd.refusals["greedy"]) == refused + 20
-    assert already <= 8 * 20  # what had come before nobody could know
+    assert already <= 8 * 20  # the past was not measured
 
 
 def test_a_flood_does_not_refuse_others() -> None:
@@ -192,7 +192,7 @@ def test_the_part_of_a_tenant_is_by_weight(weight: float) -> None:
 
 
 def test_memory_that_is_short_makes_a_queue() -> None:
-    """There are slots, but no memory to use them: the estimate is right, the counts of slots are not."""
+    """The estimate covers memory that is short while slots are free; the counts of slots do not."""
     now_s = 0.0
     admission = AdmissionControl(
         EngineConfig(max_waiting=1, max_waiting_per_tenant=1, ttft_target_s=2.0), now=lambda: now_s
@@ -217,7 +217,7 @@ Move = tuple[Literal["come", "start", "leave", "wait"], int, float]
     ),
 )
 def test_counts_hold_whatever_happens(scheduling: Scheduling, moves: list[Move]) -> None:
-    """In any order of arrivals, starts and ends the limits hold, an idle tenant is admitted, and the queue empties."""
+    """The limits hold in any order of arrivals, starts and ends; an idle tenant is admitted, and the queue empties."""
     now_s, places = 0.0, 3
     config = EngineConfig(max_waiting=8, max_waiting_per_tenant=4, ttft_target_s=6.0, scheduling=scheduling)
     admission = AdmissionControl(config, now=lambda: now_s)

@@ -25,7 +25,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def ignore(message: FromEngine) -> None:
-    """Where only what is sent matters."""
+    """Ignore messages; for tests of what is sent."""
 
 
 async def test_sends_of_one_turn_leave_together(pair: tuple[socket.socket, socket.socket]) -> None:

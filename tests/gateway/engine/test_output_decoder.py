@@ -55,7 +55,7 @@ def test_end_shows_what_was_held_back(tokenizer: Tokenizer) -> None:
 
 
 def test_tokens_after_a_stop_string_are_not_counted(tokenizer: Tokenizer) -> None:
-    """What came in the same message but after the stop string was never offered."""
+    """Tokens that follow the stop string in the same message were never offered and are not counted."""
     decoder = OutputDecoder(tokenizer, prompt_ids=range(5), stops=("b",))
 
     events = decoder.take([Output(1, tuple(ids(tokenizer, b"abcdef")))])

@@ -120,7 +120,7 @@ async def test_frozen_engine_is_closed_by_force(model_path: Path) -> None:
 
 
 async def test_engine_that_keeps_dying_is_given_up(model_path: Path) -> None:
-    """After too many deaths the state is `failed` and open requests are told."""
+    """The state is `failed` when too many processes have died, and open requests get the error."""
     policy = RestartPolicy(first_s=0.01, longest_s=0.01, most=2)
     async with running_client(make_load(model_path), restarts=policy) as client:
         await client.ready()

@@ -25,7 +25,7 @@ def test_delays_double_to_the_longest_and_then_end() -> None:
 
 
 def test_old_deaths_are_forgiven() -> None:
-    """After the window everything starts over."""
+    """Deaths older than the window no longer count."""
     now = Clock()
     clock = RestartClock(EXACT, now=now)
     for _ in range(4):

@@ -201,7 +201,7 @@ def test_missing_model_is_told(gateway: Gateway, tmp_path: Path) -> None:
 
 
 def test_impossible_sequence_is_answered(gateway: Gateway, model_path: Path) -> None:
-    """A request that cannot be served is an output with an error, and the engine lives on."""
+    """A request that cannot be served ends in an output with an error, and the engine goes on."""
     gateway.send(make_load(model_path), add(1, max_tokens=10_000_000), add(2, max_tokens=1))
 
     outputs: list[Output] = []
@@ -217,7 +217,7 @@ def test_impossible_sequence_is_answered(gateway: Gateway, model_path: Path) -> 
 
 
 def test_context_is_cut_to_what_memory_holds(gateway: Gateway, model_path: Path) -> None:
-    """Without a wish, all sequences fit into KV memory together; a note says what was given."""
+    """The default context lets all sequences fit into KV memory together; a note states the context given."""
     load = make_load(model_path)
     load = msgspec.structs.replace(load, engine=msgspec.structs.replace(load.engine, kv_cache_mb=64))
     gateway.send(load)

@@ -24,7 +24,7 @@ class Hub:
         self.gated: set[str] = set()
         self.token = "secret"
         self.broken_downloads = 0
-        """How many of the next downloads break off in the middle."""
+        """Number of next downloads that break off in the middle."""
         self.url = ""
 
     @property

@@ -46,7 +46,7 @@ def test_paths_are_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They add to the file, win over an entry of the same name, and are found from the working directory."""
+    """Flags add to the file, win over an entry of the same name, and are resolved against the working directory."""
     config = load_config(write(tmp_path))
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -102,7 +102,7 @@ def test_the_same_name_on_two_models(tmp_path: Path) -> None:
 
 
 def test_check_leaves_what_flags_may_say(tmp_path: Path) -> None:
-    """Without models in the file the base may come from `--model`."""
+    """`config check` accepts an adapter without models in the file, since its base may come from `--model`."""
     path = write(tmp_path, FILE.partition('gguf"\n')[2])
 
     checked = CliRunner().invoke(main, ["config", "check", str(path)])

@@ -76,7 +76,7 @@ def resolve(reference: str, cache_dir: Path) -> Path:
 
 
 def test_existing_paths_are_returned(tmp_path: Path) -> None:
-    """What exists is never looked up anywhere."""
+    """Existing paths are returned without any look-up."""
     (tmp_path / "model.gguf").touch()
 
     assert resolve(str(tmp_path), tmp_path) == tmp_path
@@ -94,7 +94,7 @@ def test_folder_holds_what_a_model_needs(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_second_time_downloads_nothing(hub: Hub, tmp_path: Path) -> None:
-    """What is in the cache stays there."""
+    """Cached models are not downloaded again."""
     first = resolve("inn/folder", tmp_path)
     downloads = list(hub.downloads)
 
@@ -166,7 +166,7 @@ def test_refusals_say_what_to_do(hub: Hub, tmp_path: Path, reference: str, messa
     "reference", ["", "gpt2", "a/b/c", "/no/such/model", "./inn", "../inn/x", "https://x/y", "a/b:", "\0/x"]
 )
 def test_other_words_are_refused_without_a_request(hub: Hub, tmp_path: Path, reference: str) -> None:
-    """What is neither a path nor shaped like a hub name is not sent anywhere."""
+    """References that are neither a path nor shaped like a hub name cause no request."""
     reference = reference or "no such thing"
 
     with pytest.raises(ModelError, match=r"no such file or folder \(tried .*owner/name:Q4_K_M"):
@@ -176,7 +176,7 @@ def test_other_words_are_refused_without_a_request(hub: Hub, tmp_path: Path, ref
 
 
 def test_gated_model_asks_for_a_token(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a token the error says how to get access; with it the download works."""
+    """The error of a gated model says how to get access; with a token the download works."""
     hub.gated.add("inn/one")
 
     with pytest.raises(
@@ -217,7 +217,7 @@ def test_interrupted_connection_is_tried_again(hub: Hub, tmp_path: Path, monkeyp
 
 
 def test_offline_uses_the_cache(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With HF_HUB_OFFLINE, a cached model is found and another one explained, without a request."""
+    """A cached model is found with HF_HUB_OFFLINE, and the absence of another explained, without a request."""
     folder = resolve("inn/folder", tmp_path)
     hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

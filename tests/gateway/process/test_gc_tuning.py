@@ -1,4 +1,4 @@
-"""What the collector looks at."""
+"""Objects that the garbage collector scans."""
 
 from __future__ import annotations
 

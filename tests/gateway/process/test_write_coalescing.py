@@ -32,7 +32,7 @@ def corked(transport: Transport) -> CoalescingTransport:
 
 
 async def test_writes_of_one_turn_leave_in_one() -> None:
-    """In order, when the turn ends; those of the next turn leave with it."""
+    """Writes of one loop turn are sent in order as one when the turn ends; the next turn's writes form the next one."""
     transport = Transport()
     cork = corked(transport)
 
@@ -48,7 +48,7 @@ async def test_writes_of_one_turn_leave_in_one() -> None:
 
 
 async def test_close_sends_first() -> None:
-    """What was written before it is not lost, and nothing comes after it."""
+    """Data written ahead of `close` is sent, and nothing follows it."""
     transport = Transport()
     cork = corked(transport)
 

@@ -66,7 +66,7 @@ def test_a_reservation_counts_until_it_is_settled() -> None:
 
 
 def test_a_spent_budget_says_when_it_returns() -> None:
-    """With the numbers, and the seconds until midnight."""
+    """The error of a spent budget states the numbers and the seconds until midnight."""
     served_app = ServedApp(tokens=100)
     served_app.spend(95)
 
@@ -90,7 +90,7 @@ def test_money() -> None:
 
 
 def test_days_and_months_begin_anew() -> None:
-    """At midnight UTC; what still runs is charged to the day in which it ends."""
+    """Days and months begin at midnight UTC; a running request is charged to the day in which it ends."""
     served_app = ServedApp(tokens=100, month=150)
     served_app.spend(60)
     held = served_app.reserve(40)
@@ -105,7 +105,7 @@ def test_days_and_months_begin_anew() -> None:
 
 
 def test_what_moves_to_the_store_counts_once() -> None:
-    """While it is on its way, when it arrived, and when the store failed."""
+    """Spending counts once while it is drained to the store, when it has arrived, and when the store failed."""
     served_app = ServedApp(tokens=100)
     served_app.spend(30)
     served_app.budgets.begin_drain()
@@ -138,7 +138,7 @@ def test_a_share_of_what_is_left() -> None:
 
 
 def test_what_the_store_tells_first() -> None:
-    """Of budgets that are new; those in use stay as they are, and yesterday's does not count."""
+    """The store initialises new budgets only; those in use stay as they are, and yesterday's spending does not count."""
     served_app = ServedApp(tokens=100)
     today = span_of("day", NOON).begins
     old = Spent(subject="tenant a", period="day", begins=today - DAY_S, amount=Amount(99))

@@ -127,7 +127,7 @@ def test_tenants_do_not_meet(limiter: Limiter) -> None:
 
 
 def test_a_changed_limit_holds_at_once(limiter: Limiter) -> None:
-    """What was taken before counts on."""
+    """Requests counted under the former limit count under the changed one."""
     enter(limiter, caller_of(Limits(requests_per_minute=1)))
     enter(limiter, caller_of(Limits(requests_per_minute=2)))
     with pytest.raises(RateLimited):
@@ -135,7 +135,7 @@ def test_a_changed_limit_holds_at_once(limiter: Limiter) -> None:
 
 
 def test_headers(limiter: Limiter, clock: Clock) -> None:
-    """Of the tightest; none without limits."""
+    """Headers show the tightest limit; none without limits."""
     caller = caller_of(Limits(requests_per_minute=10, tokens_per_minute=100), Limits(requests_per_minute=3))
     fresh = dict(limiter.headers(caller))
     enter(limiter, caller, 60)
@@ -165,7 +165,7 @@ def test_idle_accounts_are_forgotten(limiter: Limiter, clock: Clock) -> None:
 
 
 def test_room(limiter: Limiter) -> None:
-    """What the tightest of all limits on tokens leaves, none without one."""
+    """`room` is what the tightest token limit leaves, and None without one."""
     limited = caller_of(Limits(tokens_per_minute=100), Limits(tokens_per_day=90), demo=Limits(tokens_per_minute=70))
     enter(limiter, limited, 30)
 
@@ -177,7 +177,7 @@ def test_room(limiter: Limiter) -> None:
 
 
 def test_bounds() -> None:
-    """The policy caps defaults and rejects explicit excess; the room bounds the context of the rest."""
+    """The policy caps defaults and rejects explicit excess; tokens left by the limits bound the context of the rest."""
     key = Key(id="", tenant_id="")
     capped = Caller(tenant=Tenant(name="a", policy=Policy(max_output_tokens=50, max_context=60)), key=key)
 

@@ -1,4 +1,4 @@
-"""What tokens cost."""
+"""Token prices."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_alone() -> None:
 
 
 def test_a_newcomer_waits_for_the_others() -> None:
-    """It has nothing until they gave up their parts, then each has the same."""
+    """A new gateway has nothing until the others gave up their parts, then each has the same."""
     street = Street("a", "b", "c")
     street.speak("a")
     street.speak("b")
@@ -78,7 +78,7 @@ def test_a_newcomer_waits_for_the_others() -> None:
 
 
 def test_one_may_have_all() -> None:
-    """When it wants and the others do not; in two rounds, and again equal parts a minute later."""
+    """The only gateway that wants more gets all in two rounds, and again equal shares a minute later."""
     street = Street("a", "b")
     street.rounds(2, "a", "b")
     street.rounds(2, "a", "b", wants="a")
@@ -92,7 +92,7 @@ def test_one_may_have_all() -> None:
 
 
 def test_two_that_want() -> None:
-    """They get equal shares, whichever came first."""
+    """Two gateways that want more get equal shares, whichever came first."""
     street = Street("a", "b")
     street.rounds(2, "a", "b")
     street.rounds(3, "a", "b", wants="a")
@@ -102,7 +102,7 @@ def test_two_that_want() -> None:
 
 
 def test_what_is_used_is_kept() -> None:
-    """It is kept until it has left the minute: a new gateway gets the rest, and so does one that wants more."""
+    """A used share is kept until it has left the minute: a new gateway gets the rest, and so does one that wants more."""
     street = Street("a", "b")
     street.used["a"] = WHOLE * 3 // 4
     street.speak("a")
@@ -121,8 +121,8 @@ moves = st.tuples(st.sampled_from("abcd"), st.booleans(), st.floats(0, 1), st.fl
 @settings(max_examples=300)
 @given(st.lists(moves, max_size=60))
 def test_never_more_than_the_whole(said: list[tuple[str, bool, float, float]]) -> None:
-    """In any order of updates, wishes and uses, while no gateway fails: shares sum to the whole at most, and no gateway
-    loses what it uses.
+    """Shares sum to the whole at most, and no gateway loses what it uses, in any order of updates, wishes and uses
+    while no gateway fails.
     """
     street = Street(*"abcd")
     for name, wants, use, seconds in said:
@@ -184,7 +184,7 @@ async def test_requests_wait_for_a_share() -> None:
 
 
 async def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the error that the last attempt had."""
+    """The wait for a share ends with the error of the last attempt."""
     monkeypatch.setattr("gateway.tenants.peers.shares.PATIENCE_S", 0.01)
     limiter = Limiter()
     limiter.shares.take_over(Granted(0, {}))

@@ -9,7 +9,7 @@ from gateway.tenants.limits.window import SlidingMinute
 
 
 def test_a_minute() -> None:
-    """What was taken counts for a minute and up to a second more."""
+    """Tokens taken count for a minute and up to a second more."""
     window = SlidingMinute()
     window.take(3, 10.5)
 
@@ -17,7 +17,7 @@ def test_a_minute() -> None:
 
 
 def test_waiting() -> None:
-    """Until enough of the oldest has left."""
+    """The wait lasts until enough of the oldest has left the window."""
     window = SlidingMinute()
     window.take(4, 0.0)
     window.take(4, 10.0)
@@ -30,7 +30,7 @@ def test_waiting() -> None:
 
 
 def test_giving_back() -> None:
-    """To the second it came from; what is no longer counted changes nothing."""
+    """Tokens are given back to the second they came from; what is no longer counted changes nothing."""
     window = SlidingMinute()
     first, second = window.take(5, 0.0), window.take(5, 30.0)
     window.give_back(2, second)

@@ -1,4 +1,4 @@
-"""How many wrong keys an address may show."""
+"""Limits on wrong keys from one address."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Clock:
 
 
 def shown(wrong_keys: WrongKeys, address: str | None, times: int) -> int:
-    """How many of so many wrong keys are one too many."""
+    """Number of refusals for `times` wrong keys."""
     refused = 0
     for _ in range(times):
         try:
@@ -55,7 +55,7 @@ def test_a_minute() -> None:
     ],
 )
 def test_what_an_address_is(other: str | None, is_same: bool) -> None:
-    """Of IPv6 the network of 64 bits; who cannot be told apart is one."""
+    """An IPv6 address counts as its network of 64 bits; all unknown addresses count as one."""
     wrong_keys = WrongKeys(per_minute=1)
     wrong_keys.note("2001:db8::1")
 

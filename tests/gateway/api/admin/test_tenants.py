@@ -96,7 +96,7 @@ async def test_aliases(staffed: ServedApp, operator: httpx.AsyncClient) -> None:
 
 
 async def test_rotation(staffed: ServedApp, operator: httpx.AsyncClient) -> None:
-    """Without overlap the old key ends at once."""
+    """Rotation without overlap ends the old key at once."""
     await made(operator, TENANTS, name="guest")
     old = await made(operator, KEYS, tenant="guest")
 
@@ -117,7 +117,7 @@ async def test_pages(operator: httpx.AsyncClient) -> None:
 
 
 async def test_the_log(operator: httpx.AsyncClient) -> None:
-    """Who did what under which request id; the chain is whole."""
+    """The audit log names actor, action and request id; its hash chain is whole."""
     tenant = await operator.post(TENANTS, json={"name": "guest"}, headers={"x-request-id": "req-7"})
 
     log = (await operator.get("/admin/v1/audit", params={"limit": 1000})).json()["data"]

@@ -66,7 +66,7 @@ def opened(tmp_path: Path) -> Opened:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_answer_is_written_down(opened: Opened, stream: bool) -> None:
-    """With the ids of answer and request, and the tokens that the client was told."""
+    """Every response is recorded with its id, the request id and the token counts that the client received."""
     async with opened() as admin_app:
         answer = await admin_app.tenant_client.post(CHAT, json=chat(stream=stream), headers={"x-request-id": "mine"})
         (row,) = await admin_app.rows()
@@ -81,7 +81,7 @@ async def test_an_answer_is_written_down(opened: Opened, stream: bool) -> None:
 
 
 async def test_a_row_starts_at_arrival(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What reading the body took belongs to the request."""
+    """The time to read the body counts as time of the request."""
     clock = Clock(monkeypatch)
     async with opened() as admin_app:
         connection = Connection(admin_app.served_app.app, scope_of(CHAT))
@@ -111,7 +111,7 @@ async def test_an_adapter_is_written_down(opened: Opened) -> None:
 
 
 async def test_refusals_are_not(opened: Opened) -> None:
-    """What never ran has no row: a bad body, an unknown model, an engine that is full."""
+    """Requests that never ran have no row: a bad body, an unknown model, a full engine."""
     async with opened(Script(refusal=Overloaded("full", retry_after_s=1))) as admin_app:
         for body in ({}, chat(model="nothing"), chat()):
             assert (await admin_app.tenant_client.post(CHAT, json=body)).status_code >= 400
@@ -122,7 +122,7 @@ async def test_refusals_are_not(opened: Opened) -> None:
 
 @pytest.mark.parametrize(("code", "state"), [("engine_failed", "engine_failed"), ("server_shutdown", "shutdown")])
 async def test_failures_are(opened: Opened, code: str, state: str) -> None:
-    """With what was offered before the end."""
+    """Failed requests are recorded with the tokens offered before the end."""
     async with opened(Script(failure=(code, "gone"))) as admin_app:
         await admin_app.tenant_client.post(CHAT, json=chat())
         (row,) = await admin_app.rows()

@@ -26,7 +26,7 @@ def postgres_url() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of a database without tables."""
+    """URL of a database without tables."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/store/hostelry.db"
     return str(request.getfixturevalue("postgres_url"))

@@ -40,7 +40,7 @@ async def test_who_did_what(database: Database) -> None:
 
 @pytest.mark.parametrize("damage", ["altered", "removed", "renumbered"])
 async def test_tampering_shows(database: Database, damage: str) -> None:
-    """At the first line that does not follow from those before it."""
+    """Verification reports tampering at the first line that does not follow from the previous ones."""
     for number in range(4):
         await new_tenant(database, TenantSpec(name=f"t{number}"))
     async with database.session() as session:

@@ -84,7 +84,7 @@ async def test_keys_of_a_tenant_that_left_the_file_end(database: Database) -> No
 
 
 async def test_a_key_may_move(database: Database) -> None:
-    """From one declared tenant to another."""
+    """A key may move from one declared tenant to another."""
     await bootstrap(database, [DECLARED, TenantConfig(name="b")])
     await bootstrap(database, [TenantConfig(name="acme"), TenantConfig(name="b", keys=(KEY,))])
 
@@ -92,7 +92,9 @@ async def test_a_key_may_move(database: Database) -> None:
 
 
 async def test_the_api_leaves_the_file_alone(database: Database) -> None:
-    """What it changed would be undone at the next start; the log names who declared it."""
+    """Changes of declared entries through the API are refused, as the next start would undo them; the log names the
+    declaration.
+    """
     await bootstrap(database, [DECLARED])
     async with database.session() as session:
         (key,) = await list_keys(session, tenant="acme", after="", limit=10)

@@ -30,7 +30,7 @@ from tests.gateway.tenants.store.test_tenants import bearer, new_key, new_tenant
 
 
 async def test_migrations_make_the_tables(database: Database) -> None:
-    """What they build is what the code maps, and the newest one is the one that is expected."""
+    """Migrations build exactly the mapped tables, and the newest one is the expected one."""
     async with database.session() as session:
         found = await session.run_sync(
             lambda sync: compare_metadata(MigrationContext.configure(sync.connection()), StateRow.metadata)

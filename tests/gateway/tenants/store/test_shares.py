@@ -29,7 +29,7 @@ class Gate:
         self.peer_sync = PeerSync(database, self.limiter)
 
     async def ask(self, count: int) -> int:
-        """How many of so many requests in a row may run."""
+        """Number of requests that may run, of `count` in a row."""
         served = 0
         for _ in range(count):
             try:
@@ -51,7 +51,7 @@ async def gates(database: Database) -> list[Gate]:
 
 
 async def test_equal_parts(gates: list[Gate]) -> None:
-    """As soon as all have met."""
+    """Gateways have equal shares as soon as each knows all others."""
     assert [gate.limiter.shares.of("anybody") for gate in gates] == [WHOLE // 3] * 3
 
 

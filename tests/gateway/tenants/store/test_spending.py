@@ -1,4 +1,4 @@
-"""What the store knows of budgets, over both databases."""
+"""Budget spending in the store, over both databases."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def caller(tenant_id: str) -> Caller:
 
 
 async def test_every_subject_of_a_request(database: Database) -> None:
-    """Its tenant, its key and the model; each request once, by the day and the month of its end."""
+    """A request is charged to its tenant, its key and its model, once, by the day and the month of its end."""
     now = time.time()
     entries = [entry(number, ended_at=now, cost_nanos=5) for number in range(3)]
     long_ago = entry(9, ended_at=now - 70 * DAY_S)
@@ -62,7 +62,7 @@ async def test_a_model_with_its_adapters(database: Database) -> None:
 
 
 async def test_the_past_is_forgotten(database: Database) -> None:
-    """When no budget can need it any more; the usage itself stays."""
+    """Spending that no budget can need any more is deleted; the usage itself stays."""
     now = time.time()
     async with database.session() as session:
         await record_usage(session, [entry(1, ended_at=now), entry(2, ended_at=now - 100 * DAY_S)])
@@ -74,7 +74,7 @@ async def test_the_past_is_forgotten(database: Database) -> None:
 
 
 async def test_a_gateway_begins_with_what_was_spent(database: Database, tmp_path: Path) -> None:
-    """By itself before a crash, whose journal is still there, and by others."""
+    """A gateway starts with what was spent: by itself, including a journal left by a crash, and by others."""
     async with change(database, ACTOR) as changes:
         tenant = await create_tenant(changes, TenantSpec(name="a", limits=LIMITS))
     now = time.time()
@@ -91,7 +91,7 @@ async def test_a_gateway_begins_with_what_was_spent(database: Database, tmp_path
 
 
 async def test_gateways_see_what_the_others_spent(database: Database, tmp_path: Path) -> None:
-    """As soon as both have drained."""
+    """Each gateway sees the others' spending as soon as both have drained."""
     limiters = [Limiter(), Limiter()]
     keepers = [
         UsageRecorder(Journal(tmp_path / str(number)), database, limiter) for number, limiter in enumerate(limiters)

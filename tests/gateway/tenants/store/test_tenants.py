@@ -55,7 +55,7 @@ def bearer(key: str) -> list[bytes]:
 
 
 async def test_a_tenant_and_its_key(database: Database) -> None:
-    """What was asked for is what requests see, policy and all."""
+    """Requests see the tenant and key exactly as created, policy included."""
     tenant = await new_tenant(database)
     key = await new_key(database, scopes=("inference", "admin:read"), limits=Limits(concurrent_requests=2))
 
@@ -96,7 +96,7 @@ async def test_names_are_taken_once(database: Database) -> None:
 
 
 async def test_pages(database: Database) -> None:
-    """In the order of creation, each entry once."""
+    """Pages list each entry once, in the order of creation."""
     for number in range(5):
         await new_tenant(database, TenantSpec(name=f"t{number}", organisation=f"o{number % 2}"))
         await new_key(database, f"t{number}", name=f"k{number}")
@@ -114,7 +114,7 @@ async def test_pages(database: Database) -> None:
 
 
 async def test_updates_reach_requests(database: Database) -> None:
-    """By id or name; another gateway learns of it with its next refresh."""
+    """Updates by id or name take effect; another gateway sees them at its next refresh."""
     tenant, other = await new_tenant(database), await new_tenant(database, TenantSpec(name="other"))
     key = await new_key(database)
     directory = await refreshed(database)
@@ -155,7 +155,9 @@ async def test_rotation_overlaps(database: Database) -> None:
 
 
 async def test_revoked_keys_stay_revoked(database: Database) -> None:
-    """In a directory that knew the key, in a new one, and for rotation; twice is fine."""
+    """A revoked key stays revoked in a directory that knew it, in a new one, and for rotation; revoking twice is
+    allowed.
+    """
     await new_tenant(database)
     key = await new_key(database)
     directory = await refreshed(database)
@@ -172,7 +174,7 @@ async def test_revoked_keys_stay_revoked(database: Database) -> None:
 
 
 async def test_deleting_a_tenant_revokes_its_keys(database: Database) -> None:
-    """At once, and for good."""
+    """The keys of a deleted tenant are revoked at once and for good."""
     await new_tenant(database)
     key = await new_key(database)
     directory = await refreshed(database)
@@ -237,7 +239,7 @@ async def test_a_failed_change_leaves_nothing(database: Database) -> None:
 
 
 async def test_uses_are_noted(database: Database) -> None:
-    """When a key was last used is written behind the requests, without a new version."""
+    """The time of a key's last use is written outside requests, without a new version."""
     await new_tenant(database)
     key = await new_key(database)
     directory = Directory()

@@ -29,7 +29,7 @@ EVERYTHING = UsageSpan()
 
 
 async def test_sums_by_group(database: Database) -> None:
-    """By any choice of tenant, key, model and hour, over a span, and all together."""
+    """Usage sums by any choice of tenant, key, model and hour, over a span, and in total."""
     entries = [
         entry(
             number,
@@ -97,7 +97,7 @@ async def test_gateways_write_at_once(database: Database) -> None:
 
 
 async def test_pages_of_requests(database: Database) -> None:
-    """In the order of their end, each once, also those that end together."""
+    """Pages list requests in the order of their end, each once, also those that end together."""
     async with database.session() as session:
         await record_usage(session, [entry(number, ended_at=float(number // 3)) for number in range(9)])
         seen, after = [], ""
@@ -112,7 +112,9 @@ async def test_pages_of_requests(database: Database) -> None:
 
 
 async def test_the_journal_reaches_the_store(database: Database, tmp_path: Path) -> None:
-    """Once, also when a gateway died between the commit and the removal of its file."""
+    """Each entry of the journal reaches the store once, also when a gateway died between the commit and the removal of
+    its file.
+    """
     usage_recorder = UsageRecorder(Journal(tmp_path), database, Limiter())
     for number in range(5):
         usage_recorder.record(entry(number))
@@ -152,7 +154,7 @@ async def test_a_store_that_is_away(database: Database, tmp_path: Path) -> None:
 async def test_what_cannot_be_written_down_is_not_served(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until it can."""
+    """No request is admitted until its usage can be written down."""
     usage_recorder = UsageRecorder(Journal(tmp_path), database, Limiter())
 
     def refuse(file: int, data: bytes) -> int:
@@ -174,7 +176,7 @@ async def test_what_cannot_be_written_down_is_not_served(
 
 
 async def test_a_slow_disk(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is asked for while the journal is on its way to the disk is complete none the less."""
+    """A drain requested while the journal is being written to disk is complete none the less."""
     usage_recorder = UsageRecorder(Journal(tmp_path), database, Limiter())
     begun, go_on = threading.Event(), threading.Event()
 
@@ -217,7 +219,7 @@ async def test_old_requests_are_forgotten(database: Database, monkeypatch: pytes
 
 
 async def test_gateways_forget_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another writes; together they leave what one would."""
+    """Gateways delete old usage while another writes; together they leave what one would."""
     monkeypatch.setattr(retention_module, "BATCH", 10)
     async with database.session() as session:
         await record_usage(session, [entry(number, ended_at=float(number)) for number in range(60)])

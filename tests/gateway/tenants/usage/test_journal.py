@@ -14,7 +14,7 @@ from tests.gateway.tenants.usage.making import entry
 
 
 def test_finished_files_hold_what_was_appended(tmp_path: Path) -> None:
-    """In order; the file that is being written is not among them."""
+    """Finished files hold the appended entries in order; the file being written is not among them."""
     journal = Journal(tmp_path / "journal")
     for number in range(3):
         journal.append(entry(number))
@@ -29,7 +29,7 @@ def test_finished_files_hold_what_was_appended(tmp_path: Path) -> None:
 
 
 def test_files_of_another_gateway_stay_its_own(tmp_path: Path) -> None:
-    """Until it ends, however it does."""
+    """Files of another gateway stay its own until that process ends, however it ends."""
     code = f"""
 import pathlib, sys
 from gateway.tenants.usage.journal import Journal
@@ -53,7 +53,7 @@ sys.stdin.read()
 
 
 def test_a_torn_line_was_never_answered_for(tmp_path: Path) -> None:
-    """It is dropped without a word; a line that makes no sense is told, and kept in a copy."""
+    """A torn line is dropped silently; a line that cannot be parsed is reported and kept in a copy."""
     journal = Journal(tmp_path)
     journal.append(entry(1))
     journal.append(entry(2))
