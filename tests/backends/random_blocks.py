@@ -8,7 +8,7 @@ from backends.weights.formats import FORMATS
 from backends.weights.tensor import StoredTensor
 
 _HALVES_AT = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "Q8_0": (0,), "Q4_0": (0,), "Q5_0": (0,), "Q8_1": (0,)}
-"""Where a block holds float16 scales, if not in its first four bytes."""
+"""Positions of float16 scales in a block, if not in its first four bytes."""
 
 
 def random_tensor(name: str, *, rows: int = 48, columns: int = 512, seed: int = 0) -> StoredTensor:

@@ -1,4 +1,4 @@
-"""What `auto` chooses, by machine and by what is installed."""
+"""Runner that `auto` chooses, by machine and by what is installed."""
 
 from __future__ import annotations
 
@@ -64,6 +64,6 @@ def test_without_any_engine(machine: pytest.MonkeyPatch) -> None:
 
 
 def test_asking_the_hardware_needs_no_library() -> None:
-    """On any machine the questions have answers."""
+    """Hardware queries need no library and return a result on any machine."""
     assert isinstance(choice.has_cuda_device(), bool)
     assert isinstance(choice.has_metal_device(), bool)

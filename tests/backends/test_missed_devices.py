@@ -1,4 +1,4 @@
-"""Where `auto` ends on the CPU of a machine that has better, operators hear it."""
+"""Notes to operators where `auto` ends on the CPU of a machine that has better."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_an_accelerator_that_the_library_does_not_find_is_told(
 
 @pytest.mark.parametrize("runner", ACCELERATORS)
 def test_who_asks_for_the_cpu_hears_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str) -> None:
-    """That is no fallback."""
+    """A CPU that was asked for is no fallback and gives no note."""
     monkeypatch.setattr(choice, ACCELERATORS[runner], lambda: True)
 
     assert fallbacks(tmp_path, runner, device="cpu") == ()

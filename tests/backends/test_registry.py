@@ -37,7 +37,7 @@ def test_known_without_an_installation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_declared_entry_points_exist() -> None:
-    """What an installation will announce is there, under the names that a checkout knows."""
+    """Entry points that an installation will announce exist, under the names that a checkout knows."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     declared = project["project"]["entry-points"][registry.RUNNERS_GROUP]
 

@@ -23,7 +23,7 @@ SIZES = ModelSizes(
 
 
 def prompts() -> list[list[int]]:
-    """Of 1 to 46 tokens, so that some exceed the window and some never do in their prompt."""
+    """Prompts of 1 to 46 tokens, so that some exceed the window and some never do in their prompt."""
     rng = np.random.default_rng(7)
     return [rng.integers(0, SIZES.vocab_size, size=1 + 3 * index).tolist() for index in range(NUM_PROMPTS)]
 

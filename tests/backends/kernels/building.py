@@ -98,7 +98,7 @@ def _digest(sources: list[Path], flags: str) -> str:
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
-    """What it printed. A failure fails the test that asked."""
+    """Output of a command; a failure fails the calling test."""
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr

@@ -13,7 +13,7 @@ from backends.kv import BLOCK_TOKENS, KVDtype
 F32 = npt.NDArray[np.float32]
 CONTEXT = 400
 ERRORS: dict[KVDtype, float] = {"f32": 2e-6, "f16": 1e-3, "int8": 1.5e-2}
-"""Largest error beside values of size 1."""
+"""Largest error relative to values of size 1."""
 
 
 class Shape:
@@ -88,7 +88,7 @@ def test_whole_prompts(library: Library, kv_type: KVDtype, heads: int, kv_heads:
 
 @pytest.mark.parametrize(("window", "softcap"), [(5, 0.0), (128, 0.0), (0, 3.0), (33, 2.0)])
 def test_windows_and_caps(library: Library, window: int, softcap: float) -> None:
-    """As in Mistral and Gemma."""
+    """Windows and caps work as in Mistral and Gemma."""
     shape = Shape([270])
     qkv, step = shape.step([(0, 0, 270)])
 
@@ -101,7 +101,7 @@ def test_windows_and_caps(library: Library, window: int, softcap: float) -> None
 
 @pytest.mark.parametrize("kv_type", KV_TYPES)
 def test_cuts_company_and_threads_change_nothing(library: Library, kv_type: KVDtype) -> None:
-    """A prompt in pieces, beside others, on more threads: the same bits."""
+    """A prompt in pieces, in a batch with others, or on more threads gives the same bits."""
     shape = Shape([260, 140])
 
     def run(cache: Cache, spans: list[tuple[int, int, int]], threads: int) -> F32:
@@ -136,7 +136,9 @@ def test_levels_agree(library: Library, kv_type: KVDtype) -> None:
 @pytest.mark.parametrize("kv_type", KV_TYPES)
 @pytest.mark.parametrize(("head", "value"), [(6, np.nan), (8, np.nan), (8, np.inf)])
 def test_what_is_not_finite_shows(library: Library, kv_type: KVDtype, head: int, value: float) -> None:
-    """In a key or a value: in the rows that see it, never as an invented number, and in no other sequence."""
+    """A key or value that is not finite shows in the rows that see it, never as an invented number, and in no other
+    sequence.
+    """
     shape = Shape([40, 40])
     shape.rows[0][20, head * shape.head_dim] = value
     qkv, step = shape.step([(0, 0, 40), (1, 0, 40)])
@@ -149,7 +151,7 @@ def test_what_is_not_finite_shows(library: Library, kv_type: KVDtype, head: int,
 
 
 def test_halves_are_rounded_to_nearest(library: Library) -> None:
-    """Every value of float16, the middle between neighbours, and what is too large."""
+    """Every value of float16, the middle between adjacent ones, and values that are too large round to the nearest."""
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     usable = np.unique(halves[np.isfinite(halves)].astype(np.float32))
     middles = (usable[1:] + usable[:-1]) / 2

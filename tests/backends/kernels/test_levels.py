@@ -1,4 +1,4 @@
-"""Which set of instructions serves: the best of the CPU, or the one that was asked for, never one that is not there."""
+"""Choice of the instruction set: the best of the CPU, or the one requested, never one that the CPU lacks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def answer(library: Library, **environment: str) -> tuple[str, str]:
 
 
 def test_each_level_can_be_forced(library: Library) -> None:
-    """By the environment, with the same answer; one that this CPU has not got gives the best instead, not a crash."""
+    """The environment forces each level, with the same result; one that this CPU lacks gives the best instead of a
+    crash.
+    """
     best, expected = answer(library, **{LEVEL_VARIABLE: ""})
 
     for name in LEVELS:

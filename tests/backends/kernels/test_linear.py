@@ -16,7 +16,7 @@ from tests.backends.random_blocks import random_tensor
 
 QUANTIZED = [name for name, form in FORMATS.items() if form.block_size > 1]
 BY_SIXTEEN = ("Q2_K", "Q3_K", "Q6_K")
-"""Activations beside them are rounded in blocks of 16, like the groups of these weights."""
+"""Formats whose activations are rounded in blocks of 16, like the groups of their weights."""
 
 
 def activations(count: int, columns: int, *, seed: int = 0) -> F32:
@@ -25,7 +25,7 @@ def activations(count: int, columns: int, *, seed: int = 0) -> F32:
 
 
 def rounded(x: F32, name: str) -> F32:
-    """What int8 makes of activations beside weights of a format, by the same float32 operations."""
+    """Activations rounded to int8 for weights of a format, by the same float32 operations."""
     blocks = x.reshape(len(x), -1, 16 if name in BY_SIXTEEN else 32)
     largest = np.abs(blocks).max(axis=2, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -38,7 +38,7 @@ def reference(x: F32, lora: npt.NDArray[np.int32], adapters: dict[int, Parts], p
 @pytest.mark.parametrize("part_rows", [[64], [300], [48, 16, 16], [30, 7, 5]])
 @pytest.mark.parametrize("num_rows", [1, 5, 70])
 def test_rows_meet_their_own_adapter(library: Library, columns: int, part_rows: list[int], num_rows: int) -> None:
-    """In any order, also of slots that hold nothing; a part that is not adapted gets nothing."""
+    """Rows use their own adapter in any order, also rows of empty slots; a part that is not adapted adds nothing."""
     adapters = {slot: adapter(rank, columns, part_rows) for slot, rank in ((0, 1), (2, 16), (3, 5))}
     adapters[3][-1] = None if len(part_rows) > 1 else adapters[3][-1]
     x = normal(num_rows, columns)

@@ -58,7 +58,7 @@ def test_runners_get_ggmls_blocks(source: Path, tmp_path: Path) -> None:
 
 
 def test_the_wider_layout_can_be_quantized(source: Path, tmp_path: Path) -> None:
-    """To Q8_1 it keeps its codes; to another format it is decoded as runners read it."""
+    """The wider layout keeps its codes when quantized to Q8_1, and is decoded as runners read it for another format."""
     wide = as_wide(tmp_path / "wide.gguf", source)
 
     quantize_file(wide, tmp_path / "q8_1.gguf", format="Q8_1")

@@ -1,4 +1,4 @@
-"""What `open_model` refuses, and how it says so."""
+"""Models that `open_model` refuses, and its messages."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _audit(event: str, arguments: tuple[object, ...]) -> None:
 
 
 def test_opening_a_folder_runs_and_writes_nothing(folder: Path) -> None:
-    """With code lying in the folder: no import, no exec, no file opened for writing."""
+    """Opening a folder that contains code imports and executes nothing, and opens no file for writing."""
     global _watching
     for name in ("modeling_evil.py", "evil.py", "__init__.py", "sitecustomize.py"):
         (folder / name).write_text("raise SystemExit('ran')")
@@ -238,7 +238,7 @@ def test_an_untied_head_must_be_there(folder: Path) -> None:
 
 
 def test_truncated_files_of_both_kinds_are_refused_fast(folder: Path, gguf_path: Path, tmp_path: Path) -> None:
-    """At each of fifty truncation points, for no more than twice what it costs to open the whole file."""
+    """A file truncated at any of fifty points is refused at no more than twice the cost of opening the whole file."""
 
     def refuse(target: Path) -> None:
         with pytest.raises(ModelError):

@@ -42,7 +42,7 @@ def test_a_device_that_is_not_there_is_refused(device: str, words: str) -> None:
 
 
 def test_memory_is_planned_within_the_limit(folder: Path) -> None:
-    """As many slots as fit, and a refusal with the sizes where none does."""
+    """The plan has as many slots as fit; where none fits, the refusal states the sizes."""
     runner = create_runner()
     with pytest.raises(Fatal, match="no model is loaded"):
         runner.plan_memory(KVLimit(max_bytes=1 << 20, max_sequences=4, max_context=64))

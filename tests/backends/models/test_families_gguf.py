@@ -131,7 +131,7 @@ GEMMA2: Metadata = {**renamed("gemma2"), "gemma2.attention.sliding_window": 8}
     ],
 )
 def test_windows_by_each_architectures_rule(metadata: Metadata, windows: tuple[int, ...]) -> None:
-    """In a pattern that llama.cpp knows by heart, or as the file lists them."""
+    """Windows follow the pattern that llama.cpp has built in, or the list of the file."""
     assert model_of(metadata).spec.windows == windows
 
 
@@ -186,7 +186,7 @@ UNSUPPORTED: dict[str, tuple[Metadata, str]] = {
 
 @pytest.mark.parametrize(("changes", "message"), UNSUPPORTED.values(), ids=UNSUPPORTED.keys())
 def test_switches_without_a_rule_are_unsupported(changes: Metadata, message: str) -> None:
-    """What would change the mathematics is refused, naming the file, the key and what is supported."""
+    """Settings that would change the mathematics are refused, naming the file, the key and what is supported."""
     with pytest.raises(UnsupportedModel, match=message) as caught:
         model_of({**LLAMA, **changes})
 

@@ -130,7 +130,7 @@ def test_windows_by_each_architectures_rule(changes: Config, windows: tuple[int,
 
 
 def test_gemma2_scales_and_caps() -> None:
-    """Its fields have defaults of their own; an explicit null switches a cap off."""
+    """Fields of Gemma 2 have defaults of their own; an explicit null switches a cap off."""
     spec = spec_of({**LLAMA, **GEMMA2, "query_pre_attn_scalar": 64, "attn_logit_softcapping": None})
 
     assert (spec.embedding_scale, spec.attention_scale, spec.tied_head) == (8.0, 0.125, True)
@@ -260,7 +260,7 @@ UNSUPPORTED: dict[str, tuple[Config, str]] = {
 
 @pytest.mark.parametrize(("changes", "message"), UNSUPPORTED.values(), ids=UNSUPPORTED.keys())
 def test_switches_without_a_rule_are_unsupported(changes: Config, message: str) -> None:
-    """What would change the mathematics is refused, naming the file, the field and what is supported."""
+    """Settings that would change the mathematics are refused, naming the file, the field and what is supported."""
     with pytest.raises(UnsupportedModel, match=message) as caught:
         spec_of({**LLAMA, **changes})
 

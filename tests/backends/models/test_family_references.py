@@ -24,7 +24,7 @@ TIED = ("gemma2", "gemma3", "qwen2")
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """What transformers computes: 64 greedy tokens after the prompt, and the logits of all of them."""
+    """Results of transformers: 64 greedy tokens after the prompt, and the logits of all of them."""
 
     tokens: list[int]
     logits: F32

@@ -85,7 +85,7 @@ def test_many_adapters_in_one_batch(served: tuple[LoadableModel, float]) -> None
 
 
 def test_company_changes_no_bit(served: tuple[LoadableModel, float]) -> None:
-    """Alone, beside rows of the same adapter, of another, and of none."""
+    """A row computes the same alone and with rows of the same adapter, of another, and of none."""
     model, _ = served
     runner = make_runner(model)
     runner.put_adapter(1, adapter_of(model, rank=5, seed=4))

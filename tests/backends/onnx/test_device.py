@@ -83,7 +83,7 @@ def test_kv_is_written_in_place_where_the_device_can(model: LoadableModel) -> No
 
 
 def test_a_copying_device_plans_for_both_copies(model: LoadableModel) -> None:
-    """While a step runs, keys and values exist twice."""
+    """The plan counts keys and values twice, since both copies exist while a step runs."""
     limit = KVLimit(max_bytes=10_000_000, max_sequences=8, max_context=512)
 
     plans = [make_runner(model, device=device).plan_memory(limit) for device in ("device", "copying device")]

@@ -97,7 +97,7 @@ def test_quantized_experts(name: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1"])
 def test_quantized_experts_without_a_choice(name: str, tmp_path: Path) -> None:
-    """Where all experts count, every row is as close as in any other model, cut up or not."""
+    """Every row is as close as in any other model when all experts count, cut up or not."""
     model = open_model(write_gguf_of(mixture(tmp_path, each=4), tmp_path / "mixture.gguf", name))
     expected = Oracle(model).logits(TOKENS)
     runner = make_runner(model)

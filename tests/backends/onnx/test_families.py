@@ -61,7 +61,7 @@ def test_every_family(family: FamilyName, device: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("window", [1, 2, 8, 19, 20, 300])
 def test_windows_count_the_token_itself(window: int, device: str, tmp_path: Path) -> None:
-    """From a token that sees only itself to a window that nothing reaches."""
+    """Windows count the token itself: from a token that sees only itself to a window that nothing reaches."""
     model = with_spec(random_model(tmp_path, "llama"), windows=(window, 0, window))
 
     assert_follows_the_oracle(make_runner(model, device=device), model)

@@ -27,7 +27,7 @@ EXACT, FAST = 1e-4, 3e-2
 HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "Q8_K": ()} | dict.fromkeys(
     ("Q4_1", "Q5_1", "Q8_1", "Q4_K", "Q5_K"), (0, 2)
 )
-"""Where a block keeps its float16 scales, if not at 0."""
+"""Positions of float16 scales in a block, if not at 0."""
 
 
 def random_tensor(name: str, *, rows: int = 48, columns: int = 512, seed: int = 0) -> StoredTensor:
@@ -95,7 +95,7 @@ def test_logits_equal_the_dequantized_forward(quantized: LoadableModel, exact: b
 @pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "Q8_1"])
 def test_k_quants_in_one_model_with_others(model: LoadableModel, name: str) -> None:
-    """Mixed files: K-formats beside float ones are merged where they agree and kept apart where not."""
+    """K-formats in a model with float ones are merged where they agree and kept apart where not."""
     tensors = dict(model.tensors)
     for target in ("embed", "layers.0.v", "layers.1.down", "layers.2.gate", "layers.2.up", "layers.3.o", "head"):
         rows, columns = tensors[target].shape

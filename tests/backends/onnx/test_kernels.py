@@ -71,14 +71,14 @@ def error_of(model: LoadableModel) -> float:
 
 
 class NoAttention(FusedAttention):
-    """For a graph of linears alone."""
+    """Stand-in for attention in a graph of linears alone."""
 
     def __init__(self, spec: ModelSpec, graph: Graph) -> None:
         pass
 
 
 def product_of(spec: ModelSpec, tensor: StoredTensor, x: F32, library: Library | None) -> F32:
-    """By the operator of the kernels, or without them by `MatMulNBits`."""
+    """Product by the operator of the kernels, or without them by `MatMulNBits`."""
     weights = OnnxWeights({"w": tensor}, exact=False, kernels=library, progress=lambda _: None)
     recorder = Recorder(spec, weights, NoAttention, None)
     graph, y = recorder.graph, recorder.product("embedded", ("w",))
@@ -99,7 +99,7 @@ def test_every_linear_is_one_operator(library: Library, quantized: LoadableModel
 
 @pytest.mark.parametrize("name", SPLITTERS)
 def test_every_format(library: Library, model: LoadableModel, name: str) -> None:
-    """Beside each other and beside float ones; as merged products, alone, and as head."""
+    """Formats work together and with float ones; as merged products, alone, and as head."""
     stored = dict(model.tensors)
     for target in ("embed", "layers.0.v", "layers.1.down", "layers.2.gate", "layers.2.up", "layers.3.o", "head"):
         rows, columns = stored[target].shape
@@ -113,7 +113,9 @@ def test_every_format(library: Library, model: LoadableModel, name: str) -> None
 
 @pytest.mark.parametrize("name", SPLITTERS)
 def test_products_are_as_near_as_those_without(library: Library, model: LoadableModel, name: str) -> None:
-    """To those of float32 activations, also where these have outliers. The sums alone are rounded otherwise."""
+    """Products are as near to those of float32 activations as the products without kernels, also with outliers. The
+    sums alone are rounded otherwise.
+    """
     rng, form = np.random.default_rng(6), STORED[name]
     tensor = StoredTensor("w", name, (256, 1024), form.encode(rng.standard_normal((256, 1024), dtype=np.float32)))
     x = rng.standard_normal((64, 1024), dtype=np.float32)
@@ -174,7 +176,7 @@ def test_what_makes_no_tiles_falls_back_by_name(
 
 
 def test_notes_name_the_level(library: Library, quantized: LoadableModel) -> None:
-    """What an operator wants to know when speed is a question."""
+    """Notes name the kernels' level, which operators need when speed is in question."""
     assert f"run on Hostelry's kernels, level {library.level}" in notes_of(quantized)
 
 
@@ -212,7 +214,7 @@ def test_exact_needs_none(quantized: LoadableModel) -> None:
 
 
 def test_weights_are_counted_as_tiles(library: Library, quantized: LoadableModel) -> None:
-    """As many bytes as the file has, and a little: not the five bits of MatMulNBits."""
+    """Weights count as many bytes as the file has, and a little: not the five bits of MatMulNBits."""
     info = create_runner(threads=1).load(quantized, lambda _: None)
 
     stored = sum(t.data.nbytes for name, t in quantized.tensors.items() if len(t.shape) == 2 and name != "embed")

@@ -109,7 +109,7 @@ def test_context_is_never_longer_than_the_models(model: LoadableModel) -> None:
 
 @pytest.mark.usefixtures("operators")
 def test_kv_memory_is_taken_as_tokens_come(model: LoadableModel) -> None:
-    """A large plan costs nothing until it is used, also where the heap has room from earlier."""
+    """A large plan takes no memory until it is used, also where the heap has space from earlier."""
     runner = create_runner(threads=1)
     runner.load(model, lambda _: None)
     warm_heap = [np.ones(2**22, np.float32) for _ in range(4)]
@@ -164,7 +164,7 @@ def test_a_ticket_is_collected_once(runner: Runner) -> None:
 
 @pytest.mark.usefixtures("operators")
 def test_suspend_gives_memory_back_and_resume_starts_empty(model: LoadableModel, oracle: Oracle) -> None:
-    """After a pause the runner works as before."""
+    """A resumed runner works as it did ahead of the pause."""
     runner = make_runner(model)
     runner.suspend()
 

@@ -1,4 +1,4 @@
-"""Which device is chosen, from made-up lists of providers, and what is said about those passed over."""
+"""Choice of the device from made-up lists of providers, and what is said about those passed over."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_auto_says_what_is_offered_and_fails() -> None:
 
 
 def test_auto_leaves_coreml_to_those_who_ask() -> None:
-    """It takes neither attention nor quantized weights."""
+    """`auto` does not choose CoreML, which takes neither attention nor quantized weights; `coreml` does."""
     offered = [COREML, CPU.name]
 
     assert choose_provider(offered=offered, failure_of=works).device == "cpu"
@@ -147,7 +147,7 @@ def test_a_strict_device_refuses_what_it_cannot_run() -> None:
 
 @pytest.mark.usefixtures("operators")
 def test_a_model_that_a_device_refuses_goes_to_the_next(model: LoadableModel) -> None:
-    """With `auto`, and loudly."""
+    """`auto` moves on to the next device, with a warning, when one refuses the model."""
     choice = ProviderChoice(candidates=(BROKEN, CPU), reason="a test", fallbacks=("webgpu is installed and fails: x",))
     runner = OnnxRunner(choice, threads=1, exact=False)
 
@@ -212,7 +212,7 @@ def test_a_working_device_needs_no_word_about_the_cpu() -> None:
 
 
 def test_coreml_needs_the_attention_of_the_cpu() -> None:
-    """It has none of its own."""
+    """CoreML is refused where onnxruntime's CPU attention is missing, since it has none of its own."""
     with pytest.raises(RunnerUnavailable, match="coreml needs a newer onnxruntime"):
         fit_version(choose_provider("coreml", offered=[COREML], failure_of=works), (1, 31))
 

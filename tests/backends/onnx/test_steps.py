@@ -1,4 +1,4 @@
-"""float32 steps against the oracle: however a sequence is cut up and whoever else is in the batch."""
+"""float32 steps against the oracle: however a sequence is cut up and whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_prefill_and_decode(runner: Runner, oracle: Oracle) -> None:
 
 @pytest.mark.parametrize("split", range(1, len(A)))
 def test_chunked_prefill_at_every_split(runner: Runner, oracle: Oracle, split: int) -> None:
-    """Where a prompt is cut does not matter."""
+    """The position at which a prompt is cut does not matter."""
     run(runner, Part(1, A[:split], rows=0))
 
     logits = run(runner, Part(1, A[split:], start=split, rows=len(A) - split))
@@ -63,7 +63,7 @@ def test_several_verify_rows_equal_single_steps(runner: Runner, oracle: Oracle) 
 
 
 def test_truncated_sequence_continues_elsewhere(runner: Runner, oracle: Oracle) -> None:
-    """What lies behind the kept tokens is never read."""
+    """Cache entries behind the kept tokens are never read."""
     run(runner, Part(0, A))
     runner.truncate(0, 4)
     other = [*A[:4], 9, 8]
@@ -169,7 +169,7 @@ def test_sequences_come_and_go_at_random(runner: Runner, oracle: Oracle) -> None
 
 
 def test_log_probabilities_equal_the_oracle(runner: Runner, oracle: Oracle) -> None:
-    """What users see of logits is as close as the logits."""
+    """Log probabilities, which users see, are as close as the logits."""
 
     def log_softmax(x: F32) -> F32:
         shifted = x - x.max(axis=-1, keepdims=True)

@@ -19,7 +19,7 @@ from backends.quantize.destination import (
 
 
 def test_the_file_appears_at_the_end(tmp_path: Path) -> None:
-    """While it is written it lies beside its place."""
+    """The file is written under a temporary name next to its destination and renamed at the end."""
     path = tmp_path / "model.gguf"
 
     with written_whole(path, num_bytes=5) as file:
@@ -50,7 +50,7 @@ def _interrupted(path: Path) -> None:
 
 
 def test_what_a_killed_run_left_is_overwritten(tmp_path: Path) -> None:
-    """Its bytes do not shine through."""
+    """Bytes left by a killed run do not appear in the new file."""
     path = tmp_path / "model.gguf"
     partial_path(path).write_bytes(b"left by a run that was killed")
 

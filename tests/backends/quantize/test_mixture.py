@@ -72,7 +72,7 @@ def test_mixtures_of_k_quants(name: str, values: str, down: str, output: str) ->
 
 
 def test_shared_heads_afford_more_bits() -> None:
-    """With four query heads to a value head, values are few: Q2_K stores them as Q4_K."""
+    """Values are few with four query heads to a value head: Q2_K stores them as Q4_K."""
     assert by_layer(formats("Q2_K", spec(num_kv_heads=1)), "attn_v") == "4" * 16
 
 
@@ -92,7 +92,7 @@ def test_eight_experts() -> None:
 
 
 def test_a_tied_embedding_is_stored_as_the_head() -> None:
-    """It serves as both, and the head is the more sensitive."""
+    """A tied embedding is stored as the head is: it serves as both, and the head is the more sensitive."""
     assert formats("Q4_K_M", spec(), tied=True)["token_embd.weight"] == "Q6_K"
     assert formats("Q8_0", spec(), tied=True)["token_embd.weight"] == "Q8_0"
 
@@ -111,7 +111,7 @@ def test_an_importance_matrix_lets_early_layers_of_old_formats_take_minima() -> 
 
 
 def test_q2_k_s_needs_importance() -> None:
-    """Without it the answers would be nonsense; the message says what to do."""
+    """Q2_K_S without an importance file is refused, since its output would be nonsense; the message says what to do."""
     with pytest.raises(ModelError, match="--importance"):
         formats("Q2_K_S", spec())
 
@@ -131,7 +131,7 @@ def test_q2_k_s_needs_importance() -> None:
     ],
 )
 def test_rows_that_do_not_fit(name: str, columns: int, choice: FormatChoice) -> None:
-    """They get smaller blocks, then none; what was wanted stays known."""
+    """Rows that do not fit get smaller blocks, then none; the wanted format is recorded."""
     found = choose_formats(shapes(spec(), columns=columns), recipe_by_name(name), spec(), has_importance=False)
 
     assert found["blk.3.attn_q.weight"] == choice

@@ -212,7 +212,7 @@ def test_a_value_beyond_the_range_names_the_tensor(tmp_path: Path) -> None:
 
 
 def test_progress_rises_to_one(tmp_path: Path, folder: Path) -> None:
-    """It starts at 0, never falls, ends at 1 and names tensors."""
+    """Progress starts at 0, never falls, ends at 1 and names tensors."""
     seen: list[tuple[float, str]] = []
 
     quantize_file(folder, tmp_path / "q.gguf", format="Q8_0", progress=lambda *step: seen.append(step))

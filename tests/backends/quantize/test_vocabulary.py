@@ -72,7 +72,9 @@ def test_byte_level_vocabularies(tmp_path: Path, with_bos: bool) -> None:
 
 
 def sentencepiece_engine(processor: sentencepiece.SentencePieceProcessor, *, adds_space: bool) -> Tokenizer:
-    """As transformers converts a SentencePiece BPE model: every split of a piece is a merge, best score first."""
+    """Tokenizer as transformers converts a SentencePiece BPE model: every split of a piece is a merge, best score
+    first.
+    """
     count = processor.get_piece_size()
     ids = {processor.id_to_piece(index): index for index in range(count)}
     ordinary = {piece: index for piece, index in ids.items() if _is_ordinary(processor, index)}
@@ -116,7 +118,9 @@ def test_sentencepiece_vocabularies(tmp_path: Path, adds_space: bool) -> None:
 
 @pytest.mark.parametrize(("patterns", "ignore_merges"), NAMES)
 def test_every_pre_tokenizer_is_recognised(tmp_path: Path, patterns: tuple[str, ...], ignore_merges: bool) -> None:
-    """As the models' own files spell it: steps of Split, then bytes; texts get the folder's ids."""
+    """Pre-tokenizers are recognised as the models' own files spell them, steps of Split, then bytes; texts get the
+    folder's ids.
+    """
     engine = byte_level_engine()
     engine.model.ignore_merges = ignore_merges
     by_pattern = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]

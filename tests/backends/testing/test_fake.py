@@ -63,7 +63,7 @@ def test_it_is_a_runner() -> None:
 
 
 def test_chunks_and_company_change_nothing() -> None:
-    """A prompt in one piece, in chunks, or beside another: the same logits."""
+    """A prompt in one piece, in chunks, or in a batch with another gives the same logits."""
     whole = run(make_runner(), (0, 0, [1, 2, 3, 4]))
     runner = make_runner()
     run(runner, (2, 0, [1, 2]), (1, 0, [9]))
@@ -85,7 +85,7 @@ def test_every_key_matters(wrong: tuple[int, list[int]]) -> None:
 
 
 def test_failed_step_ruins_what_it_wrote() -> None:
-    """Whoever does not write a failed step's tokens again reads garbage."""
+    """Failed steps ruin their own KV entries: a caller that does not write those tokens again reads garbage."""
     runner = make_runner(FakeFaults(retryable_at=(2,)))
     run(runner, (0, 0, [1, 2]))
     with pytest.raises(Retryable):
@@ -120,7 +120,7 @@ def test_truncated_tokens_are_gone_and_copied_ones_are_there() -> None:
     ],
 )
 def test_ordered_fault_comes(faults: FakeFaults, error: type[Exception]) -> None:
-    """At its step and with its type."""
+    """An ordered fault is raised at its step and with its type."""
     with pytest.raises(error):
         run(make_runner(faults), (0, 0, [1]), (1, 0, [2]))
 
@@ -148,7 +148,7 @@ def test_broken_step_is_refused(step: Step) -> None:
 
 
 def test_sequence_that_is_too_long_is_refused() -> None:
-    """It was told what it may hold."""
+    """A sequence longer than the planned context is refused."""
     with pytest.raises(CapacityExceeded, match="33 tokens exceeds the planned context of 32"):
         make_runner().submit(make_step((0, 31, [1, 2])))
 

@@ -66,7 +66,7 @@ TOKENIZERS = {
 @pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS.keys())
 @given(text=st.text(max_size=40))
 def test_no_pre_tokenizer_loses_text(tokenizer: Tokenizer, text: str) -> None:
-    """With each pre-tokenizer, the bytes of the ids are the text."""
+    """The bytes of the ids are the text with each pre-tokenizer."""
     assert b"".join(map(tokenizer.token_bytes, tokenizer.encode(text))).decode() == text
 
 
@@ -98,7 +98,7 @@ def test_unknown_pre_tokenizer_names_the_supported() -> None:
 
 
 def test_unknown_kind_names_the_supported() -> None:
-    """So is an unknown kind of tokenizer."""
+    """An unknown kind of tokenizer is refused with the supported ones."""
     with pytest.raises(UnsupportedModel, match=r"tokenizer\.ggml\.model is 'bert'; supported are gpt2, llama"):
         build_from_metadata(as_metadata({"model": "bert"}), where="test")
 

@@ -19,7 +19,7 @@ CHUNKS = st.lists(st.lists(st.integers(0, TOKENIZER.vocab_size + 2), max_size=6)
 
 @given(CHUNKS)
 def test_deltas_joined_are_the_whole(chunks: list[list[int]]) -> None:
-    """For any tokens, however cut into chunks."""
+    """Deltas joined are the whole text for any tokens, however cut into chunks."""
     detokenizer = Detokenizer(TOKENIZER, show_specials=True)
 
     deltas = [detokenizer.push(chunk) for chunk in chunks] + [detokenizer.flush()]

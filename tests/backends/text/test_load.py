@@ -1,4 +1,4 @@
-"""Where tokenizer and template are read from."""
+"""Sources of tokenizer and template."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_template_file_comes_first(tmp_path: Path) -> None:
 
 
 def test_default_of_several_templates(tmp_path: Path) -> None:
-    """Of named templates, the one named `default` is taken."""
+    """The template named `default` is taken of several named ones."""
     named = [{"name": "rag", "template": "no"}, {"name": "default", "template": "yes"}]
 
     assert render(write_folder(tmp_path, byte_level_engine(), chat_template=named)) == "yes"
 
 
 def test_no_default_among_several_is_refused(tmp_path: Path) -> None:
-    """Without a default, the choice is not ours to make."""
+    """Several templates without one named `default` are refused."""
     named = [{"name": "rag", "template": "no"}]
 
     with pytest.raises(ModelError, match="lists rag, but none named 'default'"):

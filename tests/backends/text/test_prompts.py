@@ -49,7 +49,7 @@ def test_token_ids_outside_the_vocabulary_are_refused(prompts: Prompts, token_id
 
 @pytest.mark.parametrize("prompt", [TextPrompt(""), TokenPrompt(())])
 def test_empty_prompts_are_refused(prompts: Prompts, prompt: Prompt) -> None:
-    """There must be at least one token to go on from."""
+    """An empty prompt is refused: at least one token is needed to continue from."""
     with pytest.raises(RequestError, match="prompt must not be empty") as caught:
         prompts.encode(prompt)
 
@@ -57,7 +57,7 @@ def test_empty_prompts_are_refused(prompts: Prompts, prompt: Prompt) -> None:
 
 
 def test_bos_alone_is_a_prompt(tmp_path: Path) -> None:
-    """With BOS, the empty text is one token."""
+    """The empty text is one token with BOS."""
     text = load_text(write_folder(tmp_path, byte_level_engine(with_bos=True)))
 
     assert Prompts(text, vocab_size=512, max_context=256).encode(TextPrompt("")) == [text.tokenizer.bos_id]
@@ -111,7 +111,7 @@ def test_early_refusal_is_never_wrong(prompts: Prompts, text: ModelText) -> None
 
 
 def test_no_early_refusal_where_text_may_vanish(tmp_path: Path) -> None:
-    """With a normalizer that shortens text, length proves nothing, so the text is counted."""
+    """The text is counted when a normalizer may shorten it, since its length then proves nothing."""
     engine = byte_level_engine()
     engine.normalizer = normalizers.Strip()
     text = load_text(write_folder(tmp_path, engine))

@@ -39,7 +39,7 @@ def test_as_a_search_of_the_whole_text(stops: list[str], chunks: list[str]) -> N
 
 @given(stops=STOPS, chunks=CHUNKS)
 def test_holds_back_no_more_than_needed(stops: list[str], chunks: list[str]) -> None:
-    """After each chunk, what is hidden is the longest ending that begins a stop string."""
+    """The text hidden after each chunk is the longest ending that begins a stop string."""
     matcher = StopMatcher(stops)
 
     shown, pushed = "", ""
@@ -80,7 +80,7 @@ def test_empty_stop_is_refused() -> None:
 
 
 def test_linear_time() -> None:
-    """In the worst text for a naive search, a character costs the same after any text and for a stop of any length."""
+    """A character of the worst text for a naive search costs the same after any text and for a stop of any length."""
 
     def push(characters: int, *, length: int = 1000) -> None:
         matcher = StopMatcher(["a" * length + "b"])

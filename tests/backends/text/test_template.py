@@ -123,7 +123,7 @@ def render(source: str, *contents: str) -> str:
 
 @given(st.text(max_size=80))
 def test_content_is_never_a_template(content: str) -> None:
-    """What users write is printed, not run."""
+    """Message content is printed, never run as a template."""
     assert render("{{ messages[0].content }}", content) == content
 
 
@@ -198,7 +198,7 @@ def test_greedy_template_is_stopped(source: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_time_of_a_template_is_real(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What passes is the time of a clock on the wall."""
+    """The time limit of a template is wall-clock time."""
     monkeypatch.setattr("backends.text.sandbox.MAX_SECONDS", 0.01)
 
     with pytest.raises(ModelError, match=r"takes longer than 0\.01 s"):
@@ -233,7 +233,7 @@ def test_damaged_template_is_refused_at_load(source: str) -> None:
 
 @pytest.mark.parametrize("source", ["{% include '/etc/passwd' %}", "{% import 'os' as os %}{{ os }}"])
 def test_templates_open_no_files(source: str) -> None:
-    """There is no loader, so nothing can be included."""
+    """Templates have no loader, so nothing can be included."""
     with pytest.raises(RequestError, match="refused the messages"):
         render(source, "hi")
 

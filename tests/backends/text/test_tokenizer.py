@@ -38,7 +38,7 @@ def test_special_tokens_in_raw_text_are_parsed(tmp_path: Path) -> None:
 
 
 def test_bos_comes_from_the_post_processor(tmp_path: Path) -> None:
-    """What the post-processor puts before a text begins raw prompts."""
+    """Raw prompts begin with the tokens that the post-processor puts ahead of a text."""
     engine = byte_level_engine(with_bos=True)
     tokenizer = load_tokenizer(write_folder(tmp_path, engine))
 
@@ -50,7 +50,7 @@ def test_bos_comes_from_the_post_processor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("with_bos", "add_bos_token"), [(False, True), (True, False)])
 def test_bos_setting_yields_to_the_post_processor(tmp_path: Path, with_bos: bool, add_bos_token: bool) -> None:
-    """What tokenizer_config.json says about BOS counts as little as in transformers."""
+    """The BOS setting of tokenizer_config.json counts as little as in transformers."""
     folder = write_folder(tmp_path, byte_level_engine(with_bos=with_bos), add_bos_token=add_bos_token)
     reference = PreTrainedTokenizerFast.from_pretrained(folder)
 
@@ -106,7 +106,7 @@ def test_normalization_cannot_forge_a_special_token(tmp_path: Path) -> None:
 
 
 def test_sentencepiece_spelling(tmp_path: Path) -> None:
-    """With a SentencePiece decoder, `▁` is a space and `<0x0A>` a byte."""
+    """`▁` is a space and `<0x0A>` a byte with a SentencePiece decoder."""
     pieces = {"<unk>": 0, "▁": 1, "a": 2, "▁a": 3} | {f"<0x{byte:02X}>": 4 + byte for byte in range(256)}
     engine = Tokenizer(models.BPE(vocab=pieces, merges=[("▁", "a")], byte_fallback=True, unk_token="<unk>"))
     engine.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
@@ -124,7 +124,9 @@ def test_sentencepiece_spelling(tmp_path: Path) -> None:
 
 
 def test_unknown_decoder_is_refused(tmp_path: Path) -> None:
-    """Without a known spelling of bytes there would be no exact text, so the model is refused."""
+    """A model whose decoder is unknown is refused, since the bytes of its tokens, and so the exact text, would be
+    unknown.
+    """
     engine = byte_level_engine()
     engine.decoder = decoders.WordPiece()
 

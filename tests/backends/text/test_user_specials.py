@@ -77,7 +77,7 @@ def test_typed_specials_as_transformers(folder: Path, prompts: Prompts, content:
 
 @pytest.mark.parametrize("content", TEXTS)
 def test_ordinary_text_as_transformers(folder: Path, prompts: Prompts, content: str) -> None:
-    """Without special tokens in the messages, ids equal `apply_chat_template`."""
+    """Ids of messages without special tokens equal `apply_chat_template`."""
     reference = PreTrainedTokenizerFast.from_pretrained(folder)
     messages = [{"role": "user", "content": content}]
 
@@ -151,7 +151,7 @@ _SPECIAL_IDS: dict[Path, set[int]] = {}
 
 
 def test_guard_leaves_ordinary_messages_alone() -> None:
-    """Without anything risky, the very same messages come back, unmarked."""
+    """Messages without anything risky come back unchanged and unmarked."""
     messages = (Message(role="user", content="a < b and c > d"),)
 
     guarded = Guard({"<|im_end|>"}).protect(messages)

@@ -13,7 +13,7 @@ from tests.backends.torch.drive import make_runner
 
 @pytest.fixture(autouse=True)
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What torch computes itself; `test_kernels` is about the rest."""
+    """Disable the kernels, to test what torch computes itself; `test_kernels` is about the rest."""
     monkeypatch.setenv("HOSTELRY_KERNELS", "0")
 
 

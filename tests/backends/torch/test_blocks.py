@@ -1,4 +1,4 @@
-"""What blocks allow that slots do not: sharing, and sequences of any length in any blocks."""
+"""Features of blocks that slots lack: sharing, and sequences of any length in any blocks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_copied_block_is_written_without_harm(paged: Runner, oracle: Oracle) -
 
 
 def test_neighbouring_blocks_compute_the_same_as_scattered_ones(paged: Runner) -> None:
-    """A run of neighbours is a view, anything else a copy; the bits agree."""
+    """A run of adjacent blocks is a view, anything else a copy; the bits agree."""
     peer_sync = np.arange(TABLES.size, dtype=np.int32).reshape(TABLES.shape)
     backwards = peer_sync[:, ::-1].copy()
     results = []

@@ -43,7 +43,7 @@ def ints(*values: int) -> npt.NDArray[np.int32]:
     ],
 )
 def test_broken_steps_are_fatal(runner: Runner, change: Change, message: str) -> None:
-    """In either layout, the message says which array is wrong."""
+    """The message says which array is wrong, in either layout."""
     with pytest.raises(Fatal, match=message):
         runner.submit(msgspec.structs.replace(GOOD, **change))
 
@@ -94,7 +94,7 @@ def test_a_sequence_longer_than_planned_is_a_matter_of_capacity(runner: Runner, 
 
 
 def test_more_verify_rows_than_declared_are_fatal(runner: Runner) -> None:
-    """As many as declared pass, one more does not."""
+    """Steps with as many verify rows as declared pass; one more does not."""
     most = runner.capabilities().max_verify_rows
     tokens = list(range(most + 6))
     assert run(runner, Part(0, tokens, rows=most), Part(1, tokens, rows=most)).shape == (2 * most, 512)

@@ -86,7 +86,7 @@ def test_experts(change: dict[str, object], tmp_path: Path) -> None:
     ],
 )
 def test_each_switch_alone(change: dict[str, object], tmp_path: Path) -> None:
-    """On a plain Llama, strong enough to show."""
+    """Each switch, set on a plain Llama and strong enough to show, equals the oracle."""
     plain = open_family(tmp_path, "llama")
     model = LoadableModel(spec=msgspec.structs.replace(plain.spec, **change), tensors=plain.tensors)
     assert abs(Oracle(model).logits(TOKENS) - Oracle(plain).logits(TOKENS)).max() > 100 * TOLERANCE

@@ -34,7 +34,7 @@ def test_importing_the_package_is_cheap() -> None:
 
 
 def test_the_registry_knows_it() -> None:
-    """By the name that `--backend torch` uses."""
+    """The registry creates the runner by the name that `--backend torch` uses."""
     assert "paged" in create_by_name("torch", threads=1, exact=False).capabilities().kv_layouts
 
 
@@ -86,7 +86,7 @@ def test_loading_tells_what_the_model_is(model: LoadableModel) -> None:
     ],
 )
 def test_what_is_not_known_is_refused(model: LoadableModel, change: dict[str, object], message: str) -> None:
-    """At load, not by wrong answers."""
+    """An unknown setting is refused at load and never gives wrong results."""
     odd = msgspec.structs.replace(model.spec, **change)
 
     with pytest.raises(UnsupportedModel, match=message):
@@ -175,7 +175,7 @@ def test_tickets_are_collected_once(slotted: Runner) -> None:
 
 
 class DeepRunner(TorchRunner):
-    """As deep as on CUDA, where a step may still be running when the next one comes."""
+    """Runner as deep as on CUDA, where a step may still be running when the next one comes."""
 
     def capabilities(self) -> RunnerCapabilities:
         return msgspec.structs.replace(super().capabilities(), async_depth=2)
@@ -228,7 +228,7 @@ def test_stats_count(model: LoadableModel) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError(NO_MEMORY), MemoryError()])
 def test_want_of_memory_is_a_matter_of_capacity(error: Exception) -> None:
-    """While loading, it is the model's."""
+    """A lack of memory is `CapacityExceeded` in a step, and an error of the model while loading."""
     with pytest.raises(CapacityExceeded, match="not enough memory"), ERRORS.step():
         raise error
     with pytest.raises(ModelError, match="use a quantized one"), ERRORS.load():

@@ -101,7 +101,7 @@ def test_greedy_takes_the_lowest_of_equals() -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_rows_that_are_not_finite_pick_nothing(temperature: float) -> None:
-    """NaN, infinity and nothing at all; the rows beside them are well."""
+    """Rows with NaN, infinity or no finite value at all pick nothing; the other rows are unaffected."""
     good = np.arange(8, dtype=np.float32) * 9
     bad = np.stack([good, good, good, np.full_like(good, -np.inf)])
     bad[1, 3], bad[2, 3] = np.nan, np.inf
@@ -157,7 +157,7 @@ def test_tokens_of_the_step_before_need_not_come_back(runner: Runner, oracle: Or
 
 
 def test_tokens_of_a_cancelled_step_are_still_there(runner: Runner, oracle: Oracle) -> None:
-    """Nobody needs to have seen them."""
+    """Tokens of a cancelled step can be used, though the host never saw them."""
     greedy = rows(1, temperature=0.0)
     runner.submit(with_sampling(step_of(Part(0, A)), greedy)).cancel()
 
@@ -167,7 +167,7 @@ def test_tokens_of_a_cancelled_step_are_still_there(runner: Runner, oracle: Orac
 
 
 def test_a_row_that_failed_harms_nobody(model: LoadableModel, oracle: Oracle) -> None:
-    """It picks -1. The next step may name it before the host has seen that; the sequence beside it is well."""
+    """A failed row picks -1. The next step may name it before the host has seen that; the other sequence is unaffected."""
     runner, greedy = make_runner(model), rows(2, temperature=0.0)
     tokens_of(runner, with_sampling(step_of(Part(0, A)), rows(1)))
     poison(runner)

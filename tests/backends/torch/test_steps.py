@@ -1,4 +1,4 @@
-"""float32 steps against the oracle, in both KV layouts: however a sequence is cut up and whoever is in the batch."""
+"""float32 steps against the oracle, in both KV layouts: however a sequence is cut up and whatever is in the batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_prefill_and_decode(runner: Runner, oracle: Oracle) -> None:
 
 @pytest.mark.parametrize("split", range(1, len(A)))
 def test_chunked_prefill_at_every_split(runner: Runner, oracle: Oracle, split: int) -> None:
-    """Where a prompt is cut does not matter."""
+    """The position at which a prompt is cut does not matter."""
     run(runner, Part(1, A[:split], rows=0))
 
     logits = run(runner, Part(1, A[split:], start=split, rows=len(A) - split))

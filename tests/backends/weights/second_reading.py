@@ -27,7 +27,7 @@ def i8(byte: int) -> int:
 
 
 def nibble(codes: bytes, i: int) -> int:
-    """Of 32 elements in 16 bytes: the first half low, the second half high."""
+    """Code of one of 32 elements in 16 bytes: the first half low, the second half high."""
     return codes[i] & 15 if i < 16 else codes[i - 16] >> 4
 
 
@@ -134,7 +134,7 @@ SCALES_AT = {
     "Q5_K": (0, 2),
     "Q6_K": (208,),
 }
-"""Where a block holds float16 scales and minima; Q8_K has one float32, at 0."""
+"""Positions of float16 scales and minima in a block; Q8_K has one float32, at 0."""
 
 READERS: dict[str, Callable[[bytes], Values]] = {
     "Q4_0": q4_0,

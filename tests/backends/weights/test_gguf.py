@@ -104,7 +104,7 @@ def test_own_alignment_is_respected(tmp_path: Path) -> None:
 
 
 def test_views_are_read_only(tmp_path: Path) -> None:
-    """Nobody can change a mapped model by accident."""
+    """A mapped model cannot be changed by accident."""
     path = File().write(tmp_path / "m.gguf")
 
     assert not read_gguf(path).tensors["t"].data.flags.writeable
@@ -171,7 +171,7 @@ UNSUPPORTED: dict[str, tuple[File, str]] = {
 
 @pytest.mark.parametrize(("file", "message"), UNSUPPORTED.values(), ids=UNSUPPORTED.keys())
 def test_sound_files_without_a_rule_are_unsupported(tmp_path: Path, file: File, message: str) -> None:
-    """What other tools may read is `UnsupportedModel`, which says what to do or what is supported."""
+    """Files that other tools may read are `UnsupportedModel`, which says what to do or what is supported."""
     path = file.write(tmp_path / "m.gguf")
 
     with pytest.raises(UnsupportedModel, match=message) as caught:

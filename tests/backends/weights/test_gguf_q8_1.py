@@ -25,7 +25,7 @@ def values(rows: int, columns: int = COLUMNS) -> F32:
 
 
 def write_wide(path: Path, tensors: Mapping[str, U8], *, alignment: int = 32) -> Path:
-    """By the gguf package, which takes the bytes as they are; one F32 tensor before them."""
+    """Write a file with the gguf package, which takes the bytes as they are; one F32 tensor comes first."""
     writer = gguf.GGUFWriter(path, "llama")
     if alignment != 32:
         writer.add_custom_alignment(alignment)
@@ -40,7 +40,7 @@ def write_wide(path: Path, tensors: Mapping[str, U8], *, alignment: int = 32) ->
 
 
 def write_narrow(path: Path, tensors: Mapping[str, F32]) -> Path:
-    """By our own writer."""
+    """Write a file with our own writer."""
     entries = [TensorEntry(name, "Q8_1", rows.shape) for name, rows in tensors.items()]
     with path.open("wb") as file:
         writer = GgufWriter(file, metadata={}, tensors=entries)
@@ -80,7 +80,7 @@ def test_files_of_ggmls_blocks_are_read(tmp_path: Path, shape: tuple[int, int]) 
 
 
 def test_small_tensors_go_the_way_of_large_ones(tmp_path: Path) -> None:
-    """Few blocks leave as much room in either layout, here with zeros at their end; another tensor decides."""
+    """Few blocks leave as much space in either layout, here with zeros at their end; another tensor decides."""
     small = np.zeros((1, 32), np.float32)
     wide = {"small": WIDE.encode(small), "large": WIDE.encode(values(40))}
 
@@ -107,7 +107,7 @@ def test_the_wider_layout_stays_mapped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [32, 200, 1000])
 def test_a_truncated_file_is_not_taken_for_the_other_layout(tmp_path: Path, cut: int) -> None:
-    """The last tensor has room for 36 bytes a block, and the others say 40."""
+    """A truncated file is refused: its last tensor has space for 36 bytes a block, and the others say 40."""
     path = write_wide(tmp_path / "q.gguf", {"a": WIDE.encode(values(40)), "b": WIDE.encode(values(40))})
     path.write_bytes(path.read_bytes()[:-cut])
 
@@ -116,7 +116,7 @@ def test_a_truncated_file_is_not_taken_for_the_other_layout(tmp_path: Path, cut:
 
 
 def test_more_bytes_than_either_layout_needs_are_refused(tmp_path: Path) -> None:
-    """Nobody could tell which of the layouts they follow."""
+    """A file with more bytes than either layout needs is refused, since its layout cannot be determined."""
     path = write_narrow(tmp_path / "q.gguf", {"w": values(40)})
     path.write_bytes(path.read_bytes() + bytes(4096))
 
@@ -147,7 +147,9 @@ def test_scales_beyond_float16_are_refused(tmp_path: Path, scale: float) -> None
 
 
 def test_narrowing_rounds_only_the_scales() -> None:
-    """By up to 1 part in 2048, and where float16 is subnormal by up to half its smallest step times the code."""
+    """Narrowing rounds scales by up to 1 part in 2048, and where float16 is subnormal by up to half its smallest step
+    times the code.
+    """
     usual, tiny = WIDE.encode(values(5)), WIDE.encode(values(5) * np.float32(1e-5))
 
     for wide, atol in ((usual, 0.0), (tiny, 128 * 2.0**-25)):

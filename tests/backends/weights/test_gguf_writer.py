@@ -125,7 +125,7 @@ def test_values_that_do_not_fit_are_refused(kind: Kind, value: int | str) -> Non
     ],
 )
 def test_tensors_that_no_reader_takes_are_refused(entry: TensorEntry, message: str) -> None:
-    """Before anything is written."""
+    """Tensors that no reader takes are refused without writing anything."""
     with pytest.raises(ModelError, match=message):
         GgufWriter(BytesIO(), metadata={}, tensors=[entry])
 

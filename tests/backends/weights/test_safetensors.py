@@ -70,7 +70,7 @@ def test_bfloat16_keeps_its_bits(tmp_path: Path) -> None:
 
 
 def test_views_are_read_only(tmp_path: Path) -> None:
-    """Nobody can change a mapped model by accident."""
+    """A mapped model cannot be changed by accident."""
     path = write(tmp_path / "m.safetensors", {"t": entry()})
 
     assert not read_safetensors(path)["t"].data.flags.writeable
@@ -191,7 +191,7 @@ def test_shards_are_joined_by_the_index(tmp_path: Path) -> None:
 
 
 def test_a_single_file_needs_no_index(tmp_path: Path) -> None:
-    """`model.safetensors` is read alone, as transformers does, even beside an index."""
+    """`model.safetensors` is read alone, as transformers does, even next to an index."""
     folder = shard_folder(tmp_path, {"a": "missing.safetensors"})
     write(folder / "model.safetensors", {"c": entry()})
 

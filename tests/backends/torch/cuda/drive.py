@@ -43,7 +43,7 @@ def plan(layout: Layout = "paged") -> KVPlan:
 def make_executor(
     model: LoadableModel, device: torch.device, *, layout: Layout = "paged", record: Record | None = None
 ) -> CudaExecutor:
-    """Its KV is NaN: whatever is read without having been written shows."""
+    """Executor whose KV is NaN, so that reading entries never written shows."""
     weights = take_over(TorchWeights(model, exact=False, device=device, progress=lambda _: None))
     executor = CudaExecutor(model.spec, weights, plan(layout), max_context=CONTEXT, device=device, record=record)
     for tensor in executor.keys_and_values:

@@ -35,7 +35,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_kernel_computes_attention(name: str, device: torch.device) -> None:
-    """Ragged, grouped, capped, windowed, split or not: what the definition says, beside NaN where no key lies."""
+    """The kernel follows the definition, ragged, grouped, capped, windowed, split or not, with NaN where no key is."""
     found, wanted = compare(SHAPES[name], device, torch.float32)
 
     torch.testing.assert_close(found, wanted, atol=TOLERANCE[torch.float32], rtol=0)
@@ -77,7 +77,7 @@ def test_random_shapes(seed: int, device: torch.device) -> None:
 
 @pytest.mark.parametrize("splits", [1, 3])
 def test_padding_is_zero(splits: int, device: torch.device) -> None:
-    """A sequence without keys gives zeros, and its neighbours what they would give alone."""
+    """A sequence without keys gives zeros, and the others in the batch what they would give alone."""
     shape = Shape(new=(1, 1, 1), kv=(0, 20, 0), heads=4, kv_heads=2, head_dim=32, splits=splits)
 
     found, wanted = compare(shape, device, torch.float32)

@@ -15,7 +15,7 @@ from tests.backends.torch.cuda.drive import recorder
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
 def test_it_refuses_without_cuda() -> None:
-    """It says what it needs, measures nothing, and fails."""
+    """The benchmark says what it needs, measures nothing, and fails."""
     done = subprocess.run([sys.executable, "-m", "benchmarks.cuda"], capture_output=True, text=True, timeout=120)
 
     assert done.returncode == 1

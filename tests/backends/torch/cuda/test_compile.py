@@ -10,7 +10,7 @@ from backends.torch.cuda.compile import compile_kernels
 
 PRODUCTS = ("multiply_vector", "multiply_tile")
 SHARED_BYTES = 227 * 1024
-"""What one program may have on compute capability 9.0 (CUDA C++ programming guide, technical specifications)."""
+"""Shared memory of one program on compute capability 9.0 (CUDA C++ programming guide, technical specifications)."""
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="interpreted kernels are not compiled")

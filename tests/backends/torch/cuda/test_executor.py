@@ -79,7 +79,7 @@ def test_graphs_say_what_eager_steps_say(model: LoadableModel, device: torch.dev
 
 
 def test_warmup_records_every_bucket_and_writes_nothing(model: LoadableModel, device: torch.device) -> None:
-    """After it, the first decode step of any size is a replay; the NaN that was in KV is there still."""
+    """The first decode step of any size is a replay after the warm-up, which leaves the NaN in KV as it was."""
     executor = make_executor(model, device, record=recorder(device))
 
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""When decode steps are recorded and what a recording reads, on the CPU, with a recorder that computes again."""
+"""Recording of decode steps and the inputs of a recording, on the CPU, with a recorder that computes again."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def test_only_decode_steps_are_recorded() -> None:
 
 
 def test_the_first_use_is_eager_the_second_recorded(graphs: DecodeGraphs, recorder: Recorder) -> None:
-    """Whoever waits for a first token does not wait for a recording; from then on steps are replays."""
+    """The first use is computed eagerly, so a first token does not wait for a recording; from the second on, steps are
+    replays.
+    """
     answers = [_run(graphs, 7, 8, start=start) for start in range(3, 7)]
 
     assert answers == [[[7, start, start + 1], [8, start, start + 1]] for start in range(3, 7)]
@@ -94,7 +96,7 @@ def test_sizes_of_one_bucket_share_a_recording(graphs: DecodeGraphs, recorder: R
 
 
 def test_recording_ahead(graphs: DecodeGraphs, recorder: Recorder) -> None:
-    """At warm-up every bucket is recorded; the first step is a replay already."""
+    """Every bucket is recorded at warm-up; the first step is a replay already."""
     graphs.record((1, 2, 4))
 
     answer = _run(graphs, 9)
@@ -105,7 +107,7 @@ def test_recording_ahead(graphs: DecodeGraphs, recorder: Recorder) -> None:
 
 
 def test_padding_is_what_a_recording_is_made_of(recorder: Recorder) -> None:
-    """A recording ahead of any step sees sequences of nobody, which hold no key and write nowhere."""
+    """A recording ahead of any step sees padding sequences only, which hold no key and write nowhere."""
     seen: list[DeviceStep] = []
 
     def body(inputs: DeviceStep) -> Tensor:

@@ -13,7 +13,7 @@ DECODE = step_of(Part(2, [5], start=20), Part(0, [8]), Part(3, [9], start=30))
 
 
 def test_arrays_survive_the_way() -> None:
-    """What arrives is what the step says, each array at a multiple of 16 bytes."""
+    """Arrays arrive as the step has them, each at a multiple of 16 bytes."""
     arrays = step_arrays(RAGGED, plan(), tile_queries=2)
 
     arrived = on_device(arrays, upload(arrays, CPU))
@@ -32,7 +32,7 @@ def test_arrays_survive_the_way() -> None:
 
 
 def test_slots_are_a_table_of_one_block() -> None:
-    """In the slot layout, the slot is the sequence's only block and its tokens lie in it by position."""
+    """The slot is the sequence's only block in the slot layout, and its tokens lie in it by position."""
     step = step_of(Part(2, [5, 6], start=14), Part(0, [8]), layout="slot")
 
     arrays = step_arrays(step, plan("slot"), tile_queries=1)
@@ -56,7 +56,7 @@ def test_padding_holds_and_writes_nothing() -> None:
 
 
 def test_a_narrow_table_is_the_head_of_a_wide_one() -> None:
-    """A bucket's buffer has room for the longest context; a step fills its head, and every array lies where it did."""
+    """A bucket's buffer has space for the longest context; a step fills its head, and every array lies where it did."""
     wide = padding(4, 9)
     buffer = torch.full((starts(wide)[-1],), -5, dtype=torch.int32)
     views = on_device(wide, buffer)

@@ -11,13 +11,13 @@ import pytest
 
 FOLDER = Path(__file__).parent
 HALVES = (("executor",), ("attention", "fused", "dequant_matmul", "benchmark"))
-"""Of the time that they take."""
+"""Halves of the total run time."""
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter runs already")
 @pytest.mark.parametrize("names", HALVES, ids=" ".join)
 def test_kernels_are_right_under_the_interpreter(names: tuple[str, ...]) -> None:
-    """In a process of its own: Triton decides when it is imported whether it interprets."""
+    """Kernels are right in a process of their own: Triton decides when it is imported whether it interprets."""
     tests = [str(FOLDER / f"test_{name}.py") for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
 

@@ -1,4 +1,4 @@
-"""What the CUDA path takes over from the loaded weights, on the CPU."""
+"""Weights that the CUDA path takes over from the loaded ones, on the CPU."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
     ids=str,
 )
 def test_activations_have_the_weights_type(stored: list[torch.dtype | None], expected: torch.dtype) -> None:
-    """Beside float32 matrices too; a quantized one makes it float32."""
+    """Activations have the weights' type, also next to float32 matrices; a quantized one makes it float32."""
     assert activation_type(stored) == expected
 
 
