@@ -95,7 +95,7 @@ def test_nothing_is_lost(numbers: list[int]) -> None:
 
 
 def test_what_rests_is_taken_over() -> None:
-    """A cached slot is taken over where most of its prefix is reused, in whole blocks, and never for all of the prompt."""
+    """A cached slot is taken over where most of its prefix is reused, in whole blocks, never for all of the prompt."""
     slots = cached_slots(4)
     first = prompting(1, [*SYSTEM, 1, 2, 3])
     compute(slots, first)

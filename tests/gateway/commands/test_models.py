@@ -142,7 +142,7 @@ def test_a_server_that_refuses(tmp_path: Path, respx_mock: respx.MockRouter) -> 
 
 
 def test_the_runner_of_this_machine_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runner of this machine is named if it takes every format; else the message names the format and the way out."""
+    """The runner of this machine is named if it takes every format; else the message names format and remedy."""
     monkeypatch.setattr(models, "choose_runner", lambda: RunnerChoice(runner="fake", reason="test"))
     taken = set(create_runner("fake").capabilities().formats)
 

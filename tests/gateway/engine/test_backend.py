@@ -233,7 +233,7 @@ async def test_full_queue_is_an_answer(model_path: Path) -> None:
 
 
 async def test_a_tenants_own_queue_is_its_own_affair(model_path: Path) -> None:
-    """The next request of a tenant whose queue is full is refused with its own code; another tenant's waits its turn."""
+    """The next request of a tenant whose queue is full is refused with its own code; another tenant's waits."""
     load = make_load(model_path, max_waiting=4, max_waiting_per_tenant=1)
     async with running_backend(load, start=inline()) as backend:
         running = [backend.generate(make_request(max_tokens=FOREVER)) for _ in range(5)]

@@ -138,7 +138,7 @@ def test_a_share_of_what_is_left() -> None:
 
 
 def test_what_the_store_tells_first() -> None:
-    """The store initialises new budgets only; those in use stay as they are, and yesterday's spending does not count."""
+    """The store initialises new budgets only; those in use are unchanged, and yesterday's spending does not count."""
     served_app = ServedApp(tokens=100)
     today = span_of("day", NOON).begins
     old = Spent(subject="tenant a", period="day", begins=today - DAY_S, amount=Amount(99))

@@ -102,7 +102,7 @@ def test_two_that_want() -> None:
 
 
 def test_what_is_used_is_kept() -> None:
-    """A used share is kept until it has left the minute: a new gateway gets the rest, and so does one that wants more."""
+    """A used share is kept until it has left the minute: gateways that are new or want more get the rest."""
     street = Street("a", "b")
     street.used["a"] = WHOLE * 3 // 4
     street.speak("a")

@@ -87,7 +87,7 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def test_a_cancelled_session(database: Database, caplog: pytest.LogCaptureFixture) -> None:
-    """A session cancelled at any await logs nothing, returns its connection, and leaves nothing half done in the store."""
+    """A session cancelled at any await logs nothing, returns its connection, and stores all of its changes or none."""
     names = count()
 
     async def two_in_one() -> None:
