@@ -61,7 +61,7 @@ def test_decoding_gives_the_same_bits(name: str) -> None:
 @pytest.mark.parametrize("num_rows", [0, 1, 3, 4, 12, 13, 32, 33])
 @pytest.mark.parametrize(("name", "rows"), [("F32", 320), ("F32", 300), ("F16", 300), ("Q4_K", 320)])
 def test_products(name: str, rows: int, num_rows: int) -> None:
-    """Products are right in several tiles, the last a partial one, and on either side of where another order is faster."""
+    """Products are right in several tiles, the last partial, and on either side of where another order is faster."""
     tensor = random_tensor(name, rows=rows, columns=1024)
     x = np.random.default_rng(0).standard_normal((num_rows, 1024), dtype=np.float32)
 

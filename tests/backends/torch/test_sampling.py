@@ -167,7 +167,7 @@ def test_tokens_of_a_cancelled_step_are_still_there(runner: Runner, oracle: Orac
 
 
 def test_a_row_that_failed_harms_nobody(model: LoadableModel, oracle: Oracle) -> None:
-    """A failed row picks -1. The next step may name it before the host has seen that; the other sequence is unaffected."""
+    """A failed row picks -1. The next step may name it before the host has seen that; the other sequence goes on."""
     runner, greedy = make_runner(model), rows(2, temperature=0.0)
     tokens_of(runner, with_sampling(step_of(Part(0, A)), rows(1)))
     poison(runner)

@@ -13,7 +13,7 @@ HEADS, HEAD_DIM, COLUMNS = 3, 8, 256
 
 
 def interleaved_rows() -> list[int]:
-    """Interleaved order by the definition: row 2d of a head is row d of its first half, row 2d+1 row d of its second."""
+    """Interleaved rows by definition: row 2d of a head is row d of its first half, row 2d+1 row d of its second."""
     half = HEAD_DIM // 2
     heads = range(0, HEADS * HEAD_DIM, HEAD_DIM)
     return [head + part * half + d for head in heads for d in range(half) for part in (0, 1)]

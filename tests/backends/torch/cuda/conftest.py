@@ -11,7 +11,7 @@ collect_ignore_glob = [] if find_spec("triton") else ["test_*.py"]
 
 @pytest.fixture
 def device() -> torch.device:
-    """Device on which Triton's kernels can run: a GPU, or the CPU under Triton's interpreter (`test_interpreter.py`)."""
+    """Device for Triton's kernels: a GPU, or the CPU under Triton's interpreter (`test_interpreter.py`)."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         return torch.device("cpu")
     if not torch.cuda.is_available():
