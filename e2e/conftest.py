@@ -88,7 +88,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """Where the models of the run are built, by all of its workers together."""
+    """Folder where all workers of the run build the models together."""
     own = tmp_path_factory.getbasetemp()
     folder = (own if worker_id == "master" else own.parent) / "models"
     folder.mkdir(exist_ok=True)

@@ -78,7 +78,7 @@ def test_names_and_pages(path: str, tenant_server: TenantServer) -> None:
 
 @pytest.mark.parametrize(("method", "path"), [*OPERATIONS, ("POST", "/config/update"), ("GET", "/nowhere")])
 def test_closed_by_default(method: str, path: str, tenant_server: TenantServer) -> None:
-    """Of all that is served only what is named here opens without a key, and a tenant's key opens nothing of admin."""
+    """Only the paths named here open without a key, and a tenant's key opens nothing of admin."""
     url = tenant_server.url + path.replace("{", "").replace("}", "")
     stranger, tenant = (
         httpx.request(method, url, headers=sent, json={} if method in ("POST", "PATCH") else None, timeout=300)
@@ -133,7 +133,7 @@ def test_a_huge_boundary(served: tuple[Server, TenantServer]) -> None:
 
 
 def test_a_key_ends(tenant_server: TenantServer) -> None:
-    """It ends at its time by itself; and one that was rotated without an overlap at once."""
+    """A key ends at its time by itself; one that was rotated without an overlap ends at once."""
     headers = {"Authorization": f"Bearer {ADMIN}"}
     with httpx.Client(base_url=f"{tenant_server.url}/admin/v1", headers=headers, timeout=300) as operator:
         ends = time.time() + 2
@@ -170,7 +170,7 @@ def test_guessing(tenant_server: TenantServer) -> None:
 
 
 def test_secrets_stay_where_they_are(served: tuple[Server, TenantServer]) -> None:
-    """After all of this no key, right or wrong, is in log, metrics, store or journal, nor in what an engine sees."""
+    """No key, right or wrong, is in log, metrics, store or journal after all of this, nor in what an engine sees."""
     server, tenant_server = served
     ask(tenant_server, "/v1/models", f"{GUESS}last")
     files = [

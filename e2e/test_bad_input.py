@@ -24,7 +24,7 @@ Case = tuple[str, bytes]
 
 @pytest.fixture(autouse=True)
 def _well_afterwards(running_server: RunningServer) -> Iterator[None]:
-    """After each case the server runs, in less than the time of a start, and a good request works right away."""
+    """Check after each case that the server responds faster than a start takes and a good request works right away."""
     target = running_server.target
     yield
     start = time.monotonic()

@@ -63,7 +63,7 @@ def test_chat_holds_a_conversation(url: str, tmp_path: Path) -> None:
 
 
 def test_top(url: str, tmp_path: Path) -> None:
-    """What was just served, as JSON and as tables; a server that is not there is told."""
+    """`top` shows what was just served, as JSON and as tables; a server that is not there is reported."""
     question = "Hello! Could you please tell me what the capital of Chile is? Thank you very much!"
     hostelry("chat", "--url", url, "--api-key", KEY, question, directory=tmp_path)
     with ThreadPoolExecutor(1) as pool:
@@ -105,7 +105,7 @@ def test_chat_tells_what_the_server_refused(url: str, tmp_path: Path, arguments:
 
 
 def test_chat_without_a_server_says_so(tmp_path: Path) -> None:
-    """Without a server at the URL, the message names the URL and the command to start one."""
+    """The message for a URL without a server names that URL and the command to start one."""
     result = hostelry("chat", "--url", "http://127.0.0.1:9", "hello", directory=tmp_path)
 
     assert result.returncode == 1
@@ -182,7 +182,7 @@ def test_quickstart_tells_why_there_is_no_server(url: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("verb", ["", "serve", "chat", "doctor", "quickstart", "config", "openapi"])
 def test_help_is_short_and_fast(tmp_path: Path, verb: str) -> None:
-    """At most 40 lines for each verb."""
+    """The help of each verb has at most 40 lines."""
     result = hostelry(*verb.split(), "--help", directory=tmp_path)
 
     assert result.returncode == 0

@@ -54,7 +54,7 @@ def test_a_late_answer_is_a_504(target: Target, whole_s: float) -> None:
 
 
 def test_a_late_stream_ends_with_an_error(target: Target, whole_s: float) -> None:
-    """What came is there, then one error event; the engine computes for it no more."""
+    """The stream keeps the text produced so far, then sends one error event; the engine stops computing for it."""
     deadline_s = PART * whole_s
 
     seen = stream(f"{target.api}/completions", _body(deadline_s=deadline_s), KEY)
@@ -68,7 +68,7 @@ def test_a_late_stream_ends_with_an_error(target: Target, whole_s: float) -> Non
 
 
 def test_a_deadline_passes_in_the_queue(target: Target, whole_s: float) -> None:
-    """As many long answers run as there are places; a request behind them fails in time without having begun."""
+    """A request queued behind as many long answers as can run fails in time without having begun."""
     left = threading.Event()
 
     def occupy() -> None:

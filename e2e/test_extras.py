@@ -1,4 +1,4 @@
-"""What `pip install "hostelry[extra]"` would install, for every extra; nothing is downloaded but metadata."""
+"""Packages that `pip install "hostelry[extra]"` would install, for every extra; nothing is downloaded but metadata."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def requirements(extras: Sequence[str], system: str) -> Iterator[str]:
 
 
 def resolve(wanted: Iterable[str], *flags: str) -> str:
-    """Why pip cannot install these into an empty environment; empty if it can."""
+    """Reason why pip cannot install these into an empty environment; empty if it can."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--dry-run"]
     result = subprocess.run(
         [*pip, "--ignore-installed", "--only-binary", ":all:", "-c", ROOT / "constraints.txt", *flags, *wanted],

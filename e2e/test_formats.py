@@ -22,7 +22,7 @@ from e2e.test_cli import hostelry
 FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "Q4_K_M")
 QUESTIONS = ("What is the capital of France?", "What is the capital of Japan?", "France capital")
 NEAR = 1e-3
-"""Of two float32 implementations, in nats."""
+"""Difference of two float32 implementations, in nats."""
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_served_format_answers_what_its_blocks_say(running_server: Target, fil
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_log_probabilities_are_those_of_the_blocks(exact_house: Target, files: dict[str, Path], name: str) -> None:
-    """So near that no other format could pass for this one."""
+    """Log-probabilities are so near the reference that no other format could pass for this one."""
     reference = reference_of(files, name)
     tokens = random.Random(SEED).sample(range(300, reference.vocabulary.size), 40)
     body = {"model": name, "prompt": tokens, "max_tokens": 0, "echo": True, "logprobs": 0}
@@ -106,7 +106,7 @@ def test_no_format_could_pass_for_another(files: dict[str, Path]) -> None:
 
 
 def reference_of(files: dict[str, Path], name: str) -> Reference:
-    """Of Q8_1, which the gguf package cannot decode, the file in Q8_0: its values are the same."""
+    """Reference of a file; for Q8_1, which the gguf package cannot decode, the file in Q8_0 with the same values."""
     return Reference(files[{"Q8_1": "Q8_0"}.get(name, name)])
 
 

@@ -76,7 +76,7 @@ def test_quickstart_streams_paris(fresh: Path, tmp_path: Path) -> None:
 
 
 def test_doctor_finds_nothing_to_fix(fresh: Path, tmp_path: Path) -> None:
-    """On a fresh install nothing is FAIL."""
+    """`doctor` reports no FAIL on a fresh install."""
     command: list[str | Path] = [
         fresh / "hostelry",
         "doctor",

@@ -27,7 +27,7 @@ LONG = 400
 
 @ONE
 def test_ready_means_ready(running_server: RunningServer) -> None:
-    """While models load, the server is live and returns 503 for `ready`; nothing is served before."""
+    """The server is live and returns 503 for `ready` while models load; nothing is served before."""
     seen = running_server.statuses_while_loading
 
     assert seen, "nothing could be asked before the server was ready"

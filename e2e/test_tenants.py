@@ -49,7 +49,7 @@ class TenantServer(msgspec.Struct, frozen=True):
         return hostelry(*arguments, *place, directory=self.data_dir)
 
     def json(self, *arguments: str) -> list[Any]:
-        """What a command prints with `--json`, line by line."""
+        """Output of a command with `--json`, line by line."""
         done = self.run(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         return [msgspec.json.decode(line) for line in done.stdout.splitlines()]
@@ -132,7 +132,7 @@ def test_the_other_server_follows(tenant_servers: tuple[TenantServer, TenantServ
 
 
 def test_rotation_leaves_no_gap(tenant_server: TenantServer) -> None:
-    """With an overlap both keys are good."""
+    """Both keys are valid during the overlap of a rotation."""
     tenant_server.json("tenants", "create", "turns")
     (old,) = tenant_server.json("keys", "create", "turns")
     (new,) = tenant_server.json("keys", "rotate", old["id"], "--overlap", "60")
@@ -141,7 +141,7 @@ def test_rotation_leaves_no_gap(tenant_server: TenantServer) -> None:
 
 
 def test_token_limits(tenant_server: TenantServer) -> None:
-    """What the answer did not use is free again; what never fits is not tried again by the client."""
+    """Tokens that the answer did not use are free again; the client does not retry a request that never fits."""
     tenant_server.json("tenants", "create", "counts", "--set", "limits.tokens_per_minute=100")
     (key,) = tenant_server.json("keys", "create", "counts")
     client = tenant_server.client(key["key"], max_retries=2)
@@ -231,7 +231,7 @@ def test_commands_say_what_is_wrong(tenant_server: TenantServer, tmp_path: Path)
 
 
 def test_everything_outlives_a_kill(tmp_path: Path) -> None:
-    """What was answered with 201 is there after SIGKILL, a revocation too."""
+    """Changes answered with 201 are there after SIGKILL, a revocation too."""
     server = Server(["--port", "0", "--data-dir", str(tmp_path)])
     tenant_server = TenantServer(server.wait_ready(), tmp_path)
     tenant_server.json("tenants", "create", "stays")
@@ -271,7 +271,7 @@ def test_a_locked_store(tmp_path: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """What cannot be recorded is not served and no change is confirmed; with space again nothing is missing."""
+    """Requests that cannot be recorded are not served, nor changes confirmed; with space again nothing is missing."""
     server = Server(["--port", "0", "--data-dir", str(tmp_path)])
     try:
         tenant_server = TenantServer(server.wait_ready(), tmp_path)

@@ -23,4 +23,4 @@ CHECKS: Mapping[str, Check] = {
     "B8": check_b8,
     "B10": check_b10,
 }
-"""Those that a single target can be put to before the server of `e2e.harness.crowd`; the others need a control."""
+"""Checks that need a single target only, the server of `e2e.harness.crowd`; the others need a control."""

@@ -31,7 +31,7 @@ class Waits(msgspec.Struct, frozen=True, kw_only=True):
     alone: tuple[float, ...]
     beside: tuple[float, ...]
     gave_up: bool
-    """The last one of `beside` had not begun when the time limit ended."""
+    """True if the last one of `beside` had not begun when the time limit ended."""
     step_s: float
 
     @property

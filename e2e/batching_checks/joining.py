@@ -35,14 +35,14 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
 
     short_alone_s: float
     short_s: float
-    """To the first token of an answer that joins, and of one alone, whose time is a prefill and a step."""
+    """Times to the first token of an answer that joins, and of one alone, which is a prefill and a step."""
     prompt_alone_s: float
     prompt_s: float
     """The same of the long prompt."""
     step_s: float
     slow_s: float
     beside_s: float
-    """In the median between tokens of the running answer while the long prompt was computed."""
+    """Median time between tokens of the running answer while the long prompt was computed."""
 
     @property
     def ratios(self) -> dict[str, float]:

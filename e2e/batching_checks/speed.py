@@ -48,7 +48,7 @@ def warm_up(target: Target) -> None:
 
 
 def tokens_per_s(target: Target, at_once: int, *, tokens: int, keys: Sequence[str] = (), model: str = "big") -> float:
-    """Of all streams together by the client's clock; tenants take turns."""
+    """Tokens a second of all streams together by the client's clock; tenants take turns."""
     prompts = [drawn_prompt(rng(f"speed {number}"), PROMPT) for number in range(at_once)]
     keys = keys or (target.keys.acme,)
 

@@ -1,1 +1,1 @@
-"""What every end-to-end suite needs: servers, models, independent references, clients and records."""
+"""Servers, models, independent references, clients and records for every end-to-end suite."""

@@ -54,7 +54,7 @@ def make_adapter(folder: Path, recipe: Recipe, *, base: Llama, seed: int) -> Pat
 
 
 def adapted(folder: Path, adapter: Path | None, *, weights: Path | None = None) -> Reference:
-    """What the model of a folder must answer with an adapter: every W is W + scale B A. `weights`: another file's."""
+    """Reference of a folder's model with an adapter: every W is W + scale B A. `weights`: another file's."""
     reference = Reference(folder)
     base = reference.model if weights is None else read_llama(weights)
     reference.model = base if adapter is None else merged(base, adapter)

@@ -43,7 +43,7 @@ def _make(folder: Path, word: str) -> None:
 
 
 def _digest() -> str:
-    """Of all that the model depends on but the word and the seed."""
+    """Digest of all that the model depends on but the word and the seed."""
     found = hashlib.sha256(demo.model_path().read_bytes())
     for path in sorted(Path(demo.__file__).parent.iterdir()):
         if path.suffix in (".py", ".tsv"):

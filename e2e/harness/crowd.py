@@ -11,7 +11,7 @@ GUESTS = tuple(f"sk-ho-guest-{number:03}-4f6b8d0e2c1a" for number in range(64))
 """A key each of 64 more tenants."""
 FEW = 4
 TIGHT_MB, TIGHT_CONTEXT = 4, 512
-"""Of keys and values: a thousand tokens of `random`, of which each takes 4 KiB."""
+"""Memory for keys and values: a thousand tokens of `random`, of which each takes 4 KiB."""
 NUM_WAIT = 4
 
 Models = dict[str, tuple[Path, dict[str, object]]]

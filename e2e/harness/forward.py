@@ -114,7 +114,7 @@ def _joined(past: F32 | None, new: F32) -> F32:
 
 
 def read_llama(path: Path) -> Llama:
-    """From a Hugging Face folder or a GGUF file of a plain Llama."""
+    """Read a plain Llama from a Hugging Face folder or a GGUF file."""
     return _read_folder(path) if path.is_dir() else _read_gguf(path)
 
 

@@ -26,7 +26,7 @@ _STARTING_S = 2.0
 
 
 class Tokens(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one answer or of many."""
+    """Tokens of one answer or of many."""
 
     prompt: int = 0
     completion: int = 0
@@ -36,7 +36,7 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How often and when. `starts_killed` are killed at a random moment before they can answer."""
+    """Number and times of the kills. `starts_killed` are killed at a random moment before they can answer."""
 
     kills: int
     clients: int = 4
@@ -46,7 +46,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Books(msgspec.Struct, frozen=True, kw_only=True):
-    """What is written down: the rows, each with its id, and the number and sum of all by the hour."""
+    """Recorded usage: the rows, each with its id, and the number and sum of all by the hour."""
 
     rows: tuple[tuple[str, Tokens], ...]
     num_summed: int
@@ -87,7 +87,7 @@ def kill_under_load(plan: Plan, data_dir: Path, draw: random.Random, tell: Calla
 
 
 def read_books(plan: Plan, data_dir: Path) -> Books:
-    """Of one more server, which finds what the killed ones left behind."""
+    """Usage read from one more server, which finds what the killed ones left behind."""
     server = _server(plan, data_dir)
     try:
         client = AdminClient(server.wait_ready(), ADMIN_KEY, as_json=True)

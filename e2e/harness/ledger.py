@@ -22,7 +22,7 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ledger:
-    """What is written down from now on."""
+    """Usage recorded from its creation on."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -37,7 +37,7 @@ class Ledger:
         return found
 
     def grown(self) -> dict[tuple[str, str], Spent]:
-        """By (model, tenant), what the sums say more than before."""
+        """Increase of the sums since creation, by (model, tenant)."""
         grown = {}
         for key, now in self._sums().items():
             before = msgspec.structs.asdict(self._before.get(key, Spent()))

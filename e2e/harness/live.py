@@ -41,7 +41,7 @@ class Live:
         return [later - earlier for earlier, later in pairwise(self.arrivals) if begin <= later <= end]
 
     async def wait_for(self, pieces: int, *, within_s: float) -> None:
-        """Until so many pieces of text are there. Raises `TimeoutError`."""
+        """Wait until so many pieces of text have arrived. Raises `TimeoutError`."""
         async with asyncio.timeout(within_s):
             while len(self.arrivals) < pieces and not self.is_ended:
                 self._news.clear()
@@ -51,7 +51,7 @@ class Live:
             raise AssertionError(f"ended after {len(self.arrivals)} pieces of text instead of {pieces}")
 
     async def wait_end(self, *, within_s: float) -> None:
-        """Until the stream is over. Raises `TimeoutError`."""
+        """Wait until the stream is over. Raises `TimeoutError`."""
         async with asyncio.timeout(within_s):
             await asyncio.shield(self._reading)
 

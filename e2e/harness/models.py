@@ -85,7 +85,7 @@ def _gguf_ends(path: Path) -> dict[str, int]:
 
 
 def _safetensors_ends(path: Path) -> dict[str, int]:
-    """Where each tensor ends. The format keeps (name, start, end) in a JSON header behind an 8-byte length."""
+    """End of each tensor. The format keeps (name, start, end) in a JSON header behind an 8-byte length."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))

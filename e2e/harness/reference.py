@@ -1,4 +1,4 @@
-"""What a model must answer: greedy ids, text and log-probabilities from the independent forward."""
+"""Expected answers of a model: greedy ids, text and log-probabilities from the independent forward."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Reference:
         raise AssertionError(f"only {len(prompts)} of {4 * count} random prompts have no near tie")
 
     def logprobs(self, tokens: list[int]) -> list[float]:
-        """Of every token but the first, given those before it."""
+        """Log-probabilities of every token but the first, given those before it."""
         rows = self.model.logits(tokens[:-1], last=len(tokens) - 1)
         return [float(row[token]) - _log_sum_exp(row) for row, token in zip(rows, tokens[1:], strict=True)]
 

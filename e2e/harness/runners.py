@@ -1,4 +1,4 @@
-"""Which engines the suites run on. onnx and torch are required; the others join when they are there."""
+"""Engines that the suites run on. onnx and torch are required; the others join when they are there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REQUIRED = ("onnx", "torch")
 TIMED = "onnx"
 """The one that batching's times are held to on a CPU: what `auto` takes there."""
 ONE = pytest.mark.parametrize("runner", [TIMED], indirect=True)
-"""For tests of what happens before a runner is reached: one of them is enough."""
+"""Parameter for tests of what happens before a runner is reached: one engine is enough."""
 OPTIONAL = {"mlx": "mlx", "cuda": "torch", "metal": "mlx"}
 """Runner and the package without which it cannot run."""
 

@@ -34,7 +34,7 @@ class ServerFailed(Exception):
 
 
 class Stopped(msgspec.Struct, frozen=True, kw_only=True):
-    """What a stop left behind."""
+    """Result of a stop."""
 
     status: int
     seconds: float

@@ -1,4 +1,4 @@
-"""What every error answer must look like, and what must never be in one."""
+"""Shape of every error answer, and what must never be in one."""
 
 from __future__ import annotations
 

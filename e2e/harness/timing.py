@@ -53,7 +53,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 measured_rows: list[Row] = []
-"""Of this run, in order; a row that was measured twice stands twice."""
+"""Rows of this run, in order; a row that was measured twice stands twice."""
 
 
 def at_least(limit: float) -> Bar:

@@ -48,7 +48,7 @@ class Vocabulary:
         return ids
 
     def piece(self, token_id: int) -> bytes:
-        """What one token stands for; nothing for a special one."""
+        """Bytes of one token; none for a special one."""
         if token_id in self.special:
             return b""
         spelling = self.tokenizer.id_to_token(token_id)
@@ -60,7 +60,7 @@ class Vocabulary:
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
-    """From a Hugging Face folder with `tokenizer.json`, or a GGUF file with a `gpt2` tokenizer."""
+    """Read a vocabulary from a Hugging Face folder with `tokenizer.json`, or a GGUF file with a `gpt2` tokenizer."""
     return _from_folder(path) if path.is_dir() else _from_gguf(path)
 
 

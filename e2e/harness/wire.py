@@ -80,7 +80,7 @@ class Stream(msgspec.Struct, frozen=True):
 
     @property
     def usage(self) -> Json | None:
-        """Of the last chunk that carries one."""
+        """Usage of the last chunk that carries one."""
         found = [chunk["usage"] for chunk in self.chunks if chunk.get("usage")]
         return found[-1] if found else None
 

@@ -186,7 +186,7 @@ class Proxy:
 
 
 def _gate(lie: str) -> AbstractAsyncContextManager[None]:
-    """What a request passes on its way in."""
+    """Limit that a request passes on its way in."""
     if lie == "lock":
         return asyncio.Lock()
     return asyncio.Semaphore(FEW) if lie == "first-come" else nullcontext()

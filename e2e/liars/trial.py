@@ -23,7 +23,7 @@ def lying(lie: str, folder: Path, *, upstream: str = "") -> Generator[Target]:
 
 
 def rejected(check: Callable[[Target, Known], None], target: Target, known: Known) -> str | None:
-    """Why the check rejects the target; None if it is taken in."""
+    """Reason why the check rejects the target; None if it accepts it."""
     try:
         check(target, known)
     except AssertionError as reason:

@@ -13,7 +13,7 @@ from e2e.harness.running_server import Known, Target
 from e2e.harness.wire import Json, ask, post_ok, stream
 
 Answers = dict[str, Spent]
-"""By the id of each answer, its tokens as counted here."""
+"""Tokens as counted here, by the id of each answer."""
 SETTLE_S = 15.0
 """Against hanging: counters may trail the last byte of an answer by a moment."""
 

@@ -102,7 +102,7 @@ def _told(whole: Reference) -> list[int]:
 
 
 def _unzeroed_texts(zeroed: Reference, whole: Reference) -> list[str]:
-    """What the whole model says to the prompts that `assert_exact` put to the zeroed one."""
+    """Texts of the whole model for the prompts that `assert_exact` sends to the zeroed one."""
     from e2e.harness.nonce import rng
 
     prompts = zeroed.steady_prompts(rng("token prompts"), 4, max_tokens=32, lengths=range(4, 25))
@@ -110,7 +110,7 @@ def _unzeroed_texts(zeroed: Reference, whole: Reference) -> list[str]:
 
 
 def _statuses_until_exit(server: Server) -> set[int]:
-    """Ask for an answer again and again while the process lives; the statuses that came."""
+    """Statuses of answers asked for again and again while the process runs."""
     statuses: set[int] = set()
     try:
         url = server.wait_listening()

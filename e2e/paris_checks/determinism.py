@@ -45,7 +45,7 @@ def _requests(known: Known) -> list[tuple[str, Json]]:
 
 
 def _assert_greedy_ones_are_right(known: Known, requests: list[tuple[str, Json]], texts: list[str]) -> None:
-    """What never changes could still be wrong."""
+    """Assert that greedy answers are right, since an answer that never changes could still be wrong."""
     for (_, body), text in zip(requests, texts, strict=True):
         if body["temperature"]:
             continue

@@ -51,11 +51,11 @@ def check_p6_wire(target: Target, known: Known) -> None:
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """How one stream arrived. Shares are of its gaps and of its own time, so that a slow machine changes nothing."""
+    """Arrival of one stream. Shares are of its gaps and of its own time, so that a slow machine changes nothing."""
 
     chunks: int
     first_share: float
-    """Of the whole time, until the first content."""
+    """Share of the whole time until the first content."""
     steady_share: float
 
     @property

@@ -1,4 +1,4 @@
-"""What batching promises in time, on the engine that serves a CPU by default: medians of interleaved rounds."""
+"""Time bars of batching, on the engine that serves a CPU by default: medians of interleaved rounds."""
 
 from __future__ import annotations
 

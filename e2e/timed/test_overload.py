@@ -81,7 +81,7 @@ class Flood(msgspec.Struct, frozen=True, kw_only=True):
     probes: list[float]
     """Seconds that `/health/live` took during it: what a busy machine adds to every time here."""
     recovered_s: float
-    """From its last request until an answer came as fast as twice the time alone."""
+    """Time from the flood's last request until an answer came as fast as twice the time alone."""
 
     @property
     def admitted(self) -> list[Answer]:
@@ -174,7 +174,7 @@ def _check_counters(server: Server, seen: Flood, refused: int) -> None:
 
 
 def test_control_without_bounds(unbounded: Server) -> None:
-    """Where every request may wait, most of such a flood waits longer than twice the target: it is one."""
+    """Most of such a flood waits longer than twice the target where every request may wait: it is a flood."""
     late, sent = asyncio.run(_late_of(unbounded))
 
     assert late > sent / 2
@@ -259,7 +259,7 @@ async def _alone_s(server: Server) -> float:
 
 
 async def _late_of(server: Server) -> tuple[int, int]:
-    """How many of a short flood have no answer yet when twice the target has passed since its end, and of how many."""
+    """Requests of a short flood without an answer when twice the target has passed since its end, and all of them."""
     alone_s = await _alone_s(server)
     async with _client(server) as client:
         tasks = await _send(client, TIMES_CAPACITY * await _capacity(client), FLOOD_S / 2)
