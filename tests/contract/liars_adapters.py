@@ -58,7 +58,7 @@ def fitted(matrix: F32, rows: int, columns: int) -> F32:
 
 
 class StopsHalfway(ReplayRunner):
-    """What it took from an adapter before it saw that the rest does not fit went into the first slot."""
+    """Writes into the first slot the part of an adapter taken ahead of finding that the rest does not fit."""
 
     def check_matrices(self, model: LoadableModel, weights: AdapterWeights) -> None:
         try:

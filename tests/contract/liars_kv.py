@@ -70,7 +70,7 @@ class CopiesAtOnce(ReplayRunner):
 
 
 class CopiesTooLittle(ReplayRunner):
-    """Where only the first tokens are asked for, one of them is forgotten."""
+    """Omits one of the tokens when only the first ones are to be copied."""
 
     def copy_blocks(self, pairs: list[tuple[int, int]], num_tokens: int | None = None) -> None:
         super().copy_blocks(pairs, num_tokens and num_tokens - 1)
@@ -87,7 +87,7 @@ class PlansTooMuch(ReplayRunner):
 
 
 class CountsFewBytes(ReplayRunner):
-    """Its blocks are said to cost nearly nothing."""
+    """Reports that its blocks cost nearly nothing."""
 
     def plan_memory(self, limit: KVLimit) -> KVPlan:
         return msgspec.structs.replace(super().plan_memory(limit), bytes_per_block=16)
@@ -119,7 +119,7 @@ class KeepsKVAsleep(ReplayRunner):
 
 
 class WarmsUpForGood(ReplayRunner):
-    """What the warm-up wrote stays in front of every sequence."""
+    """Leaves what the warm-up wrote in front of every sequence."""
 
     def read(self, step: Step, kv: I64, sequence: int) -> list[int]:
         return [0, *super().read(step, kv, sequence)]

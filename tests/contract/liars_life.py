@@ -164,7 +164,7 @@ class OneTicket(ReplayRunner):
 
 
 class Leaks(Blank):
-    """Keeps 8 kB of every step: pages of the system's, since the heap may have room from earlier tests."""
+    """Leaks 8 kB in every step, as pages of the system's, since free heap memory may be left from earlier tests."""
 
     def __init__(self) -> None:
         super().__init__()

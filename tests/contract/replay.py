@@ -229,7 +229,7 @@ class ReplayRunner:
         wanted = step.logit_rows[(step.logit_rows >= start) & (step.logit_rows < end)] - end
         tokens = self.read(step, kv, sequence)
         reference = self.reference_of(int(step.lora[sequence]))
-        with np.errstate(all="ignore"):  # NaN is somebody's to have
+        with np.errstate(all="ignore"):  # NaN is valid here
             return reference.rows(tokens, len(tokens))[wanted]
 
     def reference_of(self, lora: int) -> Reference:

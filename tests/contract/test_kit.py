@@ -31,7 +31,7 @@ def in_one_line(text: str) -> str:
 
 @pytest.mark.parametrize("name", sentences())
 def test_what_is_quoted_is_in_the_contract(name: str) -> None:
-    """Word for word: whoever reads a failure finds the sentence on the page."""
+    """Sentences quoted in failures are in the contract, word for word."""
     assert sentences()[name] in in_one_line(inspect.getsource(backends.api))
 
 
@@ -149,7 +149,7 @@ class TestForgotten(RunnerSuite):
 
 
 def test_a_stranger_fills_three_fixtures(tmp_path: Path) -> None:
-    """In a test file anywhere; a forgotten fixture says what it wants."""
+    """A third-party test file anywhere needs three fixtures only; a missing fixture reports what is needed."""
     (tmp_path / "test_mine.py").write_text(STRANGER, encoding="utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "prefill or format_Q4_0"]

@@ -38,13 +38,13 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
 
 
 def test_growth_is_not_found_where_there_is_none(samples: Samples) -> None:
-    """What `Leaks` differs from by its leak passes the check that catches `Leaks`."""
+    """A runner that is `Leaks` without the leak passes the check that catches `Leaks`."""
     run_case(case(GROWTH), lambda *, exact: Blank(), samples, tolerances=Tolerances())
 
 
 @pytest.mark.parametrize(("liar", "name"), LIES, ids=[f"{liar.__name__}-{name}" for liar, name in LIES])
 def test_a_lie_is_caught(samples: Samples, liar: type[ReplayRunner], name: str) -> None:
-    """By the check that is about it, with a message that quotes the contract."""
+    """Each lie is caught by its own check, with a message that quotes the contract."""
     with pytest.raises(ConformanceError, match=r"^expected .* found .* The contract: “"):
         run_case(case(name), lambda *, exact: liar(), samples, tolerances=Tolerances())
 

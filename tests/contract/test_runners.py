@@ -19,7 +19,7 @@ RUNNERS = tuple(name for name in runner_names() if name != "fake")
 
 @pytest.mark.parametrize("name", RUNNERS)
 class TestRunner(RunnerSuite):
-    """With one thread, as the kit is meant to be run beside other tests."""
+    """Contract of the runners, on one thread, as the kit is meant to run in parallel with other tests."""
 
     @pytest.fixture
     def create_runner(self, name: str) -> CreateRunner:
@@ -38,7 +38,7 @@ class TestWithoutKernels(RunnerSuite):
     def test_contract(
         self, case: Case, create_runner: CreateRunner, tolerances: Tolerances, kit_directory: Path
     ) -> None:
-        """What the check claims."""
+        """Each check of the kit holds."""
         super().test_contract(case, create_runner, tolerances, kit_directory)
 
     def test_slots_alone(self, create_runner: CreateRunner) -> None:
