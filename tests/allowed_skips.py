@@ -10,7 +10,7 @@ import os
 import re
 
 WITHOUT = frozenset(os.environ.get("HOSTELRY_TEST_WITHOUT", "").split())
-"""What this machine is excused for: names of `MISSING`."""
+"""Names of `MISSING` that this machine is allowed to lack."""
 
 ALWAYS = {
     r"not verified: runner (cuda|metal) is not present on this machine": "no such device here",
@@ -30,10 +30,10 @@ MISSING = {
     "mlx": r".*runner mlx.*",
     "network": r"not verified: the package index cannot be reached",
 }
-"""What may be missing → pattern of the reason that tests give then."""
+"""Component that may be missing → pattern of the reason that tests give then."""
 
 
 def is_allowed(reason: str) -> bool:
-    """Whether a test may be skipped for that reason on this machine."""
+    """True if a test may be skipped for that reason on this machine."""
     patterns = [*ALWAYS, *(pattern for name, pattern in MISSING.items() if name in WITHOUT)]
     return any(re.fullmatch(pattern, reason) for pattern in patterns)

@@ -26,7 +26,7 @@ def cost_ratio(work: Work, reference: Work, *, rounds: int = _ROUNDS) -> float:
 
 
 def growth(work: Callable[[int], object], size: int, *, times: int = 4, rounds: int = _ROUNDS) -> float:
-    """How many times the CPU time of `work(size)` that of `work(times * size)` is: about `times` if linear."""
+    """CPU time of `work(times * size)` as a multiple of that of `work(size)`: about `times` if linear."""
     return cost_ratio(lambda: work(times * size), lambda: work(size), rounds=rounds)
 
 

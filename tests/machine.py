@@ -12,7 +12,7 @@ from tests.gateway.tenants.store.postgres import find_programs
 
 
 def lacks() -> dict[str, str]:
-    """What is missing → a sentence that says how to get it."""
+    """Missing component → a sentence that says how to get it."""
     found = {}
     if not any(map(shutil.which, ("c++", "g++", "clang++"))):
         found["compiler"] = "There is no C++17 compiler, and without it no CPU kernels: apt-get install g++."

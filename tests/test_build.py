@@ -40,7 +40,7 @@ def build_library(folder: Path, **environment: str) -> tuple[list[Path], str]:
 
 
 def build_wheel(folder: Path, **environment: str) -> Path:
-    """Of the few files that matter here, in a folder of their own."""
+    """Build a wheel of the few files that matter here, in a folder of their own."""
     (folder / "backends").mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -80,7 +80,9 @@ def test_a_compiler_makes_a_library(scalar_wheel: Path, tmp_path: Path) -> None:
 
 
 def test_a_library_of_another_cpu_says_so(scalar_wheel: Path, tmp_path: Path) -> None:
-    """It runs, on the reference; what onnxruntime and torch do themselves is faster, so it is refused with the cure."""
+    """A library of another CPU runs on the reference; onnxruntime and torch themselves are faster, so it is refused
+    with the remedy.
+    """
     moved = library_of(scalar_wheel, tmp_path)
     here = Library(moved).best_level
 
@@ -91,7 +93,7 @@ def test_a_library_of_another_cpu_says_so(scalar_wheel: Path, tmp_path: Path) ->
 
 
 def test_unknown_levels_are_refused(tmp_path: Path) -> None:
-    """With the names that exist, and before anything is compiled."""
+    """Unknown levels are refused with the names that exist, ahead of any compilation."""
     command = [sys.executable, "setup.py", "-q", "build_ext", f"--build-lib={tmp_path}", f"--build-temp={tmp_path}"]
     environment = os.environ | {"HOSTELRY_KERNEL_LEVELS": "sse9"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -116,7 +118,7 @@ def test_a_wheel_without_the_library_is_for_any_platform(tmp_path: Path) -> None
 
 
 def test_building_can_be_switched_off(tmp_path: Path) -> None:
-    """Without a word, since it was asked for."""
+    """Building can be switched off without a message, since it was asked for."""
     built, printed = build_library(tmp_path, HOSTELRY_BUILD_KERNELS="0")
 
     assert not built

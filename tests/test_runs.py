@@ -1,4 +1,4 @@
-"""What makes a run of the tests fail: skips that nobody allowed, machines that lack something, timed rows that miss."""
+"""Failures of a test run: skips that are not allowed, machines that lack something, timed rows that miss."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def to_the_letter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_listed_skips_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a machine lacks is allowed only where it was left out by name."""
+    """A skip because the machine lacks something is allowed only where the machine's exception was given by name."""
     assert allowed_skips.is_allowed("not verified: runner cuda is not present on this machine")
     assert not allowed_skips.is_allowed("too slow today")
     monkeypatch.setattr(allowed_skips, "WITHOUT", frozenset())
@@ -73,7 +73,7 @@ def test_the_median_of_the_rounds_counts() -> None:
 
 
 def test_a_shared_machine_is_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With slack, a row fails if it misses that part of its bar in two measurements, and not in one."""
+    """A row measured with slack fails if it misses that part of its bar in two measurements, and not in one."""
     monkeypatch.setattr(timing, "SLACK", 0.8)
     once = iter([1.0] * 5 + [1.7] * 5)
 

@@ -1,4 +1,4 @@
-"""Budgets of the code: lines of the served path and of each room, sizes of files and functions, contracts that hold.
+"""Budgets of the code: lines of the served path and of each package, sizes of files and functions, contracts that hold.
 
 Lines are counted as cloc does: without blanks, comments and docstrings.
 """
@@ -38,7 +38,7 @@ BUDGETS = {
     "gateway/process": 250,
     "gateway/tenants": 2650,
 }
-"""Lines that a room of the served path may have; the sum of all is held to `SERVED_LINES`."""
+"""Line budgets of the packages of the served path; the sum of all is held to `SERVED_LINES`."""
 NOT_SERVED = frozenset({"backends/testing", "backends/quantize", "gateway/demo", "gateway/bench", "gateway/commands"})
 _NO_CODE = frozenset(
     {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
@@ -46,7 +46,7 @@ _NO_CODE = frozenset(
 
 
 def room_of(path: Path) -> str:
-    """The folder of a package, such as `gateway/api`; files at the root of a package are a room of their own."""
+    """Package of a file, such as `gateway/api`; files at the root of a package are a package of their own."""
     parts = path.relative_to(ROOT).parts
     return "/".join(parts[:2]) if len(parts) > 2 else parts[0]
 
@@ -86,7 +86,7 @@ def test_every_room_has_a_budget() -> None:
 
 @pytest.mark.parametrize("room", BUDGETS)
 def test_a_room_stays_within_its_budget(room: str) -> None:
-    """Before a budget is raised, look for what can go, and for the room that the lines belong to."""
+    """A package stays within its line budget; try to delete or to move lines elsewhere before raising it."""
     assert lines_by_room()[room] <= BUDGETS[room]
 
 

@@ -1,4 +1,4 @@
-"""What is read from a PEFT folder, and what is refused."""
+"""PEFT folders: what is read from them, and what is refused."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_a_base_without_the_linear(tmp_path: Path) -> None:
 
 
 def test_pickles_are_never_opened(tmp_path: Path) -> None:
-    """They are programs."""
+    """Pickles are never opened, because they are programs."""
     write_adapter(tmp_path)
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
 
@@ -248,7 +248,7 @@ def test_missing_files(tmp_path: Path) -> None:
 
 
 def test_links_out_of_the_folder(tmp_path: Path) -> None:
-    """Nothing outside is read, but for the blobs beside a hub's snapshots."""
+    """Links out of the folder are not read, except for the blobs next to a hub's snapshots."""
     secret = tmp_path / "secret.json"
     secret.write_text(json.dumps(sound_fields()))
     folder = write_adapter(tmp_path / "adapter")

@@ -43,7 +43,7 @@ def test_all_benchmarks_are_listed() -> None:
 
 
 def test_misses_are_listed(folder: Path) -> None:
-    """With value, bar, distance and reason; what holds is only counted."""
+    """Misses are listed with value, bar, distance and reason; bars that hold are only counted."""
     refresh(folder, folder / "page.md", REASONS)
 
     page = (folder / "page.md").read_text()
@@ -70,7 +70,7 @@ def test_a_result_without_bars_is_not_up_to_date(folder: Path) -> None:
 
 
 def test_a_miss_needs_its_reason(folder: Path) -> None:
-    """It says where to write one, and writes nothing."""
+    """A miss without its reason is refused with the place to write one, and nothing is written."""
     before = (folder / "overhead.json").read_text()
 
     with pytest.raises(NotJudged, match="'gateway's share of an answer of 64 tokens' is missed"):
@@ -104,6 +104,6 @@ def test_kills_without_answers_prove_nothing() -> None:
 
 
 def test_a_loop_without_answers_has_no_rate() -> None:
-    """It is refused where it is measured."""
+    """A loop without answers is refused when it is measured."""
     with pytest.raises(NothingMeasured, match="no answer arrived within the window"):
         Asked(latencies_s=(), wall_s=2.0, client_cpu=0.1)

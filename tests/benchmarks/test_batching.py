@@ -35,7 +35,7 @@ def test_linears_are_all_there(folder: Path) -> None:
 
 
 def test_linears_of_a_quantized_model(folder: Path, tmp_path: Path) -> None:
-    """They run on the kernels that serve it, so that the ceiling is that of the format."""
+    """Linears of a quantized model run on the kernels that serve it, so that the ceiling is that of the format."""
     path = tmp_path / "Q8_0.gguf"
     quantize_file(folder, path, format="Q8_0", pure=True)
 

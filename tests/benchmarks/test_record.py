@@ -81,7 +81,7 @@ def test_results_without_bars_are_refused(tmp_path: Path, bars: Judged, complain
 
 @pytest.mark.parametrize("per_s", [0, math.nan])
 def test_an_empty_window_is_an_error(per_s: float) -> None:
-    """It is never recorded as a speed of 0."""
+    """An empty window is an error; it is never recorded as a speed of 0."""
     with pytest.raises(NothingMeasured, match="prompts: nothing was measured"):
         rate(per_s, "prompts")
 

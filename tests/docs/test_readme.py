@@ -1,4 +1,4 @@
-"""What README.md tells a reader to type exists, and the speeds in it are those of the committed results."""
+"""Commands and files that README.md names exist, and the speeds in it are those of the committed results."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ STEP_ERRORS = (errors.CapacityExceeded, errors.Retryable, errors.Fatal, errors.M
 
 
 def is_named(name: str, text: str) -> bool:
-    """In backticks, alone or with arguments."""
+    """True if the text names it in backticks, alone or with arguments."""
     return re.search(rf"`{name}(\(.*?\))?`", text) is not None
 
 
@@ -115,7 +115,7 @@ def _picture_rows() -> list[tuple[str, str]]:
 
 
 def test_commands_of_the_tutorial_exist() -> None:
-    """What a reader is told to type is there."""
+    """Commands that the tutorial tells readers to type exist."""
     verbs = set(re.findall(r"(?:\$ |`)hostelry (\w+)", TUTORIAL))
 
     assert {"runner", "serve"} <= verbs <= set(main.list_commands(Context(main)))

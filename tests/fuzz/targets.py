@@ -1,4 +1,4 @@
-"""What is fuzzed: bytes become a file, a reader opens it, and only `ModelError` may come out."""
+"""Fuzz targets: bytes become a file, a reader opens it, and only `ModelError` may be raised."""
 
 from __future__ import annotations
 

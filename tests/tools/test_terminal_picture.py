@@ -29,5 +29,5 @@ def test_picture_needs_nothing_from_the_network() -> None:
 
 
 def test_committed_picture_is_of_a_successful_run() -> None:
-    """What README.md shows is the demo's answer."""
+    """The picture in README.md shows the demo's answer."""
     assert "The capital of France is Paris." in text_of(PICTURE.read_text(encoding="utf-8"))

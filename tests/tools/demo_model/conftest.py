@@ -14,7 +14,9 @@ from tools.demo_model.export import read_gguf
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """The order of float sums, hence trained weights, depends on it; and threads beside other busy tests stall."""
+    """Run on one thread: the order of float sums, hence trained weights, depends on it, and more threads stall in
+    parallel with other busy tests.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -26,7 +26,7 @@ def draw(seed: int, number: int) -> list[Conversation]:
 
 
 def questions(conversations: Iterable[Conversation]) -> list[str]:
-    """What the users said, whatever case and punctuation the corpus gave it."""
+    """User turns, in whatever case and punctuation the corpus gave them."""
     segments = [segment for conversation in conversations for segment in conversation]
     return [s.text.split("user\n")[1].split("<|im_end|>")[0] for s in segments if "user\n" in s.text]
 

@@ -1,4 +1,4 @@
-"""What ships: the two GGUF files and their scores."""
+"""Shipped weights: the two GGUF files and their scores."""
 
 import json
 from pathlib import Path
