@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("gateway", "adapters", "backends")
+FOLDERS = ("gateway", "adapters", "backends", "tests", "e2e")
 QUOTED_BY_THE_CONFORMANCE_KIT = (
     "How many tickets may be outstanding.",
     "What a runner tells after `load`;",
