@@ -89,7 +89,9 @@ def test_never_without_the_adapter(requested: str, declared: tuple[AdapterRef, .
 
 
 def test_adapters_of_others_do_not_exist() -> None:
-    """Neither asked for, nor found, nor listed, nor suggested; who may not use the base sees none of its adapters."""
+    """Adapters of other tenants are neither found, nor listed, nor suggested; a tenant that may not use the base sees
+    none of its adapters.
+    """
     models = Models([_served("llama", LAW, TAX), _served("qwen", VERSE)])
 
     for look in (models.route, models.find):

@@ -89,7 +89,7 @@ async def test_streams_say_it_too() -> None:
 
 
 async def test_listed_for_those_who_may() -> None:
-    """Behind their model, which is their parent; single ones by name, and 404 for those of others."""
+    """Adapters are listed after their model, which is their parent; single ones by name, with 404 for others' ones."""
     served_app = served_app_of(FakeBackend(adapters=True))
 
     async with client_of(served_app, key=KEY) as acme, client_of(served_app, key=LAWYER) as lawyer:

@@ -111,7 +111,7 @@ def test_every_header_counts() -> None:
     ],
 )
 async def test_nothing_is_answered(path: str, sent: dict[str, str], status: int, code: str) -> None:
-    """Neither what is public nor who has a key."""
+    """Public paths and requests with a key are refused as well."""
     served_app = build(hosts=LOCAL)
     connection = Connection(served_app.app, scope_of(path, headers=sent | {"Authorization": f"Bearer {KEY}"}))
     connection.say({"type": "http.request", "body": json.dumps(chat()).encode(), "more_body": False})
@@ -137,7 +137,7 @@ async def test_sockets() -> None:
 
 @pytest.mark.parametrize(("host", "status"), [("127.0.0.1:8000", 200), ("evil.example", 401)])
 async def test_metrics_everywhere(host: str, status: int) -> None:
-    """Also where every name is taken, a page that calls this machine by its own name reads no metrics."""
+    """A page that calls this machine by its own name reads no metrics, also where every name is accepted."""
     served_app: ServedApp = build(hosts=hosts_of("0.0.0.0", ()))
     connection = Connection(served_app.app, scope_of("/metrics", method="GET", headers={"Host": host}))
 

@@ -89,7 +89,7 @@ def make_paged_loop(
     has_prefixes: bool = True,
     adapters: Mapping[str, AdapterWeights] | None = None,
 ) -> Loop:
-    """Over blocks of 16 tokens, as many as four sequences of 64 tokens need."""
+    """Loop over blocks of 16 tokens, as many as four sequences of 64 tokens need."""
     runner = runner or FakeRunner(faults)
     context = num_blocks * BLOCK_TOKENS
     runner.load(LoadableModel(spec=make_spec(max_context=context), tensors={}), lambda _: None)

@@ -52,7 +52,7 @@ def serve(blocks: BlockAllocator, one: Sequence) -> int:
 
 
 def test_a_room_is_as_large_as_its_tokens() -> None:
-    """And grows block by block."""
+    """An allocation is as large as its tokens, and grows block by block."""
     blocks = make_blocks()
     one = prompting(1, [1] * 17)
     blocks.allocate(one)
@@ -97,7 +97,7 @@ def test_what_ended_is_found_again() -> None:
 
 
 def test_what_is_not_sound_is_never_found() -> None:
-    """Not even by those who share it already."""
+    """Blocks that are not sound are never found, not even by sequences that share them already."""
     blocks = make_blocks()
     first, second = prompting(1, [*SYSTEM, 1]), prompting(2, [*SYSTEM, 2])
     compute(blocks, first)
@@ -238,7 +238,7 @@ TestKept: Any = Kept.TestCase  # Any: hypothesis builds the class at run time
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from("abcd")), max_size=120))
 def test_the_largest_scope_is_known(events: list[tuple[int, str]]) -> None:
-    """Whatever comes and goes."""
+    """The largest scope is known after any additions and removals."""
     resting = EvictableBlocks()
     kept: dict[int, str] = {}
     for block, scope in events:
@@ -275,7 +275,7 @@ def test_memory_decides_nothing_but_when(num_blocks: int, has_prefixes: bool) ->
 
 
 def test_little_memory_preempts() -> None:
-    """And what was pushed out is found again where it was."""
+    """Sequences are preempted when memory is short, and their blocks are found again."""
     loop = make_paged_loop(num_blocks=6, max_sequences=4)
     for number in range(4):
         loop.add(make_add(number, prompt=[number] * 20, max_tokens=40))
@@ -289,7 +289,9 @@ def test_little_memory_preempts() -> None:
 
 
 def test_faults_of_steps_leave_blocks_sound() -> None:
-    """Out of memory, once more, not finite: who is not hit gets its tokens."""
+    """Blocks stay sound after out of memory, a retry, and values that are not finite: unaffected sequences get their
+    tokens.
+    """
     faults = FakeFaults(capacity_at=(3, 11), retryable_at=(6,), nan_rows={9: 0})
     loop = make_paged_loop(faults=faults)
     for number in range(6):

@@ -118,7 +118,7 @@ def _pick(row: F32, rows: RowSampling, place: int) -> int:
 
 
 def make_device_loop(faults: FakeFaults | None = None, *, num_blocks: int = 32) -> tuple[Loop, PickingRunner]:
-    """Over blocks, so that a step may be out while the next one is planned."""
+    """Loop over blocks, so that a step may be in flight while the next one is planned."""
     runner = PickingRunner(faults)
     return make_paged_loop(runner, num_blocks=num_blocks, max_sequences=len(WISHES)), runner
 

@@ -149,7 +149,7 @@ def test_fatal_is_raised() -> None:
 
 @pytest.mark.parametrize("step", range(1, 30))
 def test_running_out_of_memory_once_is_unseen(step: int) -> None:
-    """Whatever step fails for lack of memory, everyone finishes with the tokens that they get alone."""
+    """Sequences finish with the tokens that they get alone, whatever step fails once for lack of memory."""
     loop = make_loop(FakeFaults(capacity_at=(step,)))
     adds = [make_add(number, max_tokens=6) for number in range(6)]
     for add in adds:

@@ -39,7 +39,7 @@ def test_steps_with_prompts_stay_within_the_stretch(token_s: float) -> None:
 
 
 def test_prompts_never_starve() -> None:
-    """However slow they make a step."""
+    """Prompts never starve, however slow they make a step."""
     prefill_budget = PrefillBudget(max_slowdown=MAX_SLOWDOWN, most_tokens=256)
     prefill_budget.note(0.001, num_decoding=1, num_prompt_tokens=0)
 

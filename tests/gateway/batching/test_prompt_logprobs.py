@@ -40,7 +40,7 @@ def score_alone(loop: Loop, *, max_tokens: int = 0) -> list[Output]:
 @pytest.mark.parametrize("max_step_tokens", [4, 16, 64])
 @pytest.mark.parametrize("max_logit_rows", [1, 3, 8])
 def test_chunks_change_nothing(max_step_tokens: int, max_logit_rows: int) -> None:
-    """However the prompt is cut, each token gets the log-probability that single steps give it."""
+    """Each token gets the log-probability that single steps give it, however the prompt is cut."""
     loop = make_loop(max_step_tokens=max_step_tokens, max_logit_rows=max_logit_rows)
 
     outputs = score_alone(loop)
@@ -70,7 +70,7 @@ def test_alternatives_are_the_best_ones() -> None:
 
 
 def test_company_and_preemption_change_nothing() -> None:
-    """Others share the steps, memory runs out in the midst, and every score is there once."""
+    """Every score is there once when others share the steps and memory runs out in between."""
     loop = make_loop(FakeFaults(capacity_at=(3, 5, 6)), max_step_tokens=24)
     for number in range(2, 6):
         loop.add(make_add(number, max_tokens=12))

@@ -58,7 +58,7 @@ def test_draws_equal_the_reference(sampling: Sampling, scale: float, vocab: int)
 
 
 def test_ties_at_a_cut_keep_the_lower_ids() -> None:
-    """Among equal logits top_k keeps the first ones, as sorting by (logit, id) would."""
+    """The lower ids among equal logits are kept by top_k, as sorting by (logit, id) would."""
     row = np.zeros(8, dtype=np.float32)
     row[6] = 1.0
 

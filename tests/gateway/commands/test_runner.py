@@ -87,7 +87,7 @@ def test_a_device_that_a_runner_has_not_is_refused() -> None:
 
 
 def test_the_list_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And how to get it."""
+    """The list states what is missing and how to get it."""
     monkeypatch.setattr(runner, "missing_packages", lambda name: (("torch",), "torch") if name == "torch" else ((), ""))
 
     shown = invoke("list")

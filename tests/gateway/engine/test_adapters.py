@@ -91,7 +91,9 @@ def test_read_at_load(model_path: Path, tmp_path: Path) -> None:
 
 
 def test_a_sequence_brings_its_own(model_path: Path, tmp_path: Path) -> None:
-    """Into a slot of the runner when it begins; an unknown one is refused by the engine itself, too."""
+    """A sequence's adapter is put into a slot of the runner when it begins; the engine itself refuses an unknown one,
+    too.
+    """
     runner = AdaptingRunner()
     engine = engine_of(with_adapters(make_load(model_path), write_adapter(tmp_path / "law")), runner)
 

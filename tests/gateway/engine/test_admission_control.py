@@ -59,7 +59,7 @@ def test_who_runs_does_not_count_as_waiting() -> None:
 
 
 def test_place_is_free_after_an_error() -> None:
-    """Whatever ends a request, its place comes back."""
+    """The slot of a request is free again, whatever ends it."""
     admission = AdmissionControl(OPEN, now=lambda: 0.0)
     with pytest.raises(KeyError), admission.admit(num_served=1):
         raise KeyError
@@ -143,7 +143,7 @@ def test_a_load_that_becomes_heavy() -> None:
 
 
 def test_a_flood_does_not_refuse_others() -> None:
-    """During it another tenant is never rejected, and waits a turn."""
+    """Another tenant is never rejected during a flood, and waits a turn."""
     crowd = Crowd(places=4, held_s=1.0, ttft_target_s=3.0)
     _warm_up(crowd, 4)
 

@@ -106,7 +106,7 @@ async def test_frozen_engine_is_killed_and_replaced(model_path: Path) -> None:
 
 
 async def test_frozen_engine_is_closed_by_force(model_path: Path) -> None:
-    """Even an engine that cannot read is gone when `aclose` returns; its requests are told."""
+    """An engine that cannot read is gone, too, when `aclose` returns; its requests get the error."""
     async with running_client(make_load(model_path)) as client:
         await client.ready()
         frozen = process_of(client)

@@ -36,7 +36,7 @@ def merged(config: Config, *flags: str) -> tuple[AdapterConfig, ...]:
 
 
 def test_paths_are_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever the server is started; absolute ones stay."""
+    """Paths are relative to the file, wherever the server is started; absolute ones stay."""
     text = FILE.replace('path = "law"', f'path = "{tmp_path}/law"')
     monkeypatch.chdir(tmp_path)
 

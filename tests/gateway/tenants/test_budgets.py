@@ -54,7 +54,7 @@ class ServedApp:
 
 
 def test_a_reservation_counts_until_it_is_settled() -> None:
-    """Then only what was used does."""
+    """A reservation counts in full until it is settled; from then on only what was used does."""
     served_app = ServedApp(tokens=100)
     held = served_app.reserve(80)
     with pytest.raises(RateLimited, match="requests that run hold what is left"):
@@ -157,7 +157,7 @@ def test_what_the_store_tells_first() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), max_size=60), st.integers(1, 300))
 def test_never_exceeded(requests: list[tuple[int, int]], limit: int) -> None:
-    """Whatever is asked for at once: what was spent and what is reserved stay within the budget."""
+    """Spent and reserved amounts stay within the budget, whatever is asked for at once."""
     served_app = ServedApp(tokens=limit)
     running: list[tuple[list[HeldBudget], int]] = []
     spent = 0

@@ -91,7 +91,7 @@ def test_what_never_fits(limiter: Limiter) -> None:
 
 
 def test_refused_requests_take_nothing(limiter: Limiter) -> None:
-    """Neither from the account that refused nor from the others."""
+    """Refused requests take nothing, neither from the account that refused nor from the others."""
     caller = caller_of(Limits(requests_per_minute=3), Limits(tokens_per_minute=10))
     for _ in range(10):
         reservation = limiter.enter(caller, "demo")

@@ -15,7 +15,7 @@ millionths = st.integers(0, 10**9)
 
 @given(prompt=tokens, cached=tokens, completion=tokens, rates=st.tuples(millionths, millionths, millionths))
 def test_exact_to_half_a_billionth(prompt: int, cached: int, completion: int, rates: tuple[int, int, int]) -> None:
-    """Against fractions, for rates with up to six decimals."""
+    """Prices equal fractions to half a billionth, for rates with up to six decimals."""
     cached = min(cached, prompt)
     input_rate, cached_rate, output_rate = (Fraction(rate, 10**6) for rate in rates)
     price = Price(input=float(input_rate), cached_input=float(cached_rate), output=float(output_rate))

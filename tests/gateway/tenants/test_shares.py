@@ -169,7 +169,7 @@ def test_whose_fault_it_is() -> None:
 
 
 async def test_requests_wait_for_a_share() -> None:
-    """And are served as soon as it comes; without one they are refused."""
+    """Requests wait for a share and are served as soon as it comes; without one they are refused."""
     limiter = Limiter(now=lambda: 1.0)
     limiter.shares.take_over(Granted(0, {}))
     waiting = asyncio.create_task(

@@ -69,7 +69,7 @@ async def test_patch_merges(operator: httpx.AsyncClient) -> None:
 
 
 async def test_disabled_at_once(staffed: ServedApp, operator: httpx.AsyncClient) -> None:
-    """And enabled again."""
+    """A tenant is disabled at once, and enabled again."""
     await made(operator, TENANTS, name="guest")
     key = (await made(operator, KEYS, tenant="guest"))["key"]
 
@@ -183,7 +183,7 @@ async def test_bad_bodies(operator: httpx.AsyncClient, path: str, body: object, 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b"[" * 100_000])
 async def test_no_json(operator: httpx.AsyncClient, body: bytes) -> None:
-    """Neither for a creation nor for a change."""
+    """A body that is no JSON is refused for a creation and for a change."""
     headers = {"content-type": "application/json"}
     for method, path in (("POST", TENANTS), ("PATCH", f"{TENANTS}/acme")):
         response = await operator.request(method, path, content=body, headers=headers)

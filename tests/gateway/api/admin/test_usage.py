@@ -96,7 +96,7 @@ async def test_a_row_starts_at_arrival(opened: Opened, monkeypatch: pytest.Monke
 
 
 async def test_an_adapter_is_written_down(opened: Opened) -> None:
-    """Under its whole name, so that its part of a model's usage can be seen."""
+    """An adapter is recorded under its whole name, so that its part of a model's usage can be seen."""
     served = ServedModel(
         name="demo", backend=FakeBackend(adapters=True), adapters=(AdapterRef(name="law", base="", path=""),)
     )

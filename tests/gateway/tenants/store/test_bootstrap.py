@@ -39,7 +39,7 @@ async def test_what_is_declared_holds(database: Database) -> None:
 
 
 async def test_again_changes_nothing(database: Database) -> None:
-    """Neither a version nor a line in the log."""
+    """Repeating it changes neither the version nor the log."""
     await bootstrap(database, [DECLARED])
     directory = await refreshed(database)
     version = directory.version

@@ -74,7 +74,7 @@ def _dump(file: Path) -> list[str]:
 
 
 async def test_opening_again_keeps_everything(database: Database, url: str) -> None:
-    """Also by two gateways at once."""
+    """Opening again keeps everything, also by two gateways at once."""
     tenant = await new_tenant(database)
     others = [Database(url) for _ in range(3)]
 

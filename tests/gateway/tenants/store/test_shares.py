@@ -56,7 +56,7 @@ async def test_equal_parts(gates: list[Gate]) -> None:
 
 
 async def test_the_limit_holds_over_all(gates: list[Gate]) -> None:
-    """However unequally they are asked, all together grant the limit, also all of it by one."""
+    """All gateways together grant the limit, however unequally they are asked, also all of it by one."""
     async with in_background(*(gate.peer_sync.run for gate in gates)):
         alone = await gates[0].ask(LIMIT * 2)
         others = await asyncio.gather(gates[1].ask(2), gates[2].ask(2))

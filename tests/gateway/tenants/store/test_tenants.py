@@ -84,7 +84,7 @@ async def test_the_secret_is_nowhere(database: Database) -> None:
 
 
 async def test_names_are_taken_once(database: Database) -> None:
-    """Also by requests at the same moment; a deleted tenant's name is free."""
+    """Names are taken once, also by requests at the same moment; a deleted tenant's name is free."""
     found = await asyncio.gather(*(new_tenant(database) for _ in range(8)), return_exceptions=True)
     created = [each for each in found if isinstance(each, TenantRecord)]
 
@@ -220,7 +220,7 @@ async def test_odd_names(database: Database, name: str) -> None:
 
 
 async def test_a_failed_change_leaves_nothing(database: Database) -> None:
-    """Neither rows, nor a version, nor a line in the log."""
+    """A failed change leaves neither rows, nor a version, nor a line in the log."""
     directory = await refreshed(database)
 
     async def fail() -> None:

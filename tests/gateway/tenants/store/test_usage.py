@@ -61,7 +61,7 @@ async def test_sums_by_group(database: Database) -> None:
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(st.integers(0, 30), max_size=20), max_size=6))
 def test_each_request_once(tmp_path_factory: pytest.TempPathFactory, batches: list[list[int]]) -> None:
-    """However often and in whatever batches a journal is read, rows and sums are those of the distinct requests."""
+    """Rows and sums are those of the distinct requests, however often and in whatever batches a journal is read."""
 
     async def check() -> None:
         database = Database(f"sqlite:///{tmp_path_factory.mktemp('usage')}/hostelry.db")

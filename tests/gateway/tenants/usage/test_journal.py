@@ -98,7 +98,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_empty_journal_leaves_nothing(tmp_path: Path) -> None:
-    """Neither file nor lock."""
+    """An empty journal leaves neither file nor lock."""
     Journal(tmp_path).close()
 
     assert list(tmp_path.iterdir()) == []
