@@ -56,7 +56,7 @@ def test_absent_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_device_reaches_only_runners_that_have_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others are asked without it, and refuse to be told one."""
+    """A device is passed only to runners that have a choice; the others refuse one."""
     with pytest.raises(RunnerUnavailable, match="runner fake has no choice of devices"):
         create_runner("fake", device="cuda")
     asked: list[str] = []

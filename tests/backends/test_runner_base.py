@@ -77,7 +77,7 @@ def test_a_copy_out_of_range_copies_nothing(runner: Runner) -> None:
 
 
 def test_adapters_are_refused_by_default(runner: Runner) -> None:
-    """And dropping what is not there is no error."""
+    """Adapters are refused by default, and dropping a missing one is no error."""
     with pytest.raises(CapacityExceeded, match="slot 0, rank 1: the fake runner declares no LoRA"):
         runner.put_adapter(0, AdapterWeights(rank=1, scale=1.0, matrices={}))
     runner.drop_adapter(0)

@@ -71,7 +71,7 @@ def test_products_are_those_of_the_decoded_weights(library: Library, name: str, 
 def test_every_level_gives_the_same_bits(
     library: Library, name: str, count: int, outputs: int, blocks: int, seed: int
 ) -> None:
-    """Whatever the shape, the format, and how the tiles are split over threads."""
+    """The bits are the same whatever the shape, the format, and how the tiles are split over threads."""
     columns = blocks * FORMATS[name].block_size
     linear = linear_of(library, random_tensor(name, rows=outputs, columns=columns, seed=seed))
     x = activations(count, columns, seed=seed)
@@ -97,7 +97,7 @@ def test_rows_do_not_depend_on_their_company(library: Library, name: str) -> Non
 
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_the_error_of_int8_activations_is_small(library: Library, name: str) -> None:
-    """Against the fp32 product: 0.5 % of the outputs' size, and with blocks of 16 a tenth less."""
+    """The error against the fp32 product is 0.5 % of the outputs' size, and with blocks of 16 a tenth less."""
     tensor = random_tensor(name, rows=64, columns=1024)
     x = activations(16, 1024)
 
@@ -147,7 +147,9 @@ def test_bias_and_residual_are_added(library: Library) -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["Q4_0", "Q6_K"])
 def test_what_is_not_finite_stays_visible(library: Library, bad: float, name: str) -> None:
-    """And only in its own row: an engine has to see a broken row, and to go on with the others."""
+    """Values that are not finite show in their own row only: an engine has to see a broken row, and to go on with the
+    others.
+    """
     linear = linear_of(library, random_tensor(name, rows=32, columns=256))
     x = activations(3, 256)
     x[1, 40] = bad

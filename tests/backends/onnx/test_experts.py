@@ -40,7 +40,7 @@ def error_of(logits: np.ndarray, expected: np.ndarray) -> float:
 @pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize(("experts", "each"), [(1, 1), (3, 3), (24, 1), (24, 6)])
 def test_any_number_of_experts(experts: int, each: int, tmp_path: Path) -> None:
-    """Also one, all of them, and more than a step has tokens; most run on no token at all."""
+    """Steps are right for one expert, all of them, and more than a step has tokens; most run on no token at all."""
     model = open_model(mixture(tmp_path, experts=experts, each=each))
     expected = Oracle(model).logits(TOKENS)
     runner = make_runner(model)

@@ -67,7 +67,7 @@ def test_progress_rises_to_one(model: LoadableModel) -> None:
 
 @pytest.mark.usefixtures("operators")
 def test_a_head_size_that_attention_refuses_is_refused_at_load(model: LoadableModel) -> None:
-    """Not in the first step."""
+    """A head size that attention refuses is refused at load, not in the first step."""
     odd = msgspec.structs.replace(model.spec, head_dim=24)
 
     with pytest.raises(UnsupportedModel, match="head_dim is 24"):
@@ -149,7 +149,7 @@ def test_more_slot_ranges_than_bindings_are_kept(model: LoadableModel, oracle: O
 
 
 def test_a_ticket_is_collected_once(runner: Runner) -> None:
-    """Neither twice, nor after a cancel, nor after the next submit, which overwrites its logits."""
+    """A ticket is not collected twice, nor after a cancel, nor after the next submit, which overwrites its logits."""
     collected = runner.submit(step_of(Part(0, A)))
     runner.collect(collected)
     cancelled = runner.submit(step_of(Part(0, A)))

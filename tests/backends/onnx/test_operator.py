@@ -111,7 +111,7 @@ def test_gated_activations(library: Library, activation: int, function: Callable
 
 @pytest.mark.parametrize("name", ["Q4_K", "Q6_K"])
 def test_the_bits_are_those_of_the_library(library: Library, name: str) -> None:
-    """Whatever the block of activations that a format takes."""
+    """The bits are those of the library, whatever block of activations a format takes."""
     x, residual = (np.random.default_rng(3).standard_normal((9, size), dtype=np.float32) for size in (COLUMNS, ROWS))
     operator = Operator(library, name=name)
     linear = Linear(
@@ -222,7 +222,7 @@ def test_an_onnxruntime_without_the_api_version_is_told_the_fix(library: Library
 
 
 def test_every_session_may_register(library: Library) -> None:
-    """Also twice in one process, and with options that are gone before the session."""
+    """Every session may register, also twice in one process, and with options that are gone before the session."""
     operators = [Operator(library, seed=seed) for seed in range(3)]
     ort.SessionOptions().register_custom_ops_library(str(library.path))
     x, nothing = np.ones((1, COLUMNS), np.float32), np.zeros((1, ROWS), np.float32)

@@ -86,7 +86,7 @@ def test_nothing_that_works_is_an_error() -> None:
 
 
 def test_the_installed_package_is_asked_by_default() -> None:
-    """Whatever it was built for, the CPU is there and computes."""
+    """The CPU is found and computes, whatever the installed package was built for."""
     assert available_providers()[-1] == "cpu"
     assert choose_provider("cpu").candidates == (CPU,)
     assert choose_provider().candidates[-1] == CPU

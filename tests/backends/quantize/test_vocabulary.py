@@ -237,7 +237,7 @@ def test_templates(tmp_path: Path) -> None:
 
 
 def test_damaged_files_are_model_errors(tmp_path: Path) -> None:
-    """Also what only the library notices."""
+    """Damaged files are model errors, also where only the library finds the damage."""
     folder = write_folder(tmp_path, byte_level_engine())
     edited(folder, post_processor={"type": "Nonsense"})
 

@@ -154,7 +154,7 @@ def test_sequence_that_is_too_long_is_refused() -> None:
 
 
 def test_too_little_memory_is_refused() -> None:
-    """Not even one sequence fits."""
+    """A memory limit in which no sequence fits is refused."""
     runner = FakeRunner()
     runner.load(MODEL, lambda _: None)
 

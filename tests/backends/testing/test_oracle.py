@@ -50,7 +50,7 @@ def test_gaps_tell_how_sure_each_choice_was(tmp_path: Path) -> None:
 
 
 def test_long_rope_equals_transformers(tmp_path: Path) -> None:
-    """Within the original context, which is where our context ends."""
+    """Long rope equals transformers within the original context, which is where our context ends."""
     factors = tuple(1.0 + index / 8 for index in range(32))
     scaling = RopeScaling(kind="factors", factors=factors, attention_factor=1.19, original_context=128)
     folder = make_random_model(tmp_path / "model", family="phi3", rope_scaling=scaling)

@@ -239,7 +239,7 @@ def test_templates_open_no_files(source: str) -> None:
 
 
 def test_faults_are_one_short_line() -> None:
-    """Whatever a template raises, the client reads one line."""
+    """The client reads one line, whatever a template raises."""
     with pytest.raises(RequestError) as caught:
         render("{% if messages|length > 1 %}{{ raise_exception('a\nb' * 900) }}{% endif %}", "a", "b")
 

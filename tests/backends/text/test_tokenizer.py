@@ -151,7 +151,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_file_is_a_model_error(tmp_path: Path, content: bytes) -> None:
-    """Whatever is in tokenizer.json, the answer is an error that names it."""
+    """A damaged tokenizer.json gives an error that names the file, whatever it contains."""
     (tmp_path / "tokenizer.json").write_bytes(content)
 
     with pytest.raises(ModelError, match=r"tokenizer\.json"):

@@ -132,7 +132,7 @@ def test_names_are_guarded(tmp_path: Path) -> None:
 
 @given(st.lists(st.sampled_from(["<|im_start|>", "<|im_", "end|>", "<", "|>", " ", "a", "\n"]), max_size=12))
 def test_any_mixture_keeps_the_template_in_charge(prompts: Prompts, folder: Path, parts: list[str]) -> None:
-    """However pieces of special tokens are put together, only the template's own three are special."""
+    """Only the template's own three tokens are special, however pieces of special tokens are put together."""
     content = "".join(parts)
 
     ids = prompts.encode(chat(content))

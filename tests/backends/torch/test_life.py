@@ -151,7 +151,7 @@ def test_the_order_of_calls_is_kept(model: LoadableModel) -> None:
 
 
 def test_close_may_be_called_twice(model: LoadableModel) -> None:
-    """And a closed runner can load again."""
+    """`close` may be called twice, and a closed runner can load again."""
     runner = make_runner(model)
     runner.close()
     runner.close()
@@ -162,7 +162,9 @@ def test_close_may_be_called_twice(model: LoadableModel) -> None:
 
 
 def test_tickets_are_collected_once(slotted: Runner) -> None:
-    """Not twice, not after a cancel, not after so many submits that they exceed the depth, and not those of others."""
+    """A ticket is not collected twice, after a cancel, or after so many submits that they exceed the depth; foreign
+    ones never.
+    """
     stale, cancelled = slotted.submit(step_of(Part(0, A))), slotted.submit(step_of(Part(0, A)))
     cancelled.cancel()
     collected = slotted.submit(step_of(Part(0, A)))

@@ -95,7 +95,7 @@ def test_ties_at_a_cut_keep_the_lower_ids(vocab: int, top_p: float, top_k: int) 
 
 
 def test_greedy_takes_the_lowest_of_equals() -> None:
-    """And temperature zero needs no randomness."""
+    """Greedy sampling takes the lowest of equal tokens, and temperature zero needs no randomness."""
     assert picked(np.array([[1, 3, 3, 2]], np.float32), rows(1, temperature=0.0)) == [1]
 
 
@@ -182,7 +182,7 @@ def test_a_row_that_failed_harms_nobody(model: LoadableModel, oracle: Oracle) ->
 
 @pytest.mark.parametrize("token_id", [-2, -100])
 def test_references_to_rows_that_were_not_picked_are_fatal(runner: Runner, token_id: int) -> None:
-    """Also to a step that returned logits."""
+    """References to rows that were not picked are fatal, also to a step that returned logits."""
     step = with_sampling(step_of(Part(0, [0], start=5)), rows(1), token_ids=[token_id])
     tokens_of(runner, with_sampling(step_of(Part(0, A)), rows(1)))
     with pytest.raises(Fatal, match="picked no such token"):

@@ -66,7 +66,7 @@ def test_verify_and_truncate(runner: Runner, oracle: Oracle) -> None:
 
 
 def test_any_rows_may_be_asked(runner: Runner, oracle: Oracle) -> None:
-    """Not only the last ones."""
+    """Any rows may be requested, not only the last ones."""
     step = msgspec.structs.replace(step_of(Part(0, A)), logit_rows=np.array([0, 3, 4, 8], np.int32))
 
     logits = runner.collect(runner.submit(step)).logits

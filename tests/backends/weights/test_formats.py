@@ -115,7 +115,7 @@ def test_rows_encode_to_the_blocks_of_llama_cpp(case: str) -> None:
 
 
 def test_every_format_has_golden_blocks() -> None:
-    """Also those that are added later."""
+    """Every format has golden blocks, also those that are added later."""
     assert {form.name for form in BLOCK_FORMATS} <= set(GOLDEN.files)
 
 

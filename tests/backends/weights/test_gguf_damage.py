@@ -161,7 +161,7 @@ RICH = File(
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(st.tuples(st.integers(0, len(RICH) - 1), st.integers(0, 255)), min_size=1, max_size=4))
 def test_flipped_bytes_never_escape_the_error_tree(tmp_path: Path, flips: list[tuple[int, int]]) -> None:
-    """Whatever bytes change, reading succeeds or raises `ModelError`; views never leave the file."""
+    """Reading succeeds or raises `ModelError`, whatever bytes change; views never leave the file."""
     raw = bytearray(RICH)
     for position, value in flips:
         raw[position] = value

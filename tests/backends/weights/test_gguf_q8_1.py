@@ -125,7 +125,7 @@ def test_more_bytes_than_either_layout_needs_are_refused(tmp_path: Path) -> None
 
 
 def test_a_last_tensor_may_lack_its_padding(tmp_path: Path) -> None:
-    """Some writers end the file with the data."""
+    """A last tensor may lack its padding, since some writers end the file with the data."""
     wide = write_wide(tmp_path / "w.gguf", {"w": WIDE.encode(values(5, 32))})
     wide.write_bytes(wide.read_bytes()[:-24])
     ours = write_narrow(tmp_path / "n.gguf", {"w": values(5, 32)})

@@ -60,7 +60,7 @@ def write(path: Path, metadata: dict[str, EncodedValue], tensors: dict[TensorEnt
 
 @given(pairs=st.dictionaries(st.text(min_size=1, max_size=30), stored_values(), max_size=8))
 def test_any_metadata_comes_back(tmp_path_factory: pytest.TempPathFactory, pairs: dict[str, Stored]) -> None:
-    """Whatever is written, the reader gives back, arrays as tuples."""
+    """The reader returns any metadata as written, arrays as tuples."""
     path = tmp_path_factory.mktemp("gguf") / "m.gguf"
 
     write(path, {key: encode(stored) for key, stored in pairs.items()})

@@ -34,5 +34,5 @@ def test_integers_stand_for_the_decoded_values(name: str) -> None:
 
 
 def test_every_quantized_format_can_be_taken_apart() -> None:
-    """Also those that are added later."""
+    """Every quantized format can be split into integers and scales, also those that are added later."""
     assert set(SPLITTERS) == {name for name, form in FORMATS.items() if form.block_size > 1}

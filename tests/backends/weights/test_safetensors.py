@@ -160,7 +160,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(st.tuples(st.integers(0, 160), st.integers(0, 255)), min_size=1, max_size=4))
 def test_flipped_bytes_never_escape_the_error_tree(tmp_path: Path, flips: list[tuple[int, int]]) -> None:
-    """Whatever bytes change, reading succeeds or raises `ModelError`; nothing else."""
+    """Reading succeeds or raises `ModelError` and nothing else, whatever bytes change."""
     header: Header = {"a": entry(0, 8, shape=[2]), "b": entry(8, 16, shape=[2, 1]), "__metadata__": {"format": "pt"}}
     path = write(tmp_path / "m.safetensors", header)
     raw = bytearray(path.read_bytes())

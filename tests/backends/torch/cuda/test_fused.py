@@ -16,7 +16,7 @@ ROUNDING = {torch.float32: 1e-5, torch.float16: 5e-3}
 @TYPES
 @pytest.mark.parametrize("columns", [64, 96, 1000])
 def test_norm(columns: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Also of rows that lie apart in memory."""
+    """The norm is right, also of rows that lie apart in memory."""
     x = torch.randn(5, columns + 32, device=device).to(dtype)[:, 8 : columns + 8]
     weight = torch.rand(columns, device=device)
 
@@ -70,7 +70,7 @@ def test_rotate_and_store(head_dim: int, has_norm: bool, dtype: torch.dtype, dev
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("ffn", [96, 1500])
 def test_gated(ffn: int, gelu: bool, dtype: torch.dtype, device: torch.device) -> None:
-    """Also where the activation is saturated, and past the last whole block."""
+    """The gate is right, also where the activation is saturated, and past the last whole block."""
     gate_up = (4 * torch.randn(3, 2 * ffn, device=device)).to(dtype)
     gate_up[0, :2] = torch.tensor([-200.0, 200.0])
 

@@ -79,7 +79,7 @@ def test_picked_tokens_take_their_places() -> None:
 
 
 def test_nothing_picked_changes_nothing() -> None:
-    """Neither no tensor nor an empty one."""
+    """A missing or an empty tensor of picked tokens changes nothing."""
     token_ids = torch.tensor([7, 8], dtype=torch.int32)
 
     resolve(token_ids, None)

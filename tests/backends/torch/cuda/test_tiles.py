@@ -26,7 +26,7 @@ def test_every_query_is_in_one_tile(tile_queries: int) -> None:
 @pytest.mark.parametrize("longest", [1, 5, 4096])
 @pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
 def test_a_tile_holds_a_whole_group(head_dim: int, longest: int, group: int) -> None:
-    """However many heads share a key head; a tile is a power of two, as tensor cores want it."""
+    """A tile holds a whole group, however many heads share a key head; it is a power of two, as tensor cores need."""
     tiling = choose_tiling(longest, group=group, head_dim=head_dim, element_size=2)
 
     assert tiling.rows >= group

@@ -40,7 +40,7 @@ def test_activations_have_the_weights_type(stored: list[torch.dtype | None], exp
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 def test_floats_are_views(dtype: Dtype, tmp_path: Path) -> None:
-    """Not one weight is copied or widened, and merged matrices stay one."""
+    """Float weights are neither copied nor widened, and merged matrices stay one."""
     weights, taken = _take(open_model(make_random_model(tmp_path / "model", sizes=SIZES, dtype=dtype)))
 
     for names, linear in weights.linears.items():
