@@ -71,7 +71,7 @@ def _group(item: pytest.Function) -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Below a failed test: its seed and what the running servers wrote."""
+    """Report of a failed test with its seed and what the running servers wrote."""
     report = yield
     if report.failed:
         report.sections.append(("e2e seed", str(SEED)))

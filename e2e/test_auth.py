@@ -98,7 +98,7 @@ def test_closed_by_default(method: str, path: str, tenant_server: TenantServer) 
 
 
 def test_limits_go_by_key(tenant_server: TenantServer) -> None:
-    """Not by what a header says of where a request comes from."""
+    """Limits go by key, not by what a header says of where a request comes from."""
     body = {"model": MODEL, "messages": MESSAGES, "max_tokens": 1}
     statuses = [
         httpx.post(

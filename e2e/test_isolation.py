@@ -69,7 +69,7 @@ def test_answers_hold_own_words_only(crowd: tuple[Server, TenantServer, dict[str
 
 
 def test_operators_see_no_prompts(crowd: tuple[Server, TenantServer, dict[str, str]], tmp_path: Path) -> None:
-    """Neither log, nor metrics, nor usage, nor health contain a word of a tenant, or a key."""
+    """Log, metrics, usage and health contain no word of a tenant and no key."""
     server, tenant_server, _ = crowd
     usage = str(tenant_server.json("usage", "list"))
     seen = [server.output(), usage, get(f"{tenant_server.url}/metrics").text, get(f"{tenant_server.url}/health").text]

@@ -71,7 +71,7 @@ def test_request_ids(target: Target) -> None:
 
 @ONE
 def test_keys_stay_out_of_the_log(running_server: RunningServer) -> None:
-    """Whatever was asked so far, with good keys and bad ones, no key stands in the log."""
+    """No key is in the log, whatever was asked so far, with good keys and bad ones."""
     for key in (KEYS.acme, KEYS.disabled):
         get(f"{running_server.target.api}/models", key)
 

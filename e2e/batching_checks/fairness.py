@@ -21,7 +21,7 @@ WARM_UP = 2
 PATIENCE = 40
 """Times the slowest start alone after which the light tenant gives up; the flood lasts for longer."""
 GUARD_S = 120.0
-"""Against hanging."""
+"""Limit against hanging."""
 WAIT = {"B8: p95 beside a flood over twice its time alone and a step": at_most(1.0)}
 
 

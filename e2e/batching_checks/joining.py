@@ -21,7 +21,7 @@ SEVERAL_STEPS, SLOWEST = 3, 3
 ENOUGH = 200
 """Tokens of the running answer after which a round is over."""
 GUARD_S = 120.0
-"""Against hanging."""
+"""Limit against hanging."""
 FLOW = {
     "B4: first token of a short answer that joins over 3 steps and its prefill": at_most(1.0),
     "B4: p99 between tokens of the running answer over 3 medians": at_most(1.0),

@@ -37,7 +37,7 @@ class Live:
         return [later - earlier for earlier, later in pairwise(self.arrivals)]
 
     def gaps_within(self, begin: float, end: float) -> list[float]:
-        """Those that ended between two moments."""
+        """Gaps that ended between two moments."""
         return [later - earlier for earlier, later in pairwise(self.arrivals) if begin <= later <= end]
 
     async def wait_for(self, pieces: int, *, within_s: float) -> None:

@@ -24,7 +24,7 @@ LIARS = (sys.executable, "-m", "e2e.liars")
 
 _LOG_TAIL = 60
 GUARD_S = 120.0
-"""Against hanging, on any machine; how fast something is, `e2e/timed` holds."""
+"""Limit against hanging, on any machine; `e2e/timed` checks speed."""
 alive: list[Server] = []
 """Servers that are running now; the conftest prints their logs below a failed test."""
 

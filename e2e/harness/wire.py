@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 TIMEOUT = httpx.Timeout(300.0)
-"""Against hanging, on any machine."""
+"""Limit against hanging, on any machine."""
 TLS = ssl.create_default_context()
 """Never used on loopback, but httpx would load the certificates again for each request: 20 ms in every timing."""
 Json = dict[str, Any]  # Any: JSON as it came over the wire

@@ -51,7 +51,7 @@ LIES = (
     "first-come",
 )
 BATCHING_LIES = ("lock", "chunker", "boastful", "cache-claims", "one-guest", "first-come")
-"""Those that the batching suite must reject."""
+"""Lies that the batching suite must reject."""
 INVENTED_USAGE = {"prompt_tokens": 16, "completion_tokens": 8, "total_tokens": 24}
 _BOOKS = "/admin/v1/usage"
 _ABOUT_ANSWERS = ("usage", "always-stop", "cache-claims")

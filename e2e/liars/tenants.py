@@ -17,7 +17,7 @@ class Tenant(msgspec.Struct, frozen=True):
 
 
 class Tenants:
-    """Those of a `hostelry.toml`."""
+    """Tenants of a `hostelry.toml`."""
 
     def __init__(self, config: Path | None) -> None:
         self._by_digest: dict[str, Tenant] = {}

@@ -15,7 +15,7 @@ from e2e.harness.wire import Json, ask, post_ok, stream
 Answers = dict[str, Spent]
 """Tokens as counted here, by the id of each answer."""
 SETTLE_S = 15.0
-"""Against hanging: counters may trail the last byte of an answer by a moment."""
+"""Limit against hanging: counters may trail the last byte of an answer by a moment."""
 
 
 def check_p8(target: Target, known: Known) -> None:

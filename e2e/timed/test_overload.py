@@ -45,7 +45,7 @@ FLOOD_S, TIMES_CAPACITY = 4.0, 10
 PAUSE_S = 0.25
 MOST_GROWTH = 64 * 1024 * 1024
 PATIENCE_S = 120.0
-"""Against hanging."""
+"""Limit against hanging."""
 _PROBE_S = 0.05
 ROWS = {
     "overload: p99 of the first token of those let in over twice the target": at_most(1.0),
@@ -136,7 +136,7 @@ def server(unbounded: Server, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def test_ten_times_the_capacity(server: Server) -> None:
-    """Those let in are served in time, the others hear so at once, a quiet tenant notices little, and it passes.
+    """Admitted requests are served in time, others refused at once, a quiet tenant notices little, and it passes.
 
     In every round no request of the quiet tenant is refused, every refusal names its limit and a time to come back,
     all of them are counted, and memory is flat.
