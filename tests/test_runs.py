@@ -14,7 +14,7 @@ from tests.backends.kernels.building import NO_COMPILER
 
 @pytest.fixture(autouse=True)
 def to_the_letter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever slack this run has; and nothing is recorded or shown of made-up rows."""
+    """Set no slack, whatever slack this run has; made-up rows are neither recorded nor shown."""
     monkeypatch.setattr(timing, "SLACK", 1.0)
     monkeypatch.setattr(timing, "measured_rows", [])
     monkeypatch.setattr(timing, "record", lambda *_, **__: None)

@@ -182,7 +182,7 @@ def no_field(name: str) -> Change:
     ],
 )
 def test_refused(tmp_path: Path, change: Change, message: str) -> None:
-    """Whatever would make it another adapter than was trained, with the file and what is wrong there."""
+    """Folders that would give another adapter than was trained are refused, with the file and what is wrong there."""
     folder = write_adapter(tmp_path, change=change)
 
     with pytest.raises(AdapterError, match=message) as refusal:

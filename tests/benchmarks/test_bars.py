@@ -31,7 +31,7 @@ def test_the_page_is_up_to_date() -> None:
 
 
 def test_all_benchmarks_are_listed() -> None:
-    """Whatever writes results has a row on the page."""
+    """Every benchmark that writes results has a row on the page."""
     root = PAGE.parents[1]
     writers = {
         ".".join(path.relative_to(root).with_suffix("").parts)

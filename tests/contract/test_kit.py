@@ -57,12 +57,12 @@ def test_names_are_unique() -> None:
 
 
 def test_every_format_has_a_check() -> None:
-    """Also those that are added later."""
+    """Every format has a check, also those that are added later."""
     assert {f"format_{name}" for name in FORMATS} <= {check.name for check in CHECKS}
 
 
 def test_the_kit_needs_only_the_core() -> None:
-    """Neither a tensor library nor pytest is imported by the kit or a run of it."""
+    """The kit and a run of it import neither a tensor library nor pytest."""
     code = """
 import sys, tempfile
 from pathlib import Path
@@ -90,7 +90,7 @@ class Falls(ReplayRunner):
 
 
 def test_results_say_how_each_case_ended(tmp_path: Path) -> None:
-    """Whatever is raised is a finding, and what does not apply says why."""
+    """Any exception is a finding, and checks that do not apply state the reason."""
     wanted = {"stats", "lora_undeclared", "order-slot"}
     cases = [case for case in CASES if case.name in wanted]
 
@@ -105,7 +105,7 @@ def test_results_say_how_each_case_ended(tmp_path: Path) -> None:
 
 
 def test_a_close_that_raises_fails_the_check(tmp_path: Path) -> None:
-    """Even where everything else was right."""
+    """A close that raises fails the check, even where everything else was right."""
 
     class Clings(ReplayRunner):
         def close(self) -> None:

@@ -53,7 +53,7 @@ def test_trained_and_held_out_lists_share_nothing() -> None:
 
 
 def test_corpus_never_asks_a_held_out_question() -> None:
-    """Not even by a lucky shuffle of filler words."""
+    """The corpus never contains a held-out question, not even by a lucky shuffle of filler words."""
     held_out = {ask(template, fact).lower() for template in phrasings.HELD_OUT for fact in load_facts()}
 
     asked = {question.lower() for question in questions(draw(seed=11, number=4000))}

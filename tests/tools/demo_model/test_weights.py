@@ -57,7 +57,9 @@ def test_shipped_model_follows_a_conversation(chat: Any) -> None:
 
 @torch.no_grad()
 def test_network_computes_what_transformers_computes(shipped: Checkpoint, shipped_folder: Path) -> None:
-    """Same weights, same logits: what was trained is what every loader of the folder runs."""
+    """The network computes the logits of transformers with the same weights: every loader of the folder runs what was
+    trained.
+    """
     theirs = AutoModelForCausalLM.from_pretrained(shipped_folder)
     ours = from_weights(shipped.shape, shipped.weights)
     ids = torch.randint(0, shipped.shape.vocab, (2, 64), generator=torch.Generator().manual_seed(0))
