@@ -112,7 +112,8 @@ def _rename_former_keys(path: Path, data: dict[str, Any]) -> None:  # Any: TOML 
     """Give keys with a former name their new one, and log that once. Raises `ConfigError` where both are set."""
     for (table, former), name in _FORMER_KEYS.items():
         entries = data.get(table, [])
-        found = [entry for entry in entries if former in entry] if isinstance(entries, list) else []
+        tables = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+        found = [entry for entry in tables if former in entry]
         if any(name in entry for entry in found):
             raise ConfigError(f"{path}: {table}.{former} is the former name of {name}; keep only {name}")
         for entry in found:

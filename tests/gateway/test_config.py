@@ -93,3 +93,13 @@ def test_both_names_of_a_key_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="former name of max_decode_slowdown; keep only max_decode_slowdown"):
         load_config(path)
+
+
+@pytest.mark.parametrize("models", ["[1]", '["prefill_stretch"]', "1", '"prefill_stretch"'])
+def test_models_that_are_no_tables_are_refused(tmp_path: Path, models: str) -> None:
+    """Values without keys have no former names either, and are refused like any other wrong value."""
+    path = tmp_path / "hostelry.toml"
+    path.write_text(f"models = {models}\n")
+
+    with pytest.raises(ConfigError, match="models"):
+        load_config(path)
