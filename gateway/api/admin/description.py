@@ -23,20 +23,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[int, ...] = ()
 
 
-def described(
-    access: Mapping[str, Any],
-    *,
-    answer: object,
-    request: type[msgspec.Struct] | None = None,
-    response: object = None,
-    example: Json | None = None,
-    also: str = "",
-    problems: tuple[int, ...] = (),
-) -> dict[str, Any]:
-    """Options of a handler: its required access, and its `Description`."""
-    description = Description(
-        request=request, response=response, example=example or {}, answer=answer, also=also, problems=problems
-    )
+def described(access: Mapping[str, Any], description: Description) -> dict[str, Any]:
+    """Options of a handler: its required access, and its description."""
     return {**access, _OPTION: description}
 
 

@@ -11,7 +11,16 @@ from litestar.params import FromPath, QueryParameter
 from msgspec import Meta
 
 from gateway.api.admin.context import PAGE, AdminContext, After, AnyRequest, Deleted, Limit, Page, merged, page_of
-from gateway.api.admin.description import DELETED, KEY, NEW_KEY, ORGANISATION, TENANT, described, page_example
+from gateway.api.admin.description import (
+    DELETED,
+    KEY,
+    NEW_KEY,
+    ORGANISATION,
+    TENANT,
+    Description,
+    described,
+    page_example,
+)
 from gateway.api.auth import ADMIN_READ, ADMIN_WRITE
 from gateway.api.body import RequestDecoder
 from gateway.tenants.records import (
@@ -44,7 +53,7 @@ _tenants = RequestDecoder(TenantSpec, {})
 def tenant_routes(context: AdminContext) -> list[HTTPRouteHandler]:
     @get(
         ORGANISATIONS,
-        opt=described(ADMIN_READ, answer=page_example(ORGANISATION), problems=(400,)),
+        opt=described(ADMIN_READ, Description(answer=page_example(ORGANISATION), problems=(400,))),
         operation_id="listOrganisations",
         summary="Organisations",
     )
@@ -55,7 +64,8 @@ def tenant_routes(context: AdminContext) -> list[HTTPRouteHandler]:
     @post(
         ORGANISATIONS,
         opt=described(
-            ADMIN_WRITE, request=OrganisationSpec, example={"name": "Acme"}, answer=ORGANISATION, problems=(409,)
+            ADMIN_WRITE,
+            Description(request=OrganisationSpec, example={"name": "Acme"}, answer=ORGANISATION, problems=(409,)),
         ),
         operation_id="createOrganisation",
         summary="Create an organisation",
@@ -67,7 +77,7 @@ def tenant_routes(context: AdminContext) -> list[HTTPRouteHandler]:
 
     @get(
         TENANTS,
-        opt=described(ADMIN_READ, answer=page_example(TENANT), problems=(400,)),
+        opt=described(ADMIN_READ, Description(answer=page_example(TENANT), problems=(400,))),
         operation_id="listTenants",
         summary="Tenants in the order of creation",
     )
@@ -79,10 +89,12 @@ def tenant_routes(context: AdminContext) -> list[HTTPRouteHandler]:
         TENANTS,
         opt=described(
             ADMIN_WRITE,
-            request=TenantSpec,
-            example={"name": "acme", "limits": {"requests_per_minute": 60}, "max_output_tokens": 2000},
-            answer=TENANT,
-            problems=(409,),
+            Description(
+                request=TenantSpec,
+                example={"name": "acme", "limits": {"requests_per_minute": 60}, "max_output_tokens": 2000},
+                answer=TENANT,
+                problems=(409,),
+            ),
         ),
         operation_id="createTenant",
         summary="Create a tenant",
@@ -94,7 +106,7 @@ def tenant_routes(context: AdminContext) -> list[HTTPRouteHandler]:
 
     @get(
         TENANTS + "/{tenant:str}",
-        opt=described(ADMIN_READ, answer=TENANT, problems=(404,)),
+        opt=described(ADMIN_READ, Description(answer=TENANT, problems=(404,))),
         operation_id="retrieveTenant",
         summary="One tenant, by name or id",
     )
@@ -106,10 +118,12 @@ def tenant_routes(context: AdminContext) -> list[HTTPRouteHandler]:
         TENANTS + "/{tenant:str}",
         opt=described(
             ADMIN_WRITE,
-            request=TenantSpec,
-            example={"max_output_tokens": 3, "limits": {"requests_per_minute": None}},
-            answer=TENANT,
-            problems=(409,),
+            Description(
+                request=TenantSpec,
+                example={"max_output_tokens": 3, "limits": {"requests_per_minute": None}},
+                answer=TENANT,
+                problems=(409,),
+            ),
         ),
         operation_id="updateTenant",
         summary="Change a tenant",
@@ -123,7 +137,7 @@ def tenant_routes(context: AdminContext) -> list[HTTPRouteHandler]:
 
     @delete(
         TENANTS + "/{tenant:str}",
-        opt=described(ADMIN_WRITE, answer=DELETED, problems=(404, 409)),
+        opt=described(ADMIN_WRITE, Description(answer=DELETED, problems=(404, 409))),
         operation_id="deleteTenant",
         summary="Delete a tenant and revoke its keys; its usage stays",
         status_code=200,
@@ -153,7 +167,7 @@ OfTenant = Annotated[str | None, QueryParameter(max_length=128, description="Nam
 def key_routes(context: AdminContext) -> list[HTTPRouteHandler]:
     @get(
         KEYS,
-        opt=described(ADMIN_READ, answer=page_example(KEY), problems=(400, 404)),
+        opt=described(ADMIN_READ, Description(answer=page_example(KEY), problems=(400, 404))),
         operation_id="listKeys",
         summary="Keys without their secrets",
     )
@@ -164,7 +178,8 @@ def key_routes(context: AdminContext) -> list[HTTPRouteHandler]:
     @post(
         KEYS,
         opt=described(
-            ADMIN_WRITE, request=KeySpec, example={"tenant": "acme", "name": "ci"}, answer=NEW_KEY, problems=(409,)
+            ADMIN_WRITE,
+            Description(request=KeySpec, example={"tenant": "acme", "name": "ci"}, answer=NEW_KEY, problems=(409,)),
         ),
         operation_id="createKey",
         summary="Create a key; the secret is shown only in this response",
@@ -176,7 +191,7 @@ def key_routes(context: AdminContext) -> list[HTTPRouteHandler]:
 
     @get(
         KEYS + "/{key:str}",
-        opt=described(ADMIN_READ, answer=KEY, problems=(404,)),
+        opt=described(ADMIN_READ, Description(answer=KEY, problems=(404,))),
         operation_id="retrieveKey",
         summary="One key without its secret",
     )
@@ -186,7 +201,9 @@ def key_routes(context: AdminContext) -> list[HTTPRouteHandler]:
 
     @post(
         KEYS + "/{key:str}/rotate",
-        opt=described(ADMIN_WRITE, request=Rotation, example={"overlap_s": 3600}, answer=NEW_KEY, problems=(409,)),
+        opt=described(
+            ADMIN_WRITE, Description(request=Rotation, example={"overlap_s": 3600}, answer=NEW_KEY, problems=(409,))
+        ),
         operation_id="rotateKey",
         summary="Replace a key by a new one; the old key expires after an overlap",
     )
@@ -197,7 +214,7 @@ def key_routes(context: AdminContext) -> list[HTTPRouteHandler]:
 
     @delete(
         KEYS + "/{key:str}",
-        opt=described(ADMIN_WRITE, answer=DELETED, problems=(404, 409)),
+        opt=described(ADMIN_WRITE, Description(answer=DELETED, problems=(404, 409))),
         operation_id="revokeKey",
         summary="Revoke a key; takes effect within a second on every gateway",
         status_code=200,

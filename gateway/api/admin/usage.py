@@ -14,7 +14,7 @@ from litestar.params import QueryParameter
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gateway.api.admin.context import PAGE, AdminContext, After, Limit, Page, page_of
-from gateway.api.admin.description import AUDIT_ENTRY, USAGE_SUM, USED_REQUEST, described, page_example
+from gateway.api.admin.description import AUDIT_ENTRY, USAGE_SUM, USED_REQUEST, Description, described, page_example
 from gateway.api.auth import ADMIN_READ
 from gateway.errors import InvalidRequest
 from gateway.tenants.records import AuditRecord
@@ -39,7 +39,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 def audit_routes(context: AdminContext) -> list[HTTPRouteHandler]:
     @get(
         AUDIT,
-        opt=described(ADMIN_READ, answer=page_example(AUDIT_ENTRY), problems=(400,)),
+        opt=described(ADMIN_READ, Description(answer=page_example(AUDIT_ENTRY), problems=(400,))),
         operation_id="listAudit",
         summary="The audit log, oldest entry first",
     )
@@ -49,7 +49,7 @@ def audit_routes(context: AdminContext) -> list[HTTPRouteHandler]:
 
     @get(
         AUDIT + "/verify",
-        opt=described(ADMIN_READ, answer={"whole": True, "broken_at": None}),
+        opt=described(ADMIN_READ, Description(answer={"whole": True, "broken_at": None})),
         operation_id="verifyAudit",
         summary="Whether the log is complete and unchanged",
     )
@@ -79,7 +79,8 @@ def usage_routes(context: AdminContext) -> list[HTTPRouteHandler]:
     @get(
         USAGE,
         opt=described(
-            ADMIN_READ, response=Page[UsageSum], answer=page_example(USAGE_SUM), also="text/csv", problems=(400, 404)
+            ADMIN_READ,
+            Description(response=Page[UsageSum], answer=page_example(USAGE_SUM), also="text/csv", problems=(400, 404)),
         ),
         operation_id="sumUsage",
         summary="Usage, aggregated",
@@ -102,10 +103,12 @@ def usage_routes(context: AdminContext) -> list[HTTPRouteHandler]:
         USAGE + "/requests",
         opt=described(
             ADMIN_READ,
-            response=Page[UsageEntry],
-            answer=page_example(USED_REQUEST),
-            also="text/csv",
-            problems=(400, 404),
+            Description(
+                response=Page[UsageEntry],
+                answer=page_example(USED_REQUEST),
+                also="text/csv",
+                problems=(400, 404),
+            ),
         ),
         operation_id="listUsage",
         summary="Single requests, in the order in which they ended",
